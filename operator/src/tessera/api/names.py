@@ -1,0 +1,84 @@
+"""Every name that Tessera puts on, or looks for in, a Kubernetes object.
+
+A name is a contract: the agent publishes it, the scheduler and users' CEL expressions read it, the
+admission policies of the chart spell it again. So each is written once, here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "tessera.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+CATEGORY: Final = "tessera"
+
+# Dynamic resource allocation.
+DRIVER: Final = "gpu.tessera.dev"
+DEVICE_CLASS: Final = "slice.tessera.dev"
+DEVICE_TAINT_KEY: Final = "tessera.dev/managed"
+DEVICE_TAINT_VALUE: Final = "true"
+DEVICE_TAINT_EFFECT: Final = "NoSchedule"
+CLAIM_FINALIZER: Final = "resource.kubernetes.io/delete-protection"
+POD_CLAIM_NAME_ANNOTATION: Final = "resource.kubernetes.io/pod-claim-name"
+
+# Device attributes; CEL reads them as device.attributes["gpu.tessera.dev"].<name>.
+ATTRIBUTE_PROFILE: Final = "profile"
+ATTRIBUTE_START: Final = "start"
+ATTRIBUTE_MEMORY_SLICES: Final = "memorySlices"
+ATTRIBUTE_COMPUTE_SLICES: Final = "computeSlices"
+ATTRIBUTE_GPU_MEMORY_SLICES: Final = "gpuMemorySlices"
+ATTRIBUTE_GPU_UUID: Final = "gpuUUID"
+ATTRIBUTE_GPU_INDEX: Final = "gpuIndex"
+ATTRIBUTE_MODEL: Final = "model"
+ATTRIBUTE_PRODUCT_NAME: Final = "productName"
+CAPACITY_MEMORY: Final = "memory"
+CAPACITY_MULTIPROCESSORS: Final = "multiprocessors"
+
+# Scheduling.
+PLACEMENT_GATE: Final = "tessera.dev/placement"
+PLACEMENT_MESSAGE_ANNOTATION: Final = "tessera.dev/placement-message"
+"""On a ResourceClaim, by the scheduler: JSON ``{"reason": …, "message": …}`` while it cannot be placed."""
+GANG_ANNOTATION: Final = "tessera.dev/gang"
+GANG_SIZE_ANNOTATION: Final = "tessera.dev/gang-size"
+NAMESPACE_GATE_LABEL: Final = "tessera.dev/gate"
+
+# Labels and annotations of objects that we make.
+MANAGED_BY_LABEL: Final = "tessera.dev/managed-by"
+MANAGED_BY_VALUE: Final = "tessera"
+TRAINING_JOB_LABEL: Final = "tessera.dev/training-job"
+WORKLOAD_LABEL: Final = "tessera.dev/workload"
+GPU_NODE_LABEL: Final = "tessera.dev/gpu"
+"""On a Node, by an administrator: ``true`` where an agent is to run. Read by the chart's DaemonSet."""
+
+# Where things live and who runs them.
+SYSTEM_NAMESPACE: Final = "tessera-system"
+OPERATOR_SERVICE_ACCOUNT: Final = "tessera-operator"
+SCHEDULER_SERVICE_ACCOUNT: Final = "tessera-scheduler"
+AGENT_SERVICE_ACCOUNT: Final = "tessera-agent"
+OPERATOR_LEASE: Final = "tessera-operator"
+SCHEDULER_LEASE: Final = "tessera-scheduler"
+OPERATOR_FIELD_MANAGER: Final = "tessera-operator"
+SCHEDULER_FIELD_MANAGER: Final = "tessera-scheduler"
+AGENT_FIELD_MANAGER: Final = "tessera-agent"
+
+# The worker's container.
+WORKER_CONTAINER: Final = "worker"
+WORKER_METRICS_PORT: Final = 9090
+WORKER_OUTPUT_DIRECTORY: Final = "/output"
+WORKER_LOCAL_ENVIRONMENT_DIRECTORY: Final = "/opt/tessera-worker"
+WORKER_TERMINATION_MESSAGE_PATH: Final = "/dev/termination-log"
+POD_CLAIM_NAME: Final = "slice"
+"""Name of the claim in a worker pod's ``spec.resourceClaims``."""
+CLAIM_REQUEST_NAME: Final = "slice"
+
+# What the agent injects into a container (CDI).
+ENV_VISIBLE_DEVICES_NVIDIA: Final = "NVIDIA_VISIBLE_DEVICES"
+ENV_VISIBLE_DEVICES_CUDA: Final = "CUDA_VISIBLE_DEVICES"
+ENV_SLICE_PROFILE: Final = "TESSERA_SLICE_PROFILE"
+ENV_SLICE_MEMORY_BYTES: Final = "TESSERA_SLICE_MEMORY_BYTES"
+ENV_SLICE_UUID: Final = "TESSERA_SLICE_UUID"
+ENV_SIMULATED: Final = "TESSERA_SIMULATED"
+
+PROFILE_PATTERN: Final = r"^[1-9][0-9]?g\.[0-9]+gb(\+me(\.all)?|-me|\+gfx)?$"
+"""A MIG profile's name as NVML spells it: 2g.20gb, 1g.10gb+me, 1g.24gb-me, 1g.24gb+me.all, 1g.24gb+gfx."""

@@ -1,0 +1,157 @@
+"""``GPUNode``: one per node with GPUs; the operator says what is wanted, that node's agent says what is.
+
+The object has its node's name. The agent makes it and alone writes its status: the only thing it writes
+beside its ResourceSlices. The operator writes the spec: which partition has each GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tessera.api.meta import ApiModel, Column, Conditions, Kind, Name, ShortText
+
+MIGMode = Literal["Enabled", "Disabled", "EnablePending", "DisablePending"]
+InstanceState = Literal["InUse", "Warm", "Foreign"]
+
+
+class DesiredGPU(ApiModel):
+    """What one GPU is to be."""
+
+    uuid: ShortText
+    """The GPU, as NVML names it."""
+    partition: Name
+    """The MIGPartition that has it."""
+    mode: Literal["dynamic", "static"] = "dynamic"
+    """How it is sliced."""
+    mig_mode: Literal["Enabled", "Unmanaged"] = "Enabled"
+    """Enabled: switch MIG on where it is off and the GPU is idle. Unmanaged: leave the mode as it is."""
+
+
+class GPUNodeSpec(ApiModel):
+    """What the GPUs of the node are to be; written by the operator."""
+
+    gpus: Annotated[
+        list[DesiredGPU],
+        Field(
+            max_length=64,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uuid"]},
+        ),
+    ] = Field(default_factory=list)
+    """The GPUs that a partition has. A GPU that is missing here belongs to none."""
+
+
+class DriverInfo(ApiModel):
+    """The driver of the node."""
+
+    version: ShortText | None = None
+    """The driver's version."""
+    nvml: ShortText | None = None
+    """NVML's version."""
+    simulated: bool = False
+    """True where the simulator stands in for a GPU."""
+
+
+class ClaimHolder(ApiModel):
+    """The ResourceClaim that holds a slice."""
+
+    namespace: Name
+    """Its namespace."""
+    name: Name
+    """Its name."""
+    uid: ShortText
+    """Its UID."""
+
+
+class Instance(ApiModel):
+    """One MIG instance (GPU instance and compute instance)."""
+
+    device: ShortText
+    """The device's name in the ResourceSlice; for a foreign instance a name made by the same rule."""
+    profile: ShortText
+    """Its profile."""
+    start: Annotated[int, Field(ge=0, le=63)]
+    """The memory slice at which it begins."""
+    size: Annotated[int, Field(ge=1, le=64)]
+    """Its width in memory slices."""
+    uuid: ShortText | None = None
+    """The MIG UUID that CUDA sees."""
+    gpu_instance_id: Annotated[int, Field(ge=0)] | None = None
+    """NVML's id of the GPU instance."""
+    compute_instance_id: Annotated[int, Field(ge=0)] | None = None
+    """NVML's id of the compute instance."""
+    state: InstanceState
+    """InUse: a claim holds it. Warm: kept for the next claim. Foreign: not made by Tessera, never touched."""
+    claim: ClaimHolder | None = None
+    """Who holds it; only with InUse."""
+
+
+class ObservedGPU(ApiModel):
+    """One GPU as its driver reports it."""
+
+    index: Annotated[int, Field(ge=0, le=63)]
+    """NVML's index; it may change after a GPU is lost."""
+    uuid: ShortText
+    """NVML's name of it; this one stays."""
+    model: ShortText | None = None
+    """The model in Tessera's table of profiles; an unknown board has its product name here."""
+    product_name: ShortText | None = None
+    """The name that the driver gives."""
+    mig_mode: MIGMode | None = None
+    """MIG mode, with a change that waits for a reset or reboot."""
+    memory_slices: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Memory slices of the GPU."""
+    compute_slices: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Compute slices of the GPU."""
+    healthy: bool | None = None
+    """False after a fatal error or while its driver hangs."""
+    health_message: Annotated[str, Field(max_length=1024)] | None = None
+    """What is wrong, and what to do."""
+    instances: Annotated[list[Instance], Field(max_length=64)] = Field(default_factory=list)
+    """What it is cut into now."""
+
+
+class GPUNodeStatus(ApiModel):
+    """Inventory, instances and health; written by the node's agent."""
+
+    observed_generation: Annotated[int, Field(ge=0)] | None = None
+    """The generation that this status is about."""
+    conditions: Conditions = Field(default_factory=list)
+    """Ready (the summary)."""
+    driver: DriverInfo | None = None
+    """The driver, when it answers."""
+    gpus: Annotated[
+        list[ObservedGPU],
+        Field(
+            max_length=64,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uuid"]},
+        ),
+    ] = Field(default_factory=list)
+    """The node's GPUs."""
+
+
+GPU_NODE = Kind(
+    kind="GPUNode",
+    plural="gpunodes",
+    singular="gpunode",
+    short_names=("gn",),
+    scope="Cluster",
+    spec=GPUNodeSpec,
+    spec_required=False,
+    status=GPUNodeStatus,
+    description="The GPUs of one node: what is wanted (by the operator) and what is (by the node's agent).",
+    columns=(
+        Column(name="GPU", json_path=".status.gpus[0].productName", description="the first GPU"),
+        Column(name="Driver", json_path=".status.driver.version"),
+        Column(
+            name="Partition",
+            json_path=".spec.gpus[0].partition",
+            description="who has the first GPU",
+            wide=True,
+        ),
+        Column(name="Ready", json_path='.status.conditions[?(@.type=="Ready")].status'),
+        Column(name="Reason", json_path='.status.conditions[?(@.type=="Ready")].reason'),
+        Column(name="Age", json_path=".metadata.creationTimestamp", type="date"),
+    ),
+)

@@ -1,0 +1,242 @@
+"""``MIGPartition``: which GPUs Tessera may slice, and how.
+
+A partition selects GPUs by node and by GPU. In ``dynamic`` mode slices are cut when a pod needs one and
+reused while they fit; reserves say which slices should stay possible. ``static`` mode (a fixed layout) has
+its shape already, so that manifests need not change when it is served; until then such an object is accepted
+and its ``Ready`` condition says why nothing happens.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from tessera.api.meta import (
+    ApiModel,
+    Column,
+    Conditions,
+    Kind,
+    LongText,
+    Name,
+    Profile,
+    Rule,
+    ShortText,
+)
+
+LabelValue = Annotated[str, StringConstraints(max_length=63)]
+LabelKey = Annotated[str, StringConstraints(max_length=317)]
+
+
+class LabelRequirement(ApiModel):
+    """One requirement on a label."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : "
+            "!has(self.values) || size(self.values) == 0",
+            message="operators In and NotIn need values; Exists and DoesNotExist must have none",
+        ),
+    )
+
+    key: LabelKey
+    """The label's key."""
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    """How key and values relate."""
+    values: Annotated[list[LabelValue], Field(max_length=64)] | None = None
+    """The values for In and NotIn."""
+
+
+class NodeSelector(ApiModel):
+    """A label selector over nodes; all of it must match. Empty or absent: every node."""
+
+    match_labels: Annotated[dict[str, LabelValue], Field(max_length=32)] | None = None
+    """Labels that a node must have, with these values."""
+    match_expressions: Annotated[list[LabelRequirement], Field(max_length=16)] | None = None
+    """Requirements that a node's labels must meet."""
+
+
+class GPUFilter(ApiModel):
+    """Which GPUs of the selected nodes; all that is given must match."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="has(self.models) || has(self.indexes)",
+            message="give models or indexes, or leave gpus out to select every GPU of the nodes",
+        ),
+    )
+
+    models: Annotated[list[ShortText], Field(max_length=16, min_length=1)] | None = None
+    """Models as ``GPUNode.status.gpus[].model`` spells them, such as H100-80GB."""
+    indexes: (
+        Annotated[list[Annotated[int, Field(ge=0, le=63)]], Field(max_length=64, min_length=1)] | None
+    ) = None
+    """NVML indexes on their node."""
+
+
+class Reserve(ApiModel):
+    """Room to keep free."""
+
+    profile: Profile
+    """Which slices."""
+    count: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """How many, over all GPUs of the partition."""
+
+
+class Dynamic(ApiModel):
+    """Slices are cut on demand."""
+
+    reserves: Annotated[
+        list[Reserve],
+        Field(
+            max_length=32,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["profile"],
+            },
+        ),
+    ] = Field(default_factory=list)
+    """Slices that should stay possible. Each is checked by itself; when the free room cannot hold one of
+    them, the condition ReservesMet says which."""
+
+
+class LayoutItem(ApiModel):
+    """Slices of one profile in a fixed layout."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="!(has(self.start) && has(self.count) && self.count > 1)",
+            message="start names one place, so it cannot go with a count above 1; write one item per start",
+        ),
+    )
+
+    profile: Profile
+    """Which slices."""
+    start: Annotated[int, Field(ge=0, le=15)] | None = None
+    """The memory slice at which it begins; absent: the first legal one that is free."""
+    count: Annotated[int, Field(ge=1, le=16)] | None = None
+    """How many of them; 1 when absent."""
+
+
+class Static(ApiModel):
+    """Every selected GPU has this layout."""
+
+    layout: Annotated[list[LayoutItem], Field(max_length=16, min_length=1)]
+    """The slices of one GPU."""
+
+
+class MIGPartitionSpec(ApiModel):
+    """Which GPUs, and how they are sliced."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="self.mode == 'static' || !has(self.static)",
+            message="static is given but mode is dynamic: set mode: static or remove static",
+        ),
+        Rule(
+            rule="self.mode == 'dynamic' || has(self.static)",
+            message="mode static needs static.layout, the list of slices of one GPU",
+        ),
+        Rule(
+            rule="self.mode == 'dynamic' || !has(self.dynamic)",
+            message="dynamic is given but mode is static: set mode: dynamic or remove dynamic",
+        ),
+    )
+
+    node_selector: NodeSelector | None = None
+    """The nodes, by label. Absent or empty: every node with a GPU."""
+    gpus: GPUFilter | None = None
+    """The GPUs of these nodes. Absent: all."""
+    mode: Literal["dynamic", "static"] = "dynamic"
+    """dynamic: slices are cut when a pod needs them. static: a fixed layout (accepted, not served yet)."""
+    dynamic: Dynamic | None = None
+    """Settings of mode dynamic."""
+    static: Static | None = None
+    """Settings of mode static."""
+    mig_mode: Literal["Enabled", "Unmanaged"] = "Enabled"
+    """Enabled: the agent switches MIG on where it is off and the GPU is idle. Unmanaged: it leaves the mode
+    as it is."""
+    dry_run: bool = False
+    """Show in the status what would be selected, and change nothing."""
+
+
+class ProfileCount(ApiModel):
+    """Slices of one profile."""
+
+    profile: ShortText
+    """The profile."""
+    in_use: Annotated[int, Field(ge=0)] = 0
+    """Slices that a claim holds."""
+    warm: Annotated[int, Field(ge=0)] = 0
+    """Slices that exist and that nobody holds."""
+    placeable: Annotated[int, Field(ge=0)] = 0
+    """GPUs in which one more would fit now."""
+
+
+class PartitionGPUs(ApiModel):
+    """How many GPUs the partition has."""
+
+    selected: Annotated[int, Field(ge=0)] = 0
+    """GPUs that its selectors match."""
+    owned: Annotated[int, Field(ge=0)] = 0
+    """Those of them that no other partition has."""
+    ready: Annotated[int, Field(ge=0)] = 0
+    """Those of them that are healthy, with MIG mode on."""
+
+
+class MIGPartitionStatus(ApiModel):
+    """What the selectors found and how full it is."""
+
+    observed_generation: Annotated[int, Field(ge=0)] | None = None
+    """The generation that this status is about."""
+    conditions: Conditions = Field(default_factory=list)
+    """Ready (the summary), NoConflict, ProfilesValid, ReservesMet."""
+    nodes: Annotated[list[Name], Field(max_length=1000)] = Field(default_factory=list)
+    """The selected nodes, sorted; the first 1,000."""
+    node_count: Annotated[int, Field(ge=0)] | None = None
+    """How many nodes are selected."""
+    gpus: PartitionGPUs | None = None
+    """How many GPUs are selected."""
+    slices: Annotated[
+        list[ProfileCount],
+        Field(
+            max_length=128,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["profile"]},
+        ),
+    ] = Field(default_factory=list)
+    """Slices by profile."""
+    in_use: Annotated[int, Field(ge=0)] | None = None
+    """Slices that claims hold."""
+    free_memory_slices: Annotated[int, Field(ge=0)] | None = None
+    """Memory slices that no claim covers."""
+    total_memory_slices: Annotated[int, Field(ge=0)] | None = None
+    """Memory slices of all its GPUs."""
+    largest_placeable: ShortText | None = None
+    """The largest profile for which there is room now."""
+    conflicts: Annotated[list[LongText], Field(max_length=64)] = Field(default_factory=list)
+    """GPUs that an older partition has, each with its name."""
+
+
+MIG_PARTITION = Kind(
+    kind="MIGPartition",
+    plural="migpartitions",
+    singular="migpartition",
+    short_names=("mig",),
+    scope="Cluster",
+    spec=MIGPartitionSpec,
+    status=MIGPartitionStatus,
+    description="Which GPUs Tessera may slice with MIG, and how.",
+    columns=(
+        Column(name="GPUs", json_path=".status.gpus.owned", type="integer", description="GPUs it has"),
+        Column(name="In Use", json_path=".status.inUse", type="integer", description="slices held by claims"),
+        Column(
+            name="Largest Free",
+            json_path=".status.largestPlaceable",
+            description="largest profile that fits now",
+        ),
+        Column(name="Ready", json_path='.status.conditions[?(@.type=="Ready")].status'),
+        Column(name="Reason", json_path='.status.conditions[?(@.type=="Ready")].reason'),
+        Column(name="Age", json_path=".metadata.creationTimestamp", type="date"),
+    ),
+    selectable_fields=(".spec.mode",),
+)

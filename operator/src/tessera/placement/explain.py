@@ -1,0 +1,151 @@
+"""Why nothing fits, in the user's terms: what was asked, what is free, and what would make it fit.
+
+Runs only when a request could not be placed, so it may look at every GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tessera.placement.request import Alternative, Feasible, Request, Unplaceable
+from tessera.placement.state import ClusterState, Gpu, numbers
+
+UNKNOWN_PROFILE = "UnknownProfile"
+NO_NODE = "NoFeasibleNode"
+NO_ROOM = "NoRoom"
+
+
+def explain(
+    state: ClusterState, requests: Sequence[Request], *, feasible: Feasible | None, allowed: int
+) -> Unplaceable:
+    """The first cause that holds: the profile is not offered, no node passes the filters, or no legal place
+    is free.
+    """
+    wanted = [alternative for request in requests for alternative in request.alternatives]
+    label = " + ".join(_label(request) for request in requests)
+    free, largest = _room(state, allowed)
+    if not state.gpus:
+        return Unplaceable(
+            reason=UNKNOWN_PROFILE,
+            profile=label,
+            message="no GPU is published in this cluster",
+            remedy="check that the agent runs on the GPU nodes and that a MIGPartition selects them",
+        )
+    for request in requests:
+        if not any(offer.placements for a in request.alternatives for offer in a.offers):
+            return _not_offered(state, request, free, largest)
+    excluded = _excluded(feasible)
+    reachable = allowed & _offered_on(state, wanted)
+    if not reachable:
+        return Unplaceable(
+            reason=NO_NODE,
+            profile=label,
+            message=f"no node with a GPU that offers {label} passes the node filters{excluded}",
+            remedy="free CPU and memory there, or change the pod's requests, tolerations or node selection",
+            free_slices=free,
+            largest_room=largest,
+        )
+    return _no_room(state, requests, label, reachable, excluded)
+
+
+def _not_offered(state: ClusterState, request: Request, free: int, largest: int) -> Unplaceable:
+    offered = sorted({p for g in state.geometries() for p in g.profiles})
+    return Unplaceable(
+        reason=UNKNOWN_PROFILE,
+        profile=_label(request),
+        message=f"profile {_label(request)} is not offered by any GPU",
+        remedy=f"ask for one of those that are: {', '.join(offered)}",
+        free_slices=free,
+        largest_room=largest,
+    )
+
+
+def _no_room(
+    state: ClusterState, requests: Sequence[Request], label: str, reachable: int, excluded: str
+) -> Unplaceable:
+    needed = sum(min((_slices(a) for a in r.alternatives if a.offers), default=0) for r in requests)
+    free, largest = _room(state, reachable)
+    gpus = reachable.bit_count()
+    message = (
+        f"no GPU has room for {label}: it needs {needed} free memory slices at a legal start, "
+        f"{free} are free on {gpus} GPU{'s' if gpus != 1 else ''}, "
+        f"the largest placement that still fits has {largest}{excluded}"
+    )
+    return Unplaceable(
+        reason=NO_ROOM,
+        profile=label,
+        message=message,
+        remedy=_remedy(state, requests, label, reachable),
+        free_slices=free,
+        largest_room=largest,
+        fits_in_aggregate=free >= needed,
+    )
+
+
+def _remedy(state: ClusterState, requests: Sequence[Request], label: str, reachable: int) -> str:
+    """Name one slice whose release would make room, when a single request of a single slice is asked for."""
+    if len(requests) == 1:
+        best: tuple[int, int, str] | None = None
+        for number in numbers(reachable):
+            gpu = state.gpus[number]
+            for owner, index in gpu.held.items():
+                if _fits_without(gpu, index, requests[0].alternatives):
+                    candidate = (gpu.geometry.placements[index].width, number, str(owner))
+                    best = candidate if best is None else min(best, candidate)
+        if best is not None:
+            return f"freeing {best[2]} on {state.gpus[best[1]].name} would make room"
+    return f"wait for running work to end, ask for less than {label}, or add a GPU"
+
+
+def _fits_without(gpu: Gpu, index: int, alternatives: tuple[Alternative, ...]) -> bool:
+    held = list(gpu.held.values())
+    held.remove(index)
+    key = gpu.geometry.key_of(held)
+    return any(
+        alternative.count == 1
+        and offer.geometry is gpu.geometry
+        and (offer.gpus is None or offer.gpus >> gpu.number & 1)
+        and any(gpu.geometry.fits(key, i) for i in offer.placements)
+        for alternative in alternatives
+        for offer in alternative.offers
+    )
+
+
+def _offered_on(state: ClusterState, alternatives: list[Alternative]) -> int:
+    bits = 0
+    for alternative in alternatives:
+        for offer in alternative.offers:
+            of_geometry = state.bits_of_geometry(offer.geometry)
+            bits |= of_geometry if offer.gpus is None else of_geometry & offer.gpus
+    return bits
+
+
+def _room(state: ClusterState, allowed: int) -> tuple[int, int]:
+    """Free memory slices in all, and the widest placement that fits on one GPU."""
+    free = 0
+    largest = 0
+    for geometry in state.geometries():
+        for key, bucket in state.buckets(geometry).items():
+            count = (bucket & allowed).bit_count()
+            if count:
+                occupancy = geometry.occupancy(key)
+                free += count * occupancy.free
+                largest = max([largest, *(geometry.placements[i].width for i in occupancy.fitting)])
+    return free, largest
+
+
+def _slices(alternative: Alternative) -> int:
+    widths = [o.geometry.placements[i].width for o in alternative.offers for i in o.placements]
+    return alternative.count * min(widths, default=0)
+
+
+def _label(request: Request) -> str:
+    parts = [a.label if a.count == 1 else f"{a.count} x {a.label}" for a in request.alternatives]
+    return " or ".join(dict.fromkeys(parts))
+
+
+def _excluded(feasible: Feasible | None) -> str:
+    if feasible is None or not feasible.excluded:
+        return ""
+    parts = [f"{filter_name} excluded {count}" for filter_name, count in sorted(feasible.excluded.items())]
+    return f" (node filters: {', '.join(parts)})"

@@ -1,0 +1,91 @@
+"""What is asked for, and what is answered: plain values between the engine and its callers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tessera.placement.geometry import Geometry, LegalPlacement
+from tessera.placement.state import ClusterState
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Placements (indices into the geometry) that would do, on the GPUs in the bit set `gpus` (None: on all
+    of that geometry).
+    """
+
+    geometry: Geometry
+    placements: tuple[int, ...]
+    gpus: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One way to satisfy a request: `count` slices, each out of these offers. `label` is how messages call
+    it (a profile).
+    """
+
+    name: str
+    label: str
+    offers: tuple[Offer, ...]
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: the first alternative that can be placed is taken."""
+
+    name: str
+    alternatives: tuple[Alternative, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The answer for one slice: `legal` on GPU `gpu`, for alternative `alternative` of request `request`."""
+
+    request: str
+    alternative: str
+    gpu: str
+    node: str
+    index: int
+    legal: LegalPlacement
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaceable:
+    """Why a request cannot be placed now, in numbers and in words.
+
+    `free_slices` is summed over the GPUs that the node filters leave; `largest_room` is the widest
+    placement of any profile that still fits on one of them. `fits_in_aggregate` says that enough slices are
+    free, only not at one legal place.
+    """
+
+    reason: str
+    profile: str
+    message: str
+    remedy: str
+    free_slices: int = 0
+    largest_room: int = 0
+    fits_in_aggregate: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.remedy}" if self.remedy else self.message
+
+
+@dataclass(frozen=True, slots=True)
+class Feasible:
+    """The GPUs that pass the node filters, and how many nodes each filter excluded (for the message)."""
+
+    gpus: int
+    excluded: dict[str, int] = field(default_factory=dict)
+
+
+Constraint = Callable[[Sequence[Placement]], bool]
+"""Says whether a partial joint placement may still become a valid one (for example: all on one GPU)."""
+
+
+def request_for_profile(state: ClusterState, profile: str, *, name: str = "slice", count: int = 1) -> Request:
+    """The plain request: `count` slices of one profile, on any GPU that offers it."""
+    offers = tuple(Offer(g, found) for g in state.geometries() if (found := g.placements_of(profile)))
+    return Request(name, (Alternative(name=name, label=profile, offers=offers, count=count),))

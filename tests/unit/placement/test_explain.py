@@ -1,0 +1,79 @@
+"""Refusals name the profile, the free room, and what would make the request fit."""
+
+from __future__ import annotations
+
+from tessera.placement.engine import Engine
+from tessera.placement.geometry import Geometry
+from tessera.placement.policies import FirstFit
+from tessera.placement.request import Feasible, Unplaceable, request_for_profile
+from tessera.placement.state import ClusterState
+
+
+def _refusal(
+    state: ClusterState, profile: str, *, count: int = 1, feasible: Feasible | None = None
+) -> Unplaceable:
+    answer = Engine(FirstFit()).place(
+        state, [request_for_profile(state, profile, count=count)], feasible=feasible
+    )
+    assert isinstance(answer, Unplaceable)
+    return answer
+
+
+def _two_gpus(geometry: Geometry) -> ClusterState:
+    """Two GPUs with 4 free slices each, none of them free for a 4g: the left half is cut up."""
+    state = ClusterState()
+    for gpu in range(2):
+        state.add_gpu(f"gpu-{gpu}", node=f"node-{gpu}", geometry=geometry)
+        for profile, start in (("2g.20gb", 0), ("2g.20gb", 4)):
+            index = geometry.index_of(profile, start)
+            assert index is not None
+            state.occupy(f"gpu-{gpu}", index, owner=f"gpu-{gpu}-2g-20gb-{start}")
+    return state
+
+
+def test_no_room_names_the_slice_whose_release_helps(w8: Geometry) -> None:
+    refusal = _refusal(_two_gpus(w8), "4g.40gb")
+    assert refusal.reason == "NoRoom"
+    assert refusal.profile == "4g.40gb"
+    assert refusal.free_slices == 8
+    assert refusal.largest_room == 2
+    assert refusal.fits_in_aggregate
+    assert (
+        "no GPU has room for 4g.40gb: it needs 4 free memory slices at a legal start, 8 are free on 2 GPUs"
+        in str(refusal)
+    )
+    assert refusal.remedy == "freeing gpu-0-2g-20gb-0 on gpu-0 would make room"
+
+
+def test_no_single_release_helps(w8: Geometry) -> None:
+    refusal = _refusal(_two_gpus(w8), "7g.80gb")
+    assert refusal.remedy == "wait for running work to end, ask for less than 7g.80gb, or add a GPU"
+
+
+def test_too_few_slices_do_not_fit_in_aggregate(w8: Geometry) -> None:
+    refusal = _refusal(_two_gpus(w8), "3g.40gb", count=3)
+    assert not refusal.fits_in_aggregate
+    assert refusal.profile == "3 x 3g.40gb"
+
+
+def test_an_unknown_profile_lists_those_that_are_offered(w8: Geometry) -> None:
+    refusal = _refusal(_two_gpus(w8), "9g.90gb")
+    assert refusal.reason == "UnknownProfile"
+    assert str(refusal) == (
+        "profile 9g.90gb is not offered by any GPU; "
+        "ask for one of those that are: 1g.10gb, 2g.20gb, 3g.40gb, 4g.40gb, 7g.80gb"
+    )
+
+
+def test_node_filters_are_named_with_their_counts(w8: Geometry) -> None:
+    state = _two_gpus(w8)
+    refusal = _refusal(
+        state, "1g.10gb", feasible=Feasible(0, {"insufficient cpu": 1, "untolerated taint": 1})
+    )
+    assert refusal.reason == "NoFeasibleNode"
+    assert "insufficient cpu excluded 1, untolerated taint excluded 1" in refusal.message
+
+
+def test_an_empty_cluster_says_that_no_gpu_is_published() -> None:
+    refusal = _refusal(ClusterState(), "1g.10gb")
+    assert "no GPU is published" in refusal.message

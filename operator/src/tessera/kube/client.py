@@ -490,7 +490,9 @@ class KubeClient:
         return params
 
     def _unreachable(self, what: str, error: BaseException) -> Unreachable:
-        reason = str(error) or f"no answer in time ({type(error).__name__})"
+        # The connector's own text shows the TLS context's address in memory; the system's error is what matters.
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        reason = str(cause) or f"no answer in time ({type(error).__name__})"
         return Unreachable(
             f"no answer from the API server {self.server} to '{what}'",
             reason,

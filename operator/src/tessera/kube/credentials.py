@@ -52,8 +52,7 @@ def load_credentials(
     context: str | None = None,
     service_account_directory: Path = SERVICE_ACCOUNT_DIRECTORY,
 ) -> Credentials:
-    """Credentials of an explicit kubeconfig or context, else of the pod that we run in, else of `$KUBECONFIG` or
-    `~/.kube/config`.
+    """Credentials of an explicit kubeconfig or context, else of our pod, else of the default kubeconfig.
 
     Raises TesseraError when none of them is usable.
     """
@@ -121,7 +120,6 @@ def _tls(configuration: Any) -> ssl.SSLContext:
 
 
 def _authorization(configuration: Any) -> str | None:
-    value = configuration.get_api_key_with_prefix("authorization")
-    if not value and configuration.username:
-        value = configuration.get_basic_auth_token()
-    return str(value) if value else None
+    # Asking for the settings also refreshes an expired token of an exec plugin.
+    bearer = configuration.auth_settings().get("BearerToken") or {}
+    return str(bearer["value"]) if bearer.get("value") else None

@@ -95,8 +95,9 @@ class Informer:
             async with asyncio.timeout(timeout_seconds):
                 await self._synced.wait()
         except TimeoutError:
+            why = self.last_error or "no answer yet"
             raise TimeoutError(
-                f"{self.resource.plural} were not listed in {timeout_seconds} s: {self.last_error or 'no answer yet'}"
+                f"{self.resource.plural} were not listed in {timeout_seconds} s: {why}"
             ) from None
 
     def stop(self) -> asyncio.Future[Any]:

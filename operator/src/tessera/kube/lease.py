@@ -88,7 +88,7 @@ class LeaderElector:
             )
 
     async def run(self, on_started: Callable[[], Awaitable[None]]) -> None:
-        """Wait for the Lease, run `on_started` while it is ours, and return when it is lost or `on_started` returned.
+        """Wait for the Lease, run `on_started` while it is ours, return when it is lost or the work is done.
 
         `on_started` is cancelled, and has ended, before this returns. The Lease is given back when we stop
         of our own will (`on_started` ended, or this was cancelled), so that another replica need not wait
@@ -178,7 +178,7 @@ class LeaderElector:
             "metadata": {"name": self._name, "namespace": self._namespace},
             "spec": {
                 "holderIdentity": self._identity,
-                "leaseDurationSeconds": round(self._lease_seconds),
+                "leaseDurationSeconds": max(1, round(self._lease_seconds)),
                 "acquireTime": now,
                 "renewTime": now,
                 "leaseTransitions": 0,
@@ -204,7 +204,7 @@ class LeaderElector:
             async with asyncio.timeout(self._retry_seconds):
                 lease = await self._client.get(LEASES, self._name, self._namespace)
                 spec = lease.get("spec") or {}
-                if spec.get("holderIdentity") == self._identity:
-                    await self._client.replace(LEASES, lease | {"spec": spec | {"holderIdentity": ""}})
+                if spec.pop("holderIdentity", None) == self._identity:
+                    await self._client.replace(LEASES, lease | {"spec": spec})
         except (ApiError, Unreachable, TimeoutError) as error:
             _log.warning("Lease %s/%s was not given back: %s", self._namespace, self._name, error)

@@ -113,6 +113,6 @@ def resource_for(obj: Mapping[str, Any]) -> Resource:
     resource = _BY_KIND.get((str(api_version), str(kind)))
     if resource is None:
         raise LookupError(
-            f"no resource known for apiVersion {api_version!r}, kind {kind!r}; add it to tessera/kube/resources.py"
+            f"no resource known for apiVersion {api_version!r}, kind {kind!r}; add it to kube/resources.py"
         )
     return resource

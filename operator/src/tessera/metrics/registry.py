@@ -102,7 +102,7 @@ TAKEBACKS_TOTAL = _counter(
 UNGATED_TOTAL = _counter("ungated_total", "Pods whose placement gate was removed.")
 FRAGMENTATION_RATIO = _gauge(
     "fragmentation_ratio",
-    "Share of a GPU's memory slices that are free and useless to the expected next request (F_slice / slices).",
+    "Share of a GPU's memory slices that are free and useless to the next request (F_slice / slices).",
     "node",
     "gpu",
 )

@@ -1,0 +1,83 @@
+"""The simulated `libnvidia-ml.so.1`: an object whose attributes are NVML's C symbols.
+
+`pynvml` looks functions up by name on its library object. Here `__getattr__` finds the symbol in the registry and wraps it: refuse
+before init, inject faults, refuse lost GPUs; an unknown symbol raises AttributeError, which pynvml reports as FUNCTION_NOT_FOUND, as
+with an old driver. Symbols themselves are plain functions in `device_symbols` and `instance_symbols`, registered by `@symbol`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tessera.gpu.simulator import device_symbols, instance_symbols
+from tessera.gpu.simulator.faults import FaultInjector
+from tessera.gpu.simulator.registry import Lost, Missing, Symbol, symbols
+from tessera.gpu.simulator.rules import GPU_IS_LOST, INVALID_ARGUMENT
+from tessera.gpu.simulator.state import Node, StateFile
+
+UNINITIALIZED = 1
+_ALWAYS = {"nvmlInitWithFlags", "nvmlInit_v2", "nvmlErrorString"}
+
+__all__ = ["SimulatedLibrary", "device_symbols", "instance_symbols"]
+
+
+class _Function:
+    """A C function as pynvml sees it; `restype` may be assigned, as on a ctypes function."""
+
+    restype: object = None
+
+    def __init__(self, library: SimulatedLibrary, name: str, body: Symbol) -> None:
+        self._library = library
+        self._name = name
+        self._body = body
+
+    def __call__(self, *arguments: Any) -> Any:
+        library = self._library
+        if self._name == "nvmlErrorString":
+            return self._body(library, *arguments)
+        if not library.references and self._name not in _ALWAYS:
+            return UNINITIALIZED
+        return library.faults.around(self._name, lambda: self._guarded(arguments))
+
+    def _guarded(self, arguments: tuple[Any, ...]) -> int:
+        try:
+            return int(self._body(self._library, *arguments))
+        except Lost:
+            return GPU_IS_LOST
+        except Missing:  # a handle whose object is gone
+            return INVALID_ARGUMENT
+
+
+class SimulatedLibrary:
+    """One process's view of the simulated node."""
+
+    def __init__(self, state: StateFile) -> None:
+        self._state = state
+        self.faults = FaultInjector(state.directory)
+        self.references = 0
+
+    @classmethod
+    def at(cls, directory: Path, *, model: str, count: int, seed: str) -> SimulatedLibrary:
+        """The node whose state is in that directory; made on first use. Raises `UnknownModel`."""
+        state = StateFile(directory)
+        state.ensure(model=model, count=count, seed=seed)
+        return cls(state)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        body = symbols.get(name)
+        if body is None:
+            raise AttributeError(f"the simulated driver has no symbol {name}")
+        return _Function(self, name, body)
+
+    def read(self) -> Node:
+        """The node's state, not to be changed."""
+        return self._state.read()
+
+    @contextmanager
+    def change(self) -> Iterator[Node]:
+        """The node's state for one change."""
+        with self._state.change() as node:
+            yield node

@@ -1,0 +1,224 @@
+"""The simulated node's state: one JSON file, changed under a lock, replaced atomically.
+
+The file plays the kernel driver's memory. Every process of the node reads and changes it; `flock` on a neighbour file makes one
+change at a time; write + fsync + rename means that a process killed at any point leaves either the old or the new state. The lock
+dies with its process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import uuid as uuids
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tessera.gpu.profiles import board
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+_NAMESPACE = uuids.UUID("6f1e0b4e-5a0c-4a51-9f4e-0d5b0c1a7e55")
+
+
+class DamagedState(RuntimeError):
+    """The state file is not what this simulator wrote."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"simulator state {path} {why}; delete the file to start with fresh GPUs")
+
+
+@dataclass(slots=True)
+class Process:
+    """A process that holds something. `started` guards against a recycled pid (clock ticks, /proc/PID/stat)."""
+
+    pid: int
+    started: int
+
+    def alive(self) -> bool:
+        """Whether that very process still runs."""
+        return process_start(self.pid) == self.started
+
+
+@dataclass(slots=True)
+class Compute:
+    """A compute instance. `slot` is its place in the GPU's list of MIG devices; start and size in compute slices."""
+
+    id: int
+    profile_id: int
+    start: int
+    size: int
+    uuid: str
+    serial: int
+    slot: int
+    processes: list[Process] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Instance:
+    """A GPU instance; start and size in memory slices."""
+
+    id: int
+    profile_id: int
+    start: int
+    size: int
+    serial: int
+    compute: list[Compute] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class SimulatedGPU:
+    """A GPU. `serial` numbers every object of the node once, and is what handles carry."""
+
+    index: int
+    uuid: str
+    model: str
+    serial: int
+    mig_current: bool = False
+    mig_pending: bool = False
+    lost: bool = False
+    instances: list[Instance] = field(default_factory=list)
+    clients: list[Process] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Node:
+    """A whole node. `serials` is the last serial given; it only grows, so a serial is never used twice."""
+
+    seed: str
+    gpus: list[SimulatedGPU]
+    serials: int
+    driver_version: str = "580.65.06"
+    nvml_version: str = "13.580.65.06"
+    cuda_version: int = 13000
+    version: int = VERSION
+
+    def next_serial(self) -> int:
+        """A number that no object of this node ever had."""
+        self.serials += 1
+        return self.serials
+
+    def uuid_for(self, prefix: str, serial: int) -> str:
+        """A UUID fixed by the node's seed and the object's serial."""
+        return f"{prefix}-{uuids.uuid5(_NAMESPACE, f'{self.seed}/{serial}')}"
+
+
+def process_start(pid: int) -> int | None:
+    """When that process started, in clock ticks since boot; None when there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def new_node(*, model: str, count: int, seed: str) -> Node:
+    """A node with `count` idle GPUs of that model, MIG off. Raises `UnknownModel`."""
+    board(model)
+    node = Node(seed=seed, gpus=[], serials=0)
+    for index in range(count):
+        serial = node.next_serial()
+        gpu = SimulatedGPU(index=index, uuid=node.uuid_for("GPU", serial), model=model, serial=serial)
+        node.gpus.append(gpu)
+    return node
+
+
+def _node(data: dict[str, Any]) -> Node:
+    gpus = [
+        SimulatedGPU(
+            **{
+                **gpu,
+                "clients": [Process(**process) for process in gpu["clients"]],
+                "instances": [
+                    Instance(
+                        **{
+                            **instance,
+                            "compute": [
+                                Compute(
+                                    **{**compute, "processes": [Process(**item) for item in compute["processes"]]}
+                                )
+                                for compute in instance["compute"]
+                            ],
+                        }
+                    )
+                    for instance in gpu["instances"]
+                ],
+            }
+        )
+        for gpu in data["gpus"]
+    ]
+    return Node(**{**data, "gpus": gpus})
+
+
+class StateFile:
+    """One node's state on disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.path = directory / "gpus.json"
+        self._lock_path = directory / "gpus.lock"
+        self._cached: tuple[tuple[int, int, int], Node] | None = None
+
+    def ensure(self, *, model: str, count: int, seed: str) -> None:
+        """Make the node when it does not exist. Other hardware than asked for is replaced: a board swap."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            if self.path.exists():
+                node = self._load()
+                if [gpu.model for gpu in node.gpus] == [model] * count:
+                    return
+                log.warning("simulated hardware changes to %d x %s; all instances are gone", count, model)
+            self._store(new_node(model=model, count=count, seed=seed))
+
+    def read(self) -> Node:
+        """The state now. Treat it as read-only: it is cached until the file changes."""
+        status = self.path.stat()
+        signature = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if self._cached is None or self._cached[0] != signature:
+            self._cached = (signature, self._load())
+        return self._cached[1]
+
+    @contextmanager
+    def change(self) -> Iterator[Node]:
+        """The state for one change; stored when the block ends without an exception."""
+        with self._locked():
+            node = self._load()
+            yield node
+            self._store(node)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self._lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _load(self) -> Node:
+        try:
+            data = json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DamagedState(self.path, f"is not JSON ({error})") from error
+        if not isinstance(data, dict) or data.get("version") != VERSION:
+            raise DamagedState(self.path, f"has another version than {VERSION}")
+        return _node(data)
+
+    def _store(self, node: Node) -> None:
+        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(asdict(node), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+        directory = os.open(self.directory, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

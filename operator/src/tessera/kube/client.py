@@ -1,43 +1,32 @@
 """The one client of the API server: raw dicts in, raw dicts out.
 
 Objects stay the JSON that the server sent, because decoding them into classes costs twenty times more than
-`json.loads` and hides fields that we do not know. Typed views are made at the edges by `tessera.api`.
-
-Retries follow one rule: a request is sent again only when the server cannot have acted on it twice. That is
-every request it refused with 429 or that never left this machine (connection refused), and, when an answer
-got lost on the way, reads, deletes and server-side applies, which may be repeated freely.
+`json.loads` and hides fields that we do not know. Typed views are made at the edges by `tessera.api`. How
+requests are sent, and when they are sent again, is told in `transport.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
-import aiohttp
-
-from tessera.kube.backoff import Backoff
 from tessera.kube.credentials import Credentials, load_credentials
-from tessera.kube.errors import ApiError, Gone, Unreachable, error_from_status
+from tessera.kube.errors import Gone, error_from_status
 from tessera.kube.resources import PODS, Resource
-from tessera.metrics import registry as metrics
+from tessera.kube.transport import MAX_ATTEMPTS, Transport
 
 Object = dict[str, Any]
 PatchKind = Literal["merge", "json", "strategic"]
 Propagation = Literal["Foreground", "Background", "Orphan"]
 
-REQUEST_TIMEOUT_SECONDS = 30.0
-# The server sends a bookmark about every minute to a quiet watch; longer silence means that the connection
-# is dead.
+# The server sends a bookmark about every minute to a quiet watch; longer silence means a dead connection.
 WATCH_INACTIVITY_SECONDS = 75.0
 WATCH_SERVER_SECONDS = 300
 PAGE_SIZE = 500
-MAX_ATTEMPTS = 6
 
 _PATCH_TYPES: dict[str, str] = {
     "merge": "application/merge-patch+json",
@@ -45,7 +34,6 @@ _PATCH_TYPES: dict[str, str] = {
     "strategic": "application/strategic-merge-patch+json",
     "apply": "application/apply-patch+yaml",
 }
-_log = logging.getLogger(__name__)
 
 
 class ObjectList(NamedTuple):
@@ -64,17 +52,6 @@ class WatchEvent(NamedTuple):
     object: Object
 
 
-class _Answer(NamedTuple):
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
-
-    def body(self) -> Any:
-        if "json" in self.headers.get("Content-Type", ""):
-            return json.loads(self.content)
-        return self.content.decode(errors="replace")
-
-
 class KubeClient:
     """Talks to one API server as one user. Make it with `connect`, end it with `close` or `async with`."""
 
@@ -82,10 +59,7 @@ class KubeClient:
         self, credentials: Credentials, *, user_agent: str = "tessera", field_manager: str = "tessera"
     ) -> None:
         self.field_manager = field_manager
-        self._credentials = credentials
-        self._user_agent = user_agent
-        self._backoff = Backoff(first_seconds=0.2, limit_seconds=5.0)
-        self._session: aiohttp.ClientSession | None = None
+        self._transport = Transport(credentials, user_agent=user_agent)
 
     @classmethod
     async def connect(
@@ -106,17 +80,16 @@ class KubeClient:
     @property
     def server(self) -> str:
         """The API server's URL."""
-        return self._credentials.server
+        return self._transport.credentials.server
 
     @property
     def default_namespace(self) -> str:
         """The namespace of the kubeconfig's context, or of the pod we run in."""
-        return self._credentials.namespace
+        return self._transport.credentials.namespace
 
     async def close(self) -> None:
         """Close all connections. The client cannot be used afterwards."""
-        if self._session is not None:
-            await self._session.close()
+        await self._transport.close()
 
     async def __aenter__(self) -> KubeClient:
         return self
@@ -201,26 +174,20 @@ class KubeClient:
         params |= {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SERVER_SECONDS)}
         if resource_version is not None:
             params["resourceVersion"] = resource_version
-        url = self._credentials.server + resource.path(namespace=namespace)
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=REQUEST_TIMEOUT_SECONDS, sock_read=inactivity_seconds
-        )
-        for fresh in (False, True):
-            headers = await self._headers(fresh=fresh)
-            try:
-                async with self._connection().get(
-                    url, params=params, headers=headers, timeout=timeout, **self._transport()
-                ) as answer:
-                    metrics.API_REQUESTS_TOTAL.labels("watch", resource.plural, str(answer.status)).inc()
-                    if answer.status == 401 and not fresh:
-                        continue
-                    if answer.status >= 400:
-                        raise _error(_Answer(answer.status, answer.headers, await answer.read()))
-                    async for event in _events(answer.content, resource):
-                        yield event
-                    return
-            except (aiohttp.ClientError, TimeoutError) as error:
-                raise self._unreachable(f"watch {resource.plural}", error) from error
+        async for line in self._transport.lines(
+            resource.path(namespace=namespace),
+            verb="watch",
+            plural=resource.plural,
+            params=params,
+            inactivity_seconds=inactivity_seconds,
+        ):
+            event = json.loads(line)
+            if event["type"] == "ERROR":
+                status = event["object"]
+                raise error_from_status(int(status.get("code") or 500), status)
+            event["object"].setdefault("apiVersion", resource.api_version)
+            event["object"].setdefault("kind", resource.kind)
+            yield WatchEvent(event["type"], event["object"])
 
     # Writing.
 
@@ -353,7 +320,7 @@ class KubeClient:
 
         Raises ApiError and Unreachable as all others do.
         """
-        answer = await self._send(
+        answer = await self._transport.send(
             method,
             path,
             verb=method.lower(),
@@ -378,7 +345,7 @@ class KubeClient:
         verb: str | None = None,
         attempts: int = MAX_ATTEMPTS,
     ) -> Object:
-        answer = await self._send(
+        answer = await self._transport.send(
             method,
             path,
             verb=verb or {"POST": "create", "PUT": "replace"}.get(method, method.lower()),
@@ -391,146 +358,11 @@ class KubeClient:
         decoded = answer.body()
         return decoded if isinstance(decoded, dict) else {}
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        verb: str,
-        plural: str,
-        params: Mapping[str, str] | None,
-        body: Any,
-        content_type: str,
-        attempts: int = MAX_ATTEMPTS,
-    ) -> _Answer:
-        repeatable = method in ("GET", "DELETE") or verb == "apply"
-        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
-        fresh = False
-        for attempt in range(attempts):
-            last = attempt == attempts - 1
-            try:
-                answer = await self._once(method, path, verb, plural, params, data, content_type, fresh)
-            except (aiohttp.ClientError, TimeoutError) as error:
-                metrics.API_REQUESTS_TOTAL.labels(verb, plural, "unreachable").inc()
-                never_sent = isinstance(error, aiohttp.ClientConnectorError)
-                if last or not (repeatable or never_sent) or isinstance(error, TimeoutError):
-                    raise self._unreachable(f"{verb} {path}", error) from error
-                await asyncio.sleep(self._backoff.delay(attempt))
-                continue
-            if answer.status < 400:
-                return answer
-            error_answer = _error(answer)
-            if answer.status == 401 and not fresh and not last:
-                # The token may have been rotated since we read it.
-                fresh = True
-                continue
-            overloaded = answer.status == 429 or (answer.status in (502, 503, 504) and repeatable)
-            if last or not overloaded:
-                raise error_answer
-            asked = error_answer.retry_after_seconds or 0.0
-            await asyncio.sleep(max(asked, self._backoff.delay(attempt)))
-        raise AssertionError("unreachable: the last attempt returns or raises")
-
-    async def _once(
-        self,
-        method: str,
-        path: str,
-        verb: str,
-        plural: str,
-        params: Mapping[str, str] | None,
-        data: bytes | None,
-        content_type: str,
-        fresh: bool,
-    ) -> _Answer:
-        headers = await self._headers(fresh=fresh)
-        if data is not None:
-            headers["Content-Type"] = content_type
-        started = time.perf_counter()
-        async with self._connection().request(
-            method,
-            self._credentials.server + path,
-            params=params,
-            data=data,
-            headers=headers,
-            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS),
-            **self._transport(),
-        ) as answer:
-            content = await answer.read()
-        metrics.API_REQUEST_SECONDS.labels(verb, plural).observe(time.perf_counter() - started)
-        metrics.API_REQUESTS_TOTAL.labels(verb, plural, str(answer.status)).inc()
-        for warning in answer.headers.getall("Warning", []):
-            _log.warning("the API server warns about %s %s: %s", verb, path, warning)
-        return _Answer(answer.status, answer.headers, content)
-
-    def _connection(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            # No limit of connections: each open watch holds one, and a limit would let watches starve writes.
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0), auto_decompress=True
-            )
-        return self._session
-
-    def _transport(self) -> dict[str, Any]:
-        extra: dict[str, Any] = {"proxy": self._credentials.proxy, "allow_redirects": False}
-        if self._credentials.tls is not None:
-            extra |= {"ssl": self._credentials.tls, "server_hostname": self._credentials.server_hostname}
-        return extra
-
-    async def _headers(self, *, fresh: bool) -> dict[str, str]:
-        headers = {"Accept": "application/json", "User-Agent": self._user_agent}
-        authorization = await self._credentials.authorization(fresh=fresh)
-        if authorization is not None:
-            headers["Authorization"] = authorization
-        return headers
-
     def _write_params(self, strict: bool, dry_run: bool) -> dict[str, str]:
         params = {"fieldManager": self.field_manager, "fieldValidation": "Strict" if strict else "Warn"}
         if dry_run:
             params["dryRun"] = "All"
         return params
-
-    def _unreachable(self, what: str, error: BaseException) -> Unreachable:
-        # The connector's own text shows the TLS context's address in memory; the system's error is what matters.
-        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-        reason = str(cause) or f"no answer in time ({type(error).__name__})"
-        return Unreachable(
-            f"no answer from the API server {self.server} to '{what}'",
-            reason,
-            "Check that the cluster runs (`tessera local status`) and that the kubeconfig points at it",
-        )
-
-
-async def _events(stream: aiohttp.StreamReader, resource: Resource) -> AsyncIterator[WatchEvent]:
-    # Lines are cut by hand: the stream's own readline refuses lines above 128 KiB, an object may have 1.5
-    # MiB.
-    pending = bytearray()
-    async for chunk in stream.iter_any():
-        pending += chunk
-        while (end := pending.find(b"\n")) >= 0:
-            line = bytes(pending[:end])
-            del pending[: end + 1]
-            if not line.strip():
-                continue
-            event = json.loads(line)
-            if event["type"] == "ERROR":
-                status = event["object"]
-                raise error_from_status(int(status.get("code") or 500), status)
-            event["object"].setdefault("apiVersion", resource.api_version)
-            event["object"].setdefault("kind", resource.kind)
-            yield WatchEvent(event["type"], event["object"])
-
-
-def _error(answer: _Answer) -> ApiError:
-    try:
-        body = json.loads(answer.content)
-    except ValueError:
-        body = None
-    text = "" if isinstance(body, dict) else answer.content.decode(errors="replace")[:500]
-    error = error_from_status(answer.status, body if isinstance(body, dict) else {}, text)
-    header = answer.headers.get("Retry-After", "")
-    if header.isdigit():
-        error.retry_after_seconds = float(header)
-    return error
 
 
 def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, str]:

@@ -1,0 +1,95 @@
+"""`tessera`: one command line for every process and every tool.
+
+A sub-command is imported only when it is used: the agent need not load the operator's framework, and
+`tessera --help` answers at once. An error that we understand is printed as one plain line (what, why,
+remedy) and ends with status 1; set `TESSERA_DEBUG=1` to see where it came from.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from importlib.metadata import version
+from typing import NamedTuple
+
+import click
+
+from tessera.api.errors import TesseraError
+
+DEBUG_VARIABLE = "TESSERA_DEBUG"
+
+
+class Target(NamedTuple):
+    """Where a sub-command is, and what the overview says about it (so that the overview imports none of
+    them).
+    """
+
+    where: str
+    help: str
+
+
+COMMANDS: dict[str, Target] = {
+    "operator": Target("tessera.cli.operator:command", "Run the operator (one leader of its replicas acts)."),
+    "scheduler": Target("tessera.cli.scheduler:command", "Run the allocator that places claims on slices."),
+    "agent": Target("tessera.cli.agent:command", "Run the node agent that cuts the slices."),
+    "fleet": Target("tessera.cli.fleet:command", "Publish simulated GPU nodes for tests at scale."),
+    "local": Target("tessera.cli.local:command", "Start, stop and inspect a local cluster."),
+    "gpu": Target("tessera.cli.gpu:command", "Look at this machine's GPUs, real or simulated."),
+    "top": Target("tessera.cli.top:command", "Show the mosaic of slices and the progress of jobs."),
+    "generate": Target("tessera.cli.generate:command", "Write the generated files: CRDs, schemas, tables."),
+    "demo": Target("tessera.cli.demo:command", "Run the demonstration on a local cluster."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose sub-commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        target = COMMANDS.get(cmd_name)
+        if target is None:
+            return None
+        module, attribute = target.where.split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, target.help) for name, target in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("tessera"), prog_name="tessera")
+def command() -> None:
+    """Slice NVIDIA GPUs with MIG and run work on the slices."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: run the command line and exit with its status."""
+    try:
+        command.main(args=arguments, prog_name="tessera")
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE) == "1":
+            raise
+        line = explain(error)
+        if line is None:
+            raise
+        click.echo(f"error: {line}", err=True)
+        sys.exit(1)
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for an error that a user can act on; None for a defect, which deserves its traceback."""
+    # Imported here: the client is not needed to print `tessera --help`.
+    from tessera.kube.errors import ApiError
+
+    if isinstance(error, TesseraError | ApiError):
+        return " ".join(str(error).split())
+    if isinstance(error, BaseExceptionGroup):
+        lines = [explain(inner) for inner in error.exceptions]
+        known = [line for line in lines if line is not None]
+        return "; ".join(dict.fromkeys(known)) if known and len(known) == len(lines) else None
+    return None

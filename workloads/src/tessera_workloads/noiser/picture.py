@@ -1,0 +1,64 @@
+"""The before/after picture: one row per photo; dark, NoiSER and truth side by side, with the numbers beside
+them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+from PIL import Image, ImageDraw, ImageFont
+
+from tessera_workloads.noiser.data import Picture, to_bytes
+
+COLUMNS = ("dark input", "NoiSER", "truth")
+_CELL_WIDTH, _CELL_HEIGHT = 300, 200
+_LABEL_WIDTH, _HEADER_HEIGHT, _GAP, _MARGIN = 210, 44, 10, 20
+_PAPER, _INK, _SOFT = (250, 250, 248), (28, 30, 34), (105, 110, 118)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One photo: its title, lines of small print, and a picture per column."""
+
+    title: str
+    notes: Sequence[str]
+    pictures: Sequence[Picture]
+
+
+def encode_png(picture: Picture) -> bytes:
+    """A picture in [0, 1] as PNG."""
+    return _png(Image.fromarray(to_bytes(picture)))
+
+
+def draw_grid(rows: Sequence[Row], *, caption: str) -> bytes:
+    """All rows as one labelled PNG."""
+    width = 2 * _MARGIN + _LABEL_WIDTH + len(COLUMNS) * (_CELL_WIDTH + _GAP)
+    height = 2 * _MARGIN + _HEADER_HEIGHT + len(rows) * (_CELL_HEIGHT + _GAP) + 24
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    large, medium, small = (ImageFont.load_default(size=size) for size in (22, 19, 15))
+    for column, title in enumerate(COLUMNS):
+        draw.text(
+            (_column_x(column) + _CELL_WIDTH // 2, _MARGIN + 12), title, fill=_INK, font=large, anchor="mm"
+        )
+    for index, row in enumerate(rows):
+        top = _MARGIN + _HEADER_HEIGHT + index * (_CELL_HEIGHT + _GAP)
+        draw.text((_MARGIN, top + 4), row.title, fill=_INK, font=medium)
+        for line, note in enumerate(row.notes):
+            draw.text((_MARGIN, top + 36 + 22 * line), note, fill=_SOFT, font=small)
+        for column, picture in enumerate(row.pictures):
+            cell = Image.fromarray(to_bytes(picture))
+            cell.thumbnail((_CELL_WIDTH, _CELL_HEIGHT), Image.Resampling.LANCZOS)
+            sheet.paste(cell, (_column_x(column) + (_CELL_WIDTH - cell.width) // 2, top))
+    draw.text((_MARGIN, height - _MARGIN - 14), caption, fill=_SOFT, font=small)
+    return _png(sheet)
+
+
+def _column_x(column: int) -> int:
+    return _MARGIN + _LABEL_WIDTH + column * (_CELL_WIDTH + _GAP)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

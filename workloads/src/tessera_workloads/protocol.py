@@ -1,0 +1,250 @@
+"""What a workload is: a small class that says what to train, and never how a training run is kept alive.
+
+A run is a chain of *phases*. `next_phase` picks the next one from the facts that the finished ones left, so
+that a search or a derived architecture is a phase like any other. When a phase ends, `compute_artefacts`
+makes what the next one is built on (masks, bases, an architecture) once; it is saved, and `apply_artefacts`
+applies it, also after a resume. Optimisers are declared, not built, so that a planner can reason about them.
+Everything random comes from the generator in `Step`, which depends on (seed, phase, step, update,
+micro-batch) alone: a resumed run draws the numbers that the uninterrupted one would have drawn.
+
+The simplest workload writes `name`, `version`, `Parameters`, `make_data`, `build_model`, `phases`, `loss`,
+`evaluate` and `checks`. `runner` owns the rest: device, checkpoints, signals, progress, results. Importing
+this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+from tessera_workloads.parameters import Parameters
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+P = TypeVar("P", bound=Parameters)
+
+Batch = Mapping[str, "Tensor"]
+"""Named tensors whose first dimension counts samples."""
+
+Json = Any
+"""A value that `json` can write."""
+
+LrSchedule = Callable[[int], float]
+"""Learning rate of a step (0-based, within its phase). Explicit, so that a plan can print it and a resume
+repeats it.
+"""
+
+Split = Literal["train", "test"]
+
+
+class Loss(NamedTuple):
+    """A scalar to minimise (a mean over samples) and its parts, for the logs. A tuple, so torch transforms
+    see through it.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Model parameters whose names match a shell pattern get their own factor on the learning rate and weight
+    decay.
+    """
+
+    match: str
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """An optimiser as data. The first group that matches a parameter's name wins; the rest get the plain
+    values.
+    """
+
+    kind: Literal["adam", "adamw", "sgd"]
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    groups: tuple[ParameterGroup, ...] = ()
+    clip_norm: float | None = None
+    accumulation: int = 1
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimiser step within a training step: which model parameters it trains (shell patterns on names),
+    and how.
+    """
+
+    optimizer: OptimizerSpec
+    trains: tuple[str, ...] = ("*",)
+    name: str = "weights"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training steps with one batch size, one schedule and one set of updates."""
+
+    name: str
+    steps: int
+    batch: int
+    updates: tuple[Update, ...]
+    lr_at: LrSchedule
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which client's part of the data to make. `scheme`: `iid`, `labels:k` or `dirichlet:a`."""
+
+    index: int
+    count: int
+    scheme: str = "iid"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where in the run a batch or a loss is asked for. `generator` is fresh for every (step, update,
+    micro-batch).
+    """
+
+    phase: str
+    step: int
+    update: str
+    micro_batch: int
+    generator: torch.Generator
+    device: torch.device
+
+
+class Dataset(Protocol):
+    """Seeded, offline data."""
+
+    def content_hash(self) -> str:
+        """SHA-256 over the data, so that two results can be said to have seen the same."""
+
+    def batch(self, size: int, step: Step) -> Batch:
+        """`size` samples for this step, on the step's device; the choice depends on `step` alone."""
+
+
+@dataclass(frozen=True)
+class Artefacts:
+    """What a finished phase leaves: tensors for `apply_artefacts`, and facts (JSON) for `next_phase`."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    facts: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The outcome of an evaluation. `files` (name -> bytes) are written into the output directory by the
+    runner.
+    """
+
+    values: Mapping[str, float]
+    tables: Mapping[str, list[dict[str, Json]]] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One judged number. A `gate` decides the exit code; a `control` and a `report` are printed beside it.
+
+    `bound` is readable (`>= 0.3`); a control is a trivial method that the real one must be read against.
+    """
+
+    name: str
+    value: float
+    bound: str
+    kind: Literal["gate", "control", "report"]
+    passed: bool
+
+    @staticmethod
+    def at_least(
+        name: str, value: float, bound: float, *, kind: Literal["gate", "control", "report"] = "gate"
+    ) -> Check:
+        """A check that passes from the bound upwards; NaN never passes."""
+        return Check(name=name, value=value, bound=f">= {bound:g}", kind=kind, passed=value >= bound)
+
+    @staticmethod
+    def at_most(
+        name: str, value: float, bound: float, *, kind: Literal["gate", "control", "report"] = "gate"
+    ) -> Check:
+        """A check that passes up to the bound; NaN never passes."""
+        return Check(name=name, value=value, bound=f"<= {bound:g}", kind=kind, passed=value <= bound)
+
+    @staticmethod
+    def note(name: str, value: float, *, kind: Literal["control", "report"] = "report") -> Check:
+        """A number without a bound: shown, never judged."""
+        return Check(name=name, value=value, bound="", kind=kind, passed=True)
+
+
+class Workload(Generic[P]):
+    """Base of all workloads; see the module's docstring for which methods a simple one writes."""
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    classes: ClassVar[frozenset[str]] = frozenset({"train", "evaluate"})
+    Parameters: ClassVar[type[Parameters]]
+
+    def make_data(self, p: P, *, split: Split, seed: int, shard: Shard | None = None) -> Dataset:
+        """Data of a split, made offline from the seed alone."""
+        raise NotImplementedError
+
+    def build_model(self, p: P, artefacts: Mapping[str, Artefacts]) -> nn.Module:
+        """The structure (must also work on the meta device); its values come from `init_parameter` or a
+        checkpoint.
+        """
+        raise NotImplementedError
+
+    def init_parameter(self, name: str, tensor: Tensor, generator: torch.Generator) -> None:
+        """Fill one parameter in place. The generator depends on (seed, name), so the order does not matter.
+
+        Default: matrices and kernels uniform in +-1/sqrt(fan-in) (torch's own for Linear and Conv), biases 0,
+        scales 1.
+        """
+        if tensor.ndim >= 2:
+            bound = 1 / math.sqrt(tensor.numel() / tensor.shape[0])
+            tensor.uniform_(-bound, bound, generator=generator)
+        else:
+            tensor.fill_(0.0 if name.endswith("bias") else 1.0)
+
+    def phases(self, p: P) -> tuple[Phase, ...]:
+        """The phases, when they are known beforehand."""
+        raise NotImplementedError
+
+    def next_phase(self, p: P, facts: Mapping[str, Mapping[str, Json]]) -> Phase | None:
+        """The next phase, given the facts of the finished ones by phase name; None ends the run. Pure."""
+        return next((phase for phase in self.phases(p) if phase.name not in facts), None)
+
+    def compute_artefacts(self, p: P, phase: Phase, model: nn.Module, data: Dataset, step: Step) -> Artefacts:
+        """What a phase leaves, computed once at its end and saved with the checkpoint."""
+        return Artefacts()
+
+    def apply_artefacts(self, model: nn.Module, phase: str, artefacts: Artefacts) -> nn.Module:
+        """The model that continues after `phase`. On a resume it runs once per finished phase, then weights
+        are loaded.
+        """
+        return model
+
+    def prepare(self, model: nn.Module, batch: Batch, step: Step) -> Batch:
+        """What the loss needs and no gradient flows through: rollouts, rewards, matching."""
+        return batch
+
+    def loss(self, p: P, model: nn.Module, batch: Batch, step: Step) -> Loss:
+        """The objective on one batch: pure, and traceable by torch (no `float()`, no boolean indexing)."""
+        raise NotImplementedError
+
+    def evaluate(self, p: P, model: nn.Module, data: Dataset, device: torch.device) -> Metrics:
+        """Measure the trained model on the test split. Writes nothing: files are returned."""
+        raise NotImplementedError
+
+    def checks(self, p: P, metrics: Metrics) -> list[Check]:
+        """Judge the metrics. Pure."""
+        return []

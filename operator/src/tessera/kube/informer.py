@@ -53,6 +53,7 @@ class Informer:
         label_selector: str | None = None,
         field_selector: str | None = None,
         on_change: OnChange | None = None,
+        backoff: Backoff | None = None,
     ) -> None:
         self.resource = resource
         self._client = client
@@ -60,7 +61,7 @@ class Informer:
         self._label_selector = label_selector
         self._field_selector = field_selector
         self._on_change = on_change
-        self._backoff = Backoff(first_seconds=0.5, limit_seconds=30.0)
+        self._backoff = backoff or Backoff(first_seconds=0.5, limit_seconds=30.0)
         self._objects: dict[Key, Object] = {}
         self._index_functions: dict[str, IndexFunction] = {}
         self._indexes: dict[str, dict[str, set[Key]]] = {}

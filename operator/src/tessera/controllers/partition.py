@@ -1,0 +1,139 @@
+"""Reconcile a ``MIGPartition``: what it selects, what it has, how full it is, and what is wrong.
+
+Pure: nodes, GPUs, the other partitions in; a status out. The partition has no children; what it decides
+reaches the agents through the spec of each ``GPUNode`` (see `gpu_node`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from tessera.api.mig_partition import (
+    MIGPartitionSpec,
+    MIGPartitionStatus,
+    PartitionGPUs,
+    ProfileCount,
+)
+from tessera.api.reasons import Reason
+from tessera.controllers.conditions import judge, news_of
+from tessera.controllers.gpu_view import GPU
+from tessera.controllers.partition_verdicts import PartitionFacts, verdicts_of
+from tessera.controllers.plan import Object, Plan
+from tessera.controllers.selection import selected_gpus, selected_nodes, spec_of
+from tessera.kube.resources import MIG_PARTITIONS
+
+KIND = MIG_PARTITIONS.kind
+
+NODES_SHOWN = 1000
+CONFLICTS_SHOWN = 64
+
+TOLD: Mapping[Reason, str] = {
+    Reason.PARTITIONED: "Normal",
+    Reason.CONFLICT: "Warning",
+    Reason.NO_NODES_SELECTED: "Warning",
+    Reason.NO_GPUS_SELECTED: "Warning",
+    Reason.GPU_NODE_MISSING: "Warning",
+    Reason.STATIC_NOT_SUPPORTED: "Warning",
+    Reason.UNKNOWN_PROFILE: "Warning",
+    Reason.ILLEGAL_PROFILE: "Warning",
+    Reason.ILLEGAL_START: "Warning",
+    Reason.DRIVER_MISSING: "Warning",
+    Reason.NO_GPUS: "Warning",
+    Reason.NVML_ERROR: "Warning",
+    Reason.MIG_DISABLED: "Warning",
+    Reason.GPU_UNHEALTHY: "Warning",
+    Reason.KUBELET_NOT_REGISTERED: "Warning",
+    Reason.RESERVES_NOT_MET: "Warning",
+}
+"""Reasons that are worth an event when a condition takes them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterView:
+    """What the caches know about nodes and GPUs."""
+
+    nodes: Sequence[Object]
+    gpu_nodes: Mapping[str, Object]
+    """By node name."""
+    gpus: tuple[GPU, ...]
+    owners: Mapping[str, Object]
+    """GPU UUID -> the partition that has it."""
+
+
+def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
+    """What the partition's status should say."""
+    if obj["metadata"].get("deletionTimestamp"):
+        return Plan()
+    spec = spec_of(obj)
+    nodes = selected_nodes(spec, view.nodes)
+    with_gpus = [name for name in nodes if name in view.gpu_nodes]
+    selected = selected_gpus(spec, with_gpus, view.gpus)
+    uid = obj["metadata"]["uid"]
+    owned = [gpu for gpu in selected if (o := view.owners.get(gpu.uuid)) and o["metadata"]["uid"] == uid]
+    conflicts = _conflicts(uid, selected, view.owners)
+    facts = PartitionFacts(
+        spec=spec,
+        nodes=tuple(nodes),
+        gpu_nodes={name: view.gpu_nodes[name] for name in with_gpus},
+        selected=tuple(selected),
+        owned=tuple(owned),
+        conflicts=tuple(conflicts),
+        every_gpu=view.gpus,
+    )
+    verdicts = verdicts_of(facts)
+    before = (obj.get("status") or {}).get("conditions")
+    generation = obj["metadata"].get("generation")
+    status = _status(spec, facts)
+    status["observedGeneration"] = generation
+    status["conditions"] = judge(before, verdicts, generation=generation, now=now)
+    return Plan(status=status, news=news_of(before, verdicts, told=TOLD))
+
+
+def _conflicts(uid: str, selected: Sequence[GPU], owners: Mapping[str, Object]) -> list[str]:
+    found = []
+    for gpu in selected:
+        owner = owners.get(gpu.uuid)
+        if owner is not None and owner["metadata"]["uid"] != uid:
+            found.append(
+                f"GPU {gpu.index} ({gpu.uuid}) of node {gpu.node} belongs to {owner['metadata']['name']}"
+            )
+    return found
+
+
+def _status(spec: MIGPartitionSpec, facts: PartitionFacts) -> dict[str, object]:
+    counted = facts.selected if spec.dry_run else facts.owned
+    in_use = Counter(profile for gpu in counted for profile in gpu.in_use)
+    warm = Counter(profile for gpu in counted for profile in gpu.warm)
+    profiles = sorted({profile for gpu in counted for profile in gpu.profiles()})
+    largest = max(
+        (device for gpu in counted if (device := gpu.largest_placeable()) is not None),
+        key=lambda device: (device.memory_slices, device.compute_slices),
+        default=None,
+    )
+    status = MIGPartitionStatus(
+        nodes=list(facts.gpu_nodes)[:NODES_SHOWN],
+        node_count=len(facts.gpu_nodes),
+        gpus=PartitionGPUs(
+            selected=len(facts.selected),
+            owned=len(facts.owned),
+            ready=sum(1 for gpu in facts.owned if gpu.healthy and gpu.mig_mode == "Enabled"),
+        ),
+        slices=[
+            ProfileCount(
+                profile=profile,
+                in_use=in_use[profile],
+                warm=warm[profile],
+                placeable=sum(1 for gpu in counted if gpu.placeable(profile, limit=1)),
+            )
+            for profile in profiles
+        ],
+        in_use=sum(in_use.values()),
+        free_memory_slices=sum(gpu.free_memory_slices() for gpu in counted),
+        total_memory_slices=sum(gpu.memory_slices for gpu in counted),
+        largest_placeable=largest.profile if largest is not None else None,
+        conflicts=list(facts.conflicts[:CONFLICTS_SHOWN]),
+    )
+    return status.to_json()

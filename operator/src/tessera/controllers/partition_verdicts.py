@@ -1,0 +1,249 @@
+"""The conditions of a partition, from the facts about it.
+
+``NoConflict`` (nobody else has its GPUs), ``ProfilesValid`` (what it names exists on its GPUs),
+``ReservesMet`` (the reserved room is free), and first ``Ready``: the first thing that keeps the partition
+from working, or that all is well.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tessera.api.mig_partition import MIGPartitionSpec
+from tessera.api.reasons import Reason
+from tessera.controllers.conditions import Verdict
+from tessera.controllers.gpu_view import GPU
+from tessera.controllers.plan import Object
+from tessera.kube.conditions import find_condition
+
+NAMED = 5
+"""How many nodes or GPUs a message names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionFacts:
+    """What is known about one partition."""
+
+    spec: MIGPartitionSpec
+    nodes: tuple[str, ...]
+    """Nodes that the selector matches."""
+    gpu_nodes: Mapping[str, Object]
+    """Those of them for which an agent reports, by name."""
+    selected: tuple[GPU, ...]
+    owned: tuple[GPU, ...]
+    conflicts: tuple[str, ...]
+    every_gpu: tuple[GPU, ...]
+    """All GPUs of the cluster, to tell an unknown profile from one of another model."""
+
+
+def verdicts_of(facts: PartitionFacts) -> tuple[Verdict, ...]:
+    """All conditions, Ready first."""
+    conflict = _no_conflict(facts)
+    valid = _profiles_valid(facts)
+    reserves = _reserves_met(facts, valid)
+    return (_ready(facts, conflict, valid), conflict, valid, reserves)
+
+
+def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict) -> Verdict:
+    trouble = _nothing_selected(facts) or _static(facts)
+    if trouble is not None:
+        return Verdict("Ready", "False", *trouble)
+    if conflict.status == "False":
+        return Verdict("Ready", "False", conflict.reason, conflict.message)
+    if valid.status == "False":
+        return Verdict("Ready", "False", valid.reason, valid.message)
+    if facts.spec.dry_run:
+        return Verdict(
+            "Ready",
+            "True",
+            Reason.DRY_RUN,
+            f"dry run: {len(facts.selected)} GPU(s) on {len(facts.gpu_nodes)} node(s) would be taken; set "
+            "spec.dryRun "
+            "to false to take them",
+        )
+    trouble = _nodes_in_trouble(facts) or _gpus_in_trouble(facts)
+    if trouble is not None:
+        return Verdict("Ready", "False", *trouble)
+    return Verdict(
+        "Ready",
+        "True",
+        Reason.PARTITIONED,
+        f"{len(facts.owned)} GPU(s) on {len(facts.gpu_nodes)} node(s) are cut on demand",
+    )
+
+
+def _nothing_selected(facts: PartitionFacts) -> tuple[Reason, str] | None:
+    spec = facts.spec
+    if not facts.nodes:
+        return (
+            Reason.NO_NODES_SELECTED,
+            "spec.nodeSelector matches no node; compare it with `kubectl get nodes --show-labels`",
+        )
+    if not facts.gpu_nodes:
+        return (
+            Reason.GPU_NODE_MISSING,
+            f"no agent has reported for {_list(facts.nodes)}; look at the pods of DaemonSet tessera-agent "
+            "there "
+            "(kubectl get pods -n tessera-system -o wide)",
+        )
+    if facts.selected:
+        return None
+    broken = _nodes_in_trouble(facts)
+    if broken is not None:
+        return broken
+    if spec.gpus is None:
+        return Reason.NO_GPUS_SELECTED, f"{_list(tuple(facts.gpu_nodes))} report no GPU; see `kubectl get gn`"
+    there = sorted(
+        {f"{gpu.model} (index {gpu.index})" for gpu in facts.every_gpu if gpu.node in facts.gpu_nodes}
+    )
+    return (
+        Reason.NO_GPUS_SELECTED,
+        "spec.gpus matches none of the GPUs of the selected nodes; they have: "
+        f"{', '.join(there[:NAMED]) or 'none'}",
+    )
+
+
+def _static(facts: PartitionFacts) -> tuple[Reason, str] | None:
+    if facts.spec.mode != "static":
+        return None
+    return (
+        Reason.STATIC_NOT_SUPPORTED,
+        "mode static is not served by this version, and no GPU is taken; set spec.mode to dynamic: slices "
+        "of every "
+        "legal profile are then cut when a pod asks for them",
+    )
+
+
+def _nodes_in_trouble(facts: PartitionFacts) -> tuple[Reason, str] | None:
+    for name, gpu_node in facts.gpu_nodes.items():
+        ready = find_condition((gpu_node.get("status") or {}).get("conditions"), "Ready")
+        if ready is None:
+            return Reason.RECONCILING, f"the agent of node {name} has not reported yet"
+        if ready.get("status") != "True":
+            word = str(ready.get("reason") or "")
+            reason = Reason(word) if word in set(Reason) else Reason.NVML_ERROR
+            return reason, f"node {name}: {ready.get('message') or reason}"
+    return None
+
+
+def _gpus_in_trouble(facts: PartitionFacts) -> tuple[Reason, str] | None:
+    sick = [gpu for gpu in facts.owned if not gpu.healthy]
+    if sick:
+        return Reason.GPU_UNHEALTHY, f"{_gpu_list(sick)}: unhealthy; see `kubectl describe gn {sick[0].node}`"
+    off = [gpu for gpu in facts.owned if gpu.mig_mode != "Enabled"]
+    if off:
+        return (
+            Reason.MIG_DISABLED,
+            f"{_gpu_list(off)}: MIG mode is {off[0].mig_mode}; "
+            "drain the node and switch it on (nvidia-smi -i INDEX -mig 1), then reset the GPU or reboot",
+        )
+    return None
+
+
+def _no_conflict(facts: PartitionFacts) -> Verdict:
+    if not facts.conflicts:
+        return Verdict(
+            "NoConflict", "True", Reason.NO_CONFLICT, "no other partition has a GPU that this one selects"
+        )
+    more = len(facts.conflicts) - NAMED
+    tail = f" and {more} more" if more > 0 else ""
+    return Verdict(
+        "NoConflict",
+        "False",
+        Reason.CONFLICT,
+        f"{'; '.join(facts.conflicts[:NAMED])}{tail}: the older partition keeps them; "
+        "narrow spec.nodeSelector or spec.gpus of one of the two, or delete one",
+    )
+
+
+def _profiles_valid(facts: PartitionFacts) -> Verdict:
+    known = [gpu for gpu in facts.selected if gpu.devices]
+    named = _named_profiles(facts.spec)
+    if not named:
+        return Verdict("ProfilesValid", "True", Reason.PROFILES_VALID, "the spec names no profile")
+    if not known:
+        return Verdict(
+            "ProfilesValid", "Unknown", Reason.RECONCILING, "no agent has published the selected GPUs yet"
+        )
+    everywhere = frozenset(profile for gpu in facts.every_gpu for profile in gpu.profiles())
+    # A reserve needs one GPU that has the profile; a static layout needs every GPU to have it.
+    of_all = facts.spec.mode == "static"
+    for profile, start in named:
+        lacking = [gpu for gpu in known if profile not in gpu.profiles()]
+        if lacking and (of_all or len(lacking) == len(known)):
+            return _no_such_profile(profile, lacking[0], everywhere)
+        wrong = [gpu for gpu in known if start is not None and start not in gpu.starts(profile)]
+        if wrong:
+            starts = ", ".join(str(place) for place in wrong[0].starts(profile))
+            return Verdict(
+                "ProfilesValid",
+                "False",
+                Reason.ILLEGAL_START,
+                f"{profile} cannot begin at memory slice {start} of {wrong[0].model}; it can at {starts}",
+            )
+    return Verdict(
+        "ProfilesValid", "True", Reason.PROFILES_VALID, "every profile exists on the selected GPUs"
+    )
+
+
+def _named_profiles(spec: MIGPartitionSpec) -> list[tuple[str, int | None]]:
+    reserves = spec.dynamic.reserves if spec.dynamic is not None else []
+    layout = spec.static.layout if spec.static is not None else []
+    return [(reserve.profile, None) for reserve in reserves] + [(item.profile, item.start) for item in layout]
+
+
+def _no_such_profile(profile: str, gpu: GPU, everywhere: frozenset[str]) -> Verdict:
+    legal = ", ".join(sorted(gpu.profiles()))
+    if profile in everywhere:
+        return Verdict(
+            "ProfilesValid",
+            "False",
+            Reason.ILLEGAL_PROFILE,
+            f"{gpu.model} (GPU {gpu.index} of node {gpu.node}) has no profile {profile}; it has {legal}",
+        )
+    near = difflib.get_close_matches(profile, sorted(everywhere), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return Verdict(
+        "ProfilesValid",
+        "False",
+        Reason.UNKNOWN_PROFILE,
+        f"no GPU of this cluster has a profile {profile}{hint} {gpu.model} has {legal}",
+    )
+
+
+def _reserves_met(facts: PartitionFacts, valid: Verdict) -> Verdict:
+    reserves = facts.spec.dynamic.reserves if facts.spec.dynamic is not None else []
+    if not reserves:
+        return Verdict("ReservesMet", "True", Reason.RESERVES_MET, "the spec reserves nothing")
+    if valid.status != "True":
+        return Verdict(
+            "ReservesMet", "Unknown", valid.reason, "not counted while ProfilesValid does not hold"
+        )
+    short = []
+    for reserve in reserves:
+        room = sum(gpu.placeable(reserve.profile, limit=reserve.count) for gpu in facts.owned)
+        if room < reserve.count:
+            short.append(f"{reserve.count} x {reserve.profile} reserved, room for {room}")
+    if short:
+        return Verdict(
+            "ReservesMet",
+            "False",
+            Reason.RESERVES_NOT_MET,
+            f"{'; '.join(short)}; wait for jobs to end, add GPUs, or reserve less",
+        )
+    return Verdict("ReservesMet", "True", Reason.RESERVES_MET, "there is room for each of the reserves")
+
+
+def _list(items: tuple[str, ...]) -> str:
+    shown = ", ".join(items[:NAMED])
+    more = len(items) - NAMED
+    noun = "node" if len(items) == 1 else "nodes"
+    return f"{noun} {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+def _gpu_list(gpus: list[GPU]) -> str:
+    shown = ", ".join(f"GPU {gpu.index} of node {gpu.node}" for gpu in gpus[:NAMED])
+    more = len(gpus) - NAMED
+    return shown + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,238 @@
+"""What surrounds a training job: its Job, pods, claims and progress, picked out of the caches as one value.
+
+`observe` answers the questions that the status is made from: which pod is the current one, which slice its
+claim holds, what the scheduler says while it holds none, how the last pod ended. It is pure, so the status
+needs no other source.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from tessera.api import names
+from tessera.api.heterogeneous_training_job import CheckCounts, PlacementStatus, Progress, Result
+from tessera.api.reasons import Reason
+from tessera.kube.conditions import find_condition
+
+Object = Mapping[str, Any]
+
+METRICS_LIMIT = 64
+"""Metrics of a result that the status keeps, as the schema allows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingView:
+    """What the caches know about one training job."""
+
+    job: Object | None = None
+    template: Object | None = None
+    pods: Sequence[Object] = ()
+    claims: Sequence[Object] = ()
+    devices: Mapping[tuple[str, str], Object] = field(default_factory=dict)
+    """(pool, device name) -> the device of a ResourceSlice, for the devices that these claims hold."""
+    progress: Progress | None = None
+    """What the worker said last, when it could be asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a worker ended."""
+
+    exit_code: int
+    runtime_reason: str
+    """The container runtime's word, such as OOMKilled."""
+    finished_at: str | None
+    outcome: str | None
+    message: str
+    progress: Progress | None
+    result: Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """How the Job ended."""
+
+    succeeded: bool
+    job_reason: str
+    message: str
+    at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Why the scheduler has not placed the claim."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """One training job as it is now."""
+
+    pod: Object | None
+    """The pod that counts: the newest one that has not ended, else None."""
+    placement: PlacementStatus | None
+    refusal: Refusal | None
+    ending: Ending | None
+    """The newest end of a pod of this job."""
+    finish: Finish | None
+    failed_pods: int
+    active_pods: int
+
+
+def observe(view: TrainingView) -> Situation:
+    """The situation that the caches show."""
+    living = [pod for pod in view.pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+    pod = max(living, key=_created, default=None)
+    newest = pod if pod is not None else max(view.pods, key=_created, default=None)
+    claim = _claim_of(newest, view.claims) if newest is not None else None
+    status = (view.job or {}).get("status", {})
+    return Situation(
+        pod=pod,
+        placement=_placement(claim, view.devices) if claim is not None else None,
+        refusal=_refusal(claim) if claim is not None else None,
+        ending=_last_ending(view.pods),
+        finish=_finish(status),
+        failed_pods=int(status.get("failed") or 0),
+        active_pods=len(living),
+    )
+
+
+def container_status(pod: Object) -> Object:
+    """The worker container's status; empty before the kubelet has reported it."""
+    for status in pod.get("status", {}).get("containerStatuses") or ():
+        if status.get("name") == names.WORKER_CONTAINER:
+            found: Object = status
+            return found
+    return {}
+
+
+def _created(pod: Object) -> tuple[str, str]:
+    metadata = pod["metadata"]
+    return metadata.get("creationTimestamp") or "", metadata["name"]
+
+
+def _claim_of(pod: Object, claims: Iterable[Object]) -> Object | None:
+    uid = pod["metadata"].get("uid")
+    for claim in claims:
+        owners = claim["metadata"].get("ownerReferences") or ()
+        if any(owner.get("uid") == uid for owner in owners):
+            return claim
+    return None
+
+
+def _placement(claim: Object, devices: Mapping[tuple[str, str], Object]) -> PlacementStatus | None:
+    results = claim.get("status", {}).get("allocation", {}).get("devices", {}).get("results") or ()
+    ours = next((result for result in results if result.get("driver") == names.DRIVER), None)
+    if ours is None:
+        return None
+    attributes = devices.get((ours["pool"], ours["device"]), {}).get("attributes") or {}
+    return PlacementStatus(
+        node=ours["pool"],
+        gpu=attributes.get(names.ATTRIBUTE_GPU_UUID, {}).get("string"),
+        profile=attributes.get(names.ATTRIBUTE_PROFILE, {}).get("string"),
+        start=attributes.get(names.ATTRIBUTE_START, {}).get("int"),
+        device=ours["device"],
+        claim=claim["metadata"]["name"],
+    )
+
+
+def _refusal(claim: Object) -> Refusal | None:
+    text = (claim["metadata"].get("annotations") or {}).get(names.PLACEMENT_MESSAGE_ANNOTATION)
+    if text is None or claim.get("status", {}).get("allocation"):
+        return None
+    said = _json_object(text)
+    if said is None:
+        return Refusal(reason=Reason.UNPLACEABLE, message=text)
+    word = str(said.get("reason") or "")
+    reason = Reason(word) if word in set(Reason) else Reason.UNPLACEABLE
+    return Refusal(reason=reason, message=str(said.get("message") or reason))
+
+
+def _last_ending(pods: Iterable[Object]) -> Ending | None:
+    endings = [ending for pod in pods if (ending := _ending(pod)) is not None]
+    return max(endings, key=lambda ending: ending.finished_at or "", default=None)
+
+
+def _ending(pod: Object) -> Ending | None:
+    terminated = (container_status(pod).get("state") or {}).get("terminated")
+    if not terminated:
+        return None
+    text = str(terminated.get("message") or "").strip()
+    said = _json_object(text)
+    message = str(said.get("message") or "") if said is not None else text
+    return Ending(
+        exit_code=int(terminated.get("exitCode") or 0),
+        runtime_reason=str(terminated.get("reason") or ""),
+        finished_at=terminated.get("finishedAt"),
+        outcome=str(said.get("outcome")) if said is not None and said.get("outcome") else None,
+        message=message,
+        progress=_last_progress(said) if said is not None else None,
+        result=_result(said or {}, message=message, finished_at=terminated.get("finishedAt")),
+    )
+
+
+def _last_progress(said: Mapping[str, Any]) -> Progress | None:
+    step, steps = _natural(said.get("step")), _natural(said.get("steps"))
+    if step is None and steps is None:
+        return None
+    return Progress(step=step, steps=steps)
+
+
+def _result(said: Mapping[str, Any], *, message: str, finished_at: str | None) -> Result:
+    checks = said.get("checks")
+    counts = None
+    if isinstance(checks, Mapping):
+        counts = CheckCounts(
+            passed=_natural(checks.get("passed")) or 0, failed=_natural(checks.get("failed")) or 0
+        )
+    measured = said.get("metrics")
+    metrics = {
+        str(name): float(value)
+        for name, value in sorted((measured if isinstance(measured, Mapping) else {}).items())
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+    path = said.get("resultPath")
+    return Result(
+        checks=counts,
+        metrics=dict(list(metrics.items())[:METRICS_LIMIT]),
+        result_path=str(path)[:1024] if path else None,
+        message=message[:4096] or None,
+        finished_at=finished_at,
+    )
+
+
+def _natural(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _finish(status: Object) -> Finish | None:
+    for kind, succeeded in (("Complete", True), ("Failed", False)):
+        condition = find_condition(status.get("conditions"), kind)
+        if condition is not None and condition.get("status") == "True":
+            return Finish(
+                succeeded=succeeded,
+                job_reason=str(condition.get("reason") or ""),
+                message=str(condition.get("message") or ""),
+                at=str(status.get("completionTime") or condition.get("lastTransitionTime")),
+            )
+    return None
+
+
+def _json_object(text: str) -> Mapping[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def parse_time(text: str) -> datetime:
+    """A Kubernetes timestamp."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))

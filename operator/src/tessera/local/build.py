@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -26,7 +27,7 @@ from tessera.local.versions import GO_DISTRIBUTION, KUBERNETES_VERSION, MINIMUM_
 
 MAJOR, MINOR = KUBERNETES_VERSION.split(".")[:2]
 
-# Without these stamps the binaries call themselves v0.0.0-master, and version checks of Helm and clients fail.
+# Without these stamps the binaries call themselves v0.0.0-master, which version checks of clients refuse.
 KUBERNETES_STAMPS = " ".join(
     f"-X k8s.io/component-base/version.{field}={value}"
     for field, value in (
@@ -234,3 +235,22 @@ def _build(name: str, *, go: GoToolchain, sources: Path, binaries: Path) -> None
         unfinished.rename(binaries / name)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def module_directory(module: str, path: str) -> Path:
+    """Where Go keeps the sources of a pinned dependency (downloaded if need be).
+
+    Args:
+        module: the directory under `tools/controlplane/` that pins it.
+        path: its module path.
+
+    Raises:
+        LocalClusterError: Go cannot provide it.
+    """
+    command = [*find_go().command, "mod", "download", "-json", path]
+    done = subprocess.run(
+        command, cwd=source_directory() / module, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise LocalClusterError(f"the sources of {path} cannot be fetched: {done.stderr.strip()[-500:]}")
+    return Path(json.loads(done.stdout)["Dir"])

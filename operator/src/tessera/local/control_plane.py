@@ -220,6 +220,13 @@ class ControlPlane:
         authority = Authority.create_or_load(self.state.pki, name=f"tessera-local-{self.state.name}")
         return authority.issue(name, common_name=common_name, organizations=organizations)
 
+    def issue_server(self, name: str, *, common_name: str, names: tuple[str, ...]) -> KeyPair:
+        """A serving certificate of this cluster for the given addresses and DNS names."""
+        authority = Authority.create_or_load(self.state.pki, name=f"tessera-local-{self.state.name}")
+        return authority.issue(
+            name, common_name=common_name, organizations=["system:nodes"], server_names=names
+        )
+
     def write_client_kubeconfig(self, path: Path, *, client: KeyPair, user: str) -> None:
         """A kubeconfig for a certificate from `issue_client`.
 
@@ -300,6 +307,7 @@ class ControlPlane:
             f"--service-cluster-ip-range={endpoints.service_cidr}",
             f"--kubelet-client-certificate={pki / 'kubelet-client.crt'}",
             f"--kubelet-client-key={pki / 'kubelet-client.key'}",
+            f"--kubelet-certificate-authority={pki / 'ca.crt'}",
             "--kubelet-preferred-address-types=InternalIP",
             "--profiling=false",
         ]

@@ -31,7 +31,6 @@ class Kind(StrEnum):
 
     CLUSTER = "cluster"
     PROCESS = "process"
-    MOUNT_NAMESPACE = "mount-namespace"
     HOST_DIRECTORY = "host-directory"
     BRIDGE = "bridge"
     FIREWALL_RULE = "firewall-rule"

@@ -99,15 +99,16 @@ def inspect(pid: int, *, identity: Identity) -> FoundProcess | None:
     return FoundProcess(pid, started_ticks, variables.get(PROCESS_VARIABLE, ""), parent)
 
 
-def any_cluster_lives() -> bool:
-    """Whether any process on this machine carries the mark of any local cluster."""
+def role_runs_elsewhere(role: str, *, identity: Identity) -> bool:
+    """Whether any other local cluster on this machine has a living process in this role."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with suppress(OSError, ValueError):
             variables = parse_environment((entry / "environ").read_bytes())
             state = parse_stat((entry / "stat").read_text())[0]
-            if CLUSTER_VARIABLE in variables and PROCESS_VARIABLE in variables and state not in "ZX":
+            mark = variables.get(CLUSTER_VARIABLE, identity.mark)
+            if variables.get(PROCESS_VARIABLE) == role and mark != identity.mark and state not in "ZX":
                 return True
     return False
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 
+from tessera.local.cgroups import undo_cgroup
 from tessera.local.journal import Entry, Kind, refuse_foreign_directory
+from tessera.local.mount_namespace import undo_host_directory
+from tessera.local.network import undo_bridge, undo_rule
 from tessera.local.processes import find, kill_all
 from tessera.local.progress import Progress
 from tessera.local.state import ClusterState, Identity
@@ -50,4 +53,10 @@ def _undo_process(entry: Entry, identity: Identity) -> None:
     kill_all(lambda: find(identity=identity, role=entry.name), identity=identity)
 
 
-UNDO: dict[Kind, Undo] = {Kind.PROCESS: _undo_process}
+UNDO: dict[Kind, Undo] = {
+    Kind.PROCESS: _undo_process,
+    Kind.HOST_DIRECTORY: undo_host_directory,
+    Kind.BRIDGE: undo_bridge,
+    Kind.FIREWALL_RULE: undo_rule,
+    Kind.CGROUP: undo_cgroup,
+}

@@ -1,0 +1,125 @@
+"""A private view of the file system for kubelet, containerd and everything they start.
+
+kubelet and containerd have paths compiled in (`/run/containerd/s`, `/var/lib/kubelet/device-plugins`,
+`/var/log/containers`), and mount hundreds of things while they run. In a mount namespace of their own those
+paths are bind mounts of directories in the cluster's state directory. So clusters stand side by side, charts
+find the standard paths of a real node, and not one mount is visible to the rest of the machine: the kernel
+drops all of them with the last process of the namespace, however it ends.
+
+The bind mounts need the directories as targets on the machine. Those that do not exist are made, empty, and
+marked with an extended attribute; the last cluster on the machine removes them.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from tessera.local.errors import LocalClusterError
+from tessera.local.host import find_tool
+from tessera.local.journal import Entry, Journal, Kind
+from tessera.local.processes import main_process, role_runs_elsewhere, start
+from tessera.local.state import ClusterState, Identity
+
+ROLE = "mount-namespace"
+SHADOWED = {
+    "kubelet": "/var/lib/kubelet",
+    "run": "/run/containerd",
+    "cdi": "/run/cdi",
+    "cni": "/var/lib/cni",
+    "pod-logs": "/var/log/pods",
+    "container-logs": "/var/log/containers",
+    "tessera": "/var/lib/tessera",
+}
+"""Directory under `<state>/node` -> the path at which the node's processes see it."""
+
+# kubelet sets these for the whole machine when they differ. It is shown files with the values that it wants instead.
+SYSCTLS = {
+    "vm/overcommit_memory": "1",
+    "vm/panic_on_oom": "0",
+    "kernel/panic": "10",
+    "kernel/panic_on_oops": "1",
+    "kernel/keys/root_maxkeys": "1000000",
+    "kernel/keys/root_maxbytes": "25000000",
+}
+OWNER_ATTRIBUTE = "trusted.tessera.local"
+START_TIMEOUT_SECONDS = 10.0
+
+
+def node_directory(state: ClusterState, name: str) -> Path:
+    """Where this machine finds what the node sees at `SHADOWED[name]`."""
+    return state.directory / "node" / name
+
+
+def ensure_namespace(state: ClusterState, *, identity: Identity, journal: Journal) -> list[str]:
+    """The command prefix that runs a program inside the namespace, which is made if it is not there.
+
+    Raises:
+        LocalClusterError: the mounts could not be made.
+    """
+    anchor = main_process(ROLE, identity=identity)
+    anchor_pid = _create(state, identity=identity, journal=journal) if anchor is None else anchor.pid
+    return [str(find_tool("nsenter")), f"--mount=/proc/{anchor_pid}/ns/mnt", "--"]
+
+
+def undo_host_directory(entry: Entry, identity: Identity) -> None:
+    """Removes a directory that a cluster made as mount target, when it is empty and no other node runs.
+
+    Removing it earlier would detach the mount that the other cluster has there; that one removes it later,
+    because it has announced it too.
+    """
+    path = Path(entry.name)
+    if path.is_dir() and not any(path.iterdir()) and not role_runs_elsewhere(ROLE, identity=identity):
+        path.rmdir()
+
+
+def _create(state: ClusterState, *, identity: Identity, journal: Journal) -> int:
+    script = ["mount --make-rshared /"]
+    for name, target in SHADOWED.items():
+        source = node_directory(state, name)
+        source.mkdir(parents=True, exist_ok=True)
+        _ensure_host_directory(Path(target), journal=journal)
+        script.append(f"mount --bind {shlex.quote(str(source))} {target}")
+    for name, value in SYSCTLS.items():
+        if Path("/proc/sys", name).exists():
+            source = state.directory / "node" / "sysctl" / name.replace("/", "-")
+            source.parent.mkdir(exist_ok=True)
+            source.write_text(f"{value}\n")
+            script.append(f"mount --bind {shlex.quote(str(source))} /proc/sys/{name}")
+    log = state.logs / f"{ROLE}.log"
+    done = state.directory / "node" / "mounted"
+    done.unlink(missing_ok=True)
+    script += [f"touch {shlex.quote(str(done))}", "exec sleep infinity"]
+    child = start(
+        ROLE,
+        [str(find_tool("unshare")), "--mount", "--propagation", "slave", "sh", "-ec", "\n".join(script)],
+        identity=identity,
+        journal=journal,
+        log=log,
+    )
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while not done.exists():
+        if child.poll() is not None or time.monotonic() > deadline:
+            raise LocalClusterError(
+                f"a mount namespace for the node could not be made: {log.read_text().strip()}; "
+                "this needs CAP_SYS_ADMIN: use `--nodes N` for simulated nodes"
+            )
+        time.sleep(0.01)
+    return child.pid
+
+
+def _ensure_host_directory(path: Path, *, journal: Journal) -> None:
+    if path.is_dir() and not _is_ours(path):
+        return  # The machine's own; nothing is written to it.
+    journal.announce(Kind.HOST_DIRECTORY, str(path))
+    path.mkdir(exist_ok=True)
+    os.setxattr(path, OWNER_ATTRIBUTE, b"1")
+
+
+def _is_ours(path: Path) -> bool:
+    with suppress(OSError):
+        return os.getxattr(path, OWNER_ATTRIBUTE) == b"1"
+    return False

@@ -80,21 +80,6 @@ def build_worker_image_thin(*, progress: Progress) -> Image:
     return _build(WORKER_THIN, progress=progress)
 
 
-def import_image(image: Image, *, ctr: Path, socket: Path) -> None:
-    """Loads an archive into the containerd behind `socket`, in the namespace that the kubelet uses.
-
-    Raises:
-        LocalClusterError: containerd refused it; the message quotes ctr.
-    """
-    command = [str(ctr), "--namespace", "k8s.io", "--address", str(socket), "images", "import"]
-    done = subprocess.run([*command, str(image.archive)], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise LocalClusterError(
-            f"containerd at {socket} did not take {image.name}; ctr says:\n{done.stderr.strip()[-1500:]}\n"
-            f"delete {image.archive} to have it built again"
-        )
-
-
 def checkout_directory() -> Path:
     """The checkout that this package is imported from.
 

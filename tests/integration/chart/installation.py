@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from integration.chart.objects import (
     claim_template,
     gated_namespace,
     gpu_node,
+    lease,
     pod,
 )
 from tessera.api import names
@@ -91,6 +93,10 @@ class Helm:
         return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
+def _says(probe: Callable[[], str], expected: str) -> bool:
+    return expected in probe()
+
+
 def install(helm: Helm, *, values: Object) -> None:
     """`helm upgrade --install` into the system namespace; nothing can become ready here, so it does not wait."""
     helm.run(
@@ -111,6 +117,7 @@ def wait_for_policies(cluster: ControlPlane) -> None:
     )
     cluster.kubectl("apply", "-f", "-", input_text=json.dumps(gated_namespace("probe")))
     cluster.kubectl("wait", "--for=create", "--timeout=20s", "-n", "probe", "serviceaccount/default")
+    cluster.kubectl("apply", "-n", space, "-f", "-", input_text=json.dumps(lease("nobody")))
     for obj in (claim("probe"), claim_template("probe"), pod("probe", claim="probe")):
         cluster.kubectl("apply", "-n", "probe", "-f", "-", input_text=json.dumps(obj))
 
@@ -142,9 +149,16 @@ def wait_for_policies(cluster: ControlPlane) -> None:
             ),
             "single-allocator.tessera.dev",
         ),
+        "leading-allocator": (
+            lambda: answer(
+                "apply", "--server-side", "--subresource=status", "--force-conflicts", "-n", "probe", "-f", "-",
+                f"--as={scheduler}", obj=claim("probe") | allocation,
+            ),
+            "leading-allocator.tessera.dev",
+        ),
     }  # fmt: skip
     for policy, (probe, expected) in probes.items():
-        wait_until(f"policy {policy} to act", lambda p=probe, e=expected: e in p())  # type: ignore[misc]
+        wait_until(f"policy {policy} to act", partial(_says, probe, expected))
 
 
 @dataclass(frozen=True)

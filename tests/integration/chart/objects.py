@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 from tessera.api import names
@@ -93,4 +94,15 @@ def allocation_of(node: str, *, driver: str = names.DRIVER) -> Object:
         "allocationTimestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "devices": {"results": [{"request": "slice", "driver": driver, "pool": node, "device": DEVICE}]},
         "nodeSelector": {"nodeSelectorTerms": [selector]},
+    }
+
+
+def lease(holder: str) -> Object:
+    """The scheduler's Lease, as the election of the replica `holder` would write it."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": names.SCHEDULER_LEASE, "namespace": names.SYSTEM_NAMESPACE},
+        "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": now, "acquireTime": now},
     }

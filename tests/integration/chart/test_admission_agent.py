@@ -7,7 +7,6 @@ from integration.chart.installation import FLEET_SERVICE_ACCOUNT, Accounts, refu
 from integration.chart.objects import NODES, gpu_node, resource_slice
 from tessera.api import names
 from tessera.kube.client import KubeClient
-from tessera.kube.errors import NotFound
 from tessera.kube.resources import GPU_NODES, RESOURCE_SLICES
 
 pytestmark = pytest.mark.integration
@@ -29,10 +28,6 @@ async def test_an_agent_publishes_the_devices_of_its_node(accounts: Accounts) ->
 
 async def test_an_agent_makes_its_gpu_node_and_writes_its_status(accounts: Accounts, chart_admin: KubeClient) -> None:
     agent = await accounts.agent(OWN)
-    try:
-        await chart_admin.delete(GPU_NODES, OWN)
-    except NotFound:
-        pass
     await agent.create(GPU_NODES, gpu_node(OWN))
     made = await agent.patch(GPU_NODES, OWN, body={"status": {"observedGeneration": 1}}, subresource="status")
     assert made["status"] == {"observedGeneration": 1}
@@ -83,7 +78,7 @@ async def test_an_agent_may_not_write_the_status_of_another_node(accounts: Accou
 async def test_a_token_of_the_agents_account_without_a_node_writes_nothing(accounts: Accounts) -> None:
     nowhere = await accounts.client(names.AGENT_SERVICE_ACCOUNT)
     await refused(nowhere.create(RESOURCE_SLICES, resource_slice(OWN)), message="token names no node")
-    await refused(nowhere.create(GPU_NODES, gpu_node(OWN)), message="token names no node")
+    await refused(nowhere.create(GPU_NODES, gpu_node("gpu-node-c")), message="token names no node")
 
 
 async def test_the_fleet_account_writes_for_simulated_nodes_only(accounts: Accounts) -> None:

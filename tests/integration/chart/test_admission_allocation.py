@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 from integration.chart.installation import Accounts, eventually, refused
-from integration.chart.objects import NODES, Object, allocation_of, claim, claim_template, pod, resource_slice
+from integration.chart.objects import NODES, Object, allocation_of, claim, claim_template, lease, pod, resource_slice
 from tessera.api import names
 from tessera.kube.client import KubeClient
-from tessera.kube.errors import Forbidden, Invalid, NotFound
+from tessera.kube.errors import Forbidden, Invalid
 from tessera.kube.resources import (
     DEVICE_CLASSES,
     EVENTS,
@@ -28,10 +26,7 @@ NOT_THE_SCHEDULER = f"only {names.SCHEDULER_SERVICE_ACCOUNT} allocates devices o
 
 async def hand_lease_to(admin: KubeClient, holder: str) -> None:
     """Makes `holder` the leader, as the Lease election of that replica would."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    spec = {"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": now, "acquireTime": now}
-    lease = {"metadata": {"name": names.SCHEDULER_LEASE, "namespace": names.SYSTEM_NAMESPACE}, "spec": spec}
-    await admin.apply(LEASES, lease)
+    await admin.apply(LEASES, lease(holder))
 
 
 async def allocate(client: KubeClient, name: str, namespace: str, *, driver: str = names.DRIVER) -> Object:
@@ -108,10 +103,8 @@ async def test_a_missing_lease_stops_neither_other_drivers_nor_lets_others_alloc
     chart_admin: KubeClient, chart_namespace: str
 ) -> None:
     """A parameter that is not found is decided before any match condition, so it must not deny."""
-    try:
-        await chart_admin.delete(LEASES, names.SCHEDULER_LEASE, namespace=names.SYSTEM_NAMESPACE)
-    except NotFound:
-        pass  # The first test of the session: nobody has led yet.
+    await hand_lease_to(chart_admin, "nobody")
+    await chart_admin.delete(LEASES, names.SCHEDULER_LEASE, namespace=names.SYSTEM_NAMESPACE)
     await chart_admin.create(RESOURCE_CLAIMS, claim("ours"), namespace=chart_namespace)
     for number in range(5):
         name = f"nic-{number}"
@@ -173,7 +166,6 @@ async def test_kube_scheduler_cannot_allocate_our_device_for_a_claim_of_another_
     async def kube_scheduler_was_refused() -> bool:
         events = (await chart_admin.list(EVENTS, chart_namespace)).items
         notes = [event.get("note", "") for event in events if event.get("reason") == "FailedScheduling"]
-        print(notes)
         return any(NOT_THE_SCHEDULER in note and "system:kube-scheduler" in note for note in notes)
 
     await eventually("kube-scheduler's attempt to be refused", kube_scheduler_was_refused)

@@ -51,7 +51,7 @@ def find_root(start: Path) -> Path:
     default=None,
     help="The checkout of Tessera; by default the one around the current directory.",
 )
-def generate(check: bool, root: Path | None) -> None:
+def command(check: bool, root: Path | None) -> None:
     """Write CRDs, the chart's copies of them and the kind reference from the typed models."""
     base = root if root is not None else find_root(Path.cwd())
     stale = 0

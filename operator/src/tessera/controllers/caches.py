@@ -1,0 +1,183 @@
+"""The operator's read side: one informer per kind, and the views that reconcile functions get.
+
+Nothing is listed during a reconciliation; every view is built from these copies. The view of all GPUs costs
+more than the others, so it is built once per change of anything it is made from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from tessera.api import names
+from tessera.api.heterogeneous_training_job import Progress
+from tessera.controllers.gpu_view import GPU, gpus_of
+from tessera.controllers.partition import ClusterView
+from tessera.controllers.plan import Key
+from tessera.controllers.selection import owners
+from tessera.controllers.training_job import KIND as TRAINING_JOB_KIND
+from tessera.controllers.training_view import TrainingView
+from tessera.kube.client import KubeClient
+from tessera.kube.informer import Informer
+from tessera.kube.resources import (
+    GPU_NODES,
+    JOBS,
+    MIG_PARTITIONS,
+    NODES,
+    PODS,
+    RESOURCE_CLAIM_TEMPLATES,
+    RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
+    Resource,
+)
+
+Object = dict[str, Any]
+MANAGED = f"{names.MANAGED_BY_LABEL}={names.MANAGED_BY_VALUE}"
+SYNC_SECONDS = 60.0
+OWNER_INDEX = "training-job"
+DEVICE_INDEX = "device"
+
+
+class Caches:
+    """Copies of everything the operator looks at.
+
+    `on_job(key)` is called when something of a training job moved, `on_fleet()` when GPUs, nodes, claims or
+    partitions did.
+    """
+
+    def __init__(
+        self, client: KubeClient, *, on_job: Callable[[Key], None], on_fleet: Callable[[], None]
+    ) -> None:
+        self._on_job = on_job
+        self._on_fleet = on_fleet
+        self._fleet: tuple[tuple[GPU, ...], ClusterView] | None = None
+
+        def follow(
+            resource: Resource, *, label_selector: str | None = None, field_selector: str | None = None
+        ) -> Informer:
+            return Informer(
+                client,
+                resource,
+                label_selector=label_selector,
+                field_selector=field_selector,
+                on_change=self._changed(resource),
+            )
+
+        self.jobs = follow(JOBS, label_selector=MANAGED)
+        self.pods = follow(PODS, label_selector=MANAGED)
+        self.templates = follow(RESOURCE_CLAIM_TEMPLATES, label_selector=MANAGED)
+        self.claims = follow(RESOURCE_CLAIMS)
+        self.slices = follow(RESOURCE_SLICES, field_selector=f"spec.driver={names.DRIVER}")
+        self.nodes = follow(NODES)
+        self.gpu_nodes = follow(GPU_NODES)
+        self.partitions = follow(MIG_PARTITIONS)
+        for informer in (self.jobs, self.pods, self.templates, self.claims):
+            informer.add_index(OWNER_INDEX, _training_job_of)
+        self.slices.add_index(DEVICE_INDEX, _devices_of)
+
+    def informers(self) -> tuple[Informer, ...]:
+        """All of them."""
+        return (
+            self.jobs,
+            self.pods,
+            self.templates,
+            self.claims,
+            self.slices,
+            self.nodes,
+            self.gpu_nodes,
+            self.partitions,
+        )
+
+    async def start(self) -> None:
+        """Begin to follow, and wait for the first complete lists.
+
+        Raises:
+            TimeoutError: a list did not come in time; the message says which and why.
+        """
+        for informer in self.informers():
+            informer.start()
+        await asyncio.gather(*(informer.wait_synced(SYNC_SECONDS) for informer in self.informers()))
+
+    async def stop(self) -> None:
+        """Stop following."""
+        await asyncio.gather(*(informer.stop() for informer in self.informers()))
+
+    def trouble(self) -> str | None:
+        """Why the copies may be stale; None while all is well."""
+        for informer in self.informers():
+            if not informer.synced:
+                return f"{informer.resource.plural} are not listed yet: {informer.last_error or 'no answer'}"
+            if informer.last_error is not None:
+                return informer.last_error
+        return None
+
+    def training_view(self, namespace: str, name: str, progress: Progress | None) -> TrainingView:
+        """What surrounds one training job."""
+        value = f"{namespace}/{name}"
+        claims = self.claims.by_index(OWNER_INDEX, value)
+        return TrainingView(
+            job=self.jobs.get(name, namespace),
+            template=self.templates.get(name, namespace),
+            pods=self.pods.by_index(OWNER_INDEX, value),
+            claims=claims,
+            devices=self._devices(claims),
+            progress=progress,
+        )
+
+    def cluster_view(self) -> ClusterView:
+        """All nodes, GPUs and their owners; built anew only after a change."""
+        if self._fleet is None:
+            gpus = gpus_of(self.gpu_nodes.items(), self.slices.items(), self.claims.items())
+            nodes = self.nodes.items()
+            view = ClusterView(
+                nodes=nodes,
+                gpu_nodes={node["metadata"]["name"]: node for node in self.gpu_nodes.items()},
+                gpus=gpus,
+                owners=owners(self.partitions.items(), nodes, gpus),
+            )
+            self._fleet = gpus, view
+        return self._fleet[1]
+
+    def _devices(self, claims: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
+        found: dict[tuple[str, str], Mapping[str, Any]] = {}
+        for claim in claims:
+            allocation = (claim.get("status") or {}).get("allocation") or {}
+            for result in allocation.get("devices", {}).get("results") or ():
+                pool, name = result["pool"], result["device"]
+                for resource_slice in self.slices.by_index(DEVICE_INDEX, f"{pool}/{name}"):
+                    for device in resource_slice["spec"].get("devices") or ():
+                        if device["name"] == name:
+                            found[pool, name] = device
+        return found
+
+    def _changed(self, resource: Resource) -> Callable[[str, Object, Object | None], None]:
+        of_jobs = resource in (JOBS, PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS)
+        of_fleet = resource in (RESOURCE_CLAIMS, RESOURCE_SLICES, NODES, GPU_NODES, MIG_PARTITIONS)
+
+        def on_change(kind: str, obj: Object, old: Object | None) -> None:
+            if of_jobs:
+                for value in _training_job_of(obj):
+                    namespace, _, name = value.partition("/")
+                    self._on_job(Key(kind=TRAINING_JOB_KIND, namespace=namespace, name=name))
+            if of_fleet and not (resource is NODES and kind == "MODIFIED" and _same_labels(obj, old)):
+                self._fleet = None
+                self._on_fleet()
+
+        return on_change
+
+
+def _same_labels(obj: Object, old: Object | None) -> bool:
+    """A node's heartbeat changes it every few seconds; only its labels concern us."""
+    return old is not None and obj["metadata"].get("labels") == old["metadata"].get("labels")
+
+
+def _training_job_of(obj: Object) -> list[str]:
+    metadata = obj["metadata"]
+    name = (metadata.get("labels") or {}).get(names.TRAINING_JOB_LABEL)
+    return [f"{metadata['namespace']}/{name}"] if name else []
+
+
+def _devices_of(resource_slice: Object) -> list[str]:
+    spec = resource_slice["spec"]
+    return [f"{spec['pool']['name']}/{device['name']}" for device in spec.get("devices") or ()]

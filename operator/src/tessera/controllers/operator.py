@@ -1,0 +1,193 @@
+"""The operator: keys in, plans out, one writer.
+
+kopf and the informers say which object moved; the work queue hands each key to `reconcile`, never two at a
+time for one key; a pure function plans; the executor writes. Everything here is assembly. It runs only on the
+replica that holds the Lease; the others wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tessera.controllers import gpu_node, partition, training_job
+from tessera.controllers.caches import Caches
+from tessera.controllers.executor import Executor
+from tessera.controllers.kopf_shell import run_kopf
+from tessera.controllers.plan import Key, Plan, Terminal
+from tessera.controllers.progress import ProgressPoller
+from tessera.controllers.worker_pod import WorkerSettings
+from tessera.kube.client import KubeClient
+from tessera.kube.errors import NotFound
+from tessera.kube.events import EventRecorder
+from tessera.kube.logging import about
+from tessera.kube.resources import GPU_NODES, HETEROGENEOUS_TRAINING_JOBS, MIG_PARTITIONS, Resource
+from tessera.kube.workqueue import WorkQueue
+from tessera.metrics import registry as metrics
+
+FLEET_DELAY_SECONDS = 0.3
+"""Many claims move at once; partitions are looked at once after the burst."""
+CONCURRENCY = 4
+WATCHED_BY_KOPF = (HETEROGENEOUS_TRAINING_JOBS, MIG_PARTITIONS, GPU_NODES)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorSettings:
+    """Everything the operator is told at its start."""
+
+    worker: WorkerSettings
+    kubeconfig: Path | None = None
+    """None: the pod's service account, else the default kubeconfig."""
+    identity: str = "tessera-operator"
+    """The pod's name; events carry it."""
+    worker_port: int = 9090
+    """Where workers answer ``/progress``."""
+    poll_seconds: float = 5.0
+    """Seconds between two questions to one worker."""
+
+
+class Operator:
+    """One operator process, while it leads."""
+
+    def __init__(self, client: KubeClient, settings: OperatorSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self._events = EventRecorder(client, component="operator", instance=settings.identity)
+        self._executor = Executor(client, self._events)
+        self._queue: WorkQueue[Key] = WorkQueue(
+            worker=self._reconcile, concurrency=CONCURRENCY, name="operator"
+        )
+        self._caches = Caches(client, on_job=self._queue.add, on_fleet=self._fleet_moved)
+        self._poller = ProgressPoller(
+            pods=self._caches.pods.items,
+            on_change=lambda key: self._queue.add(_training_key(*key)),
+            port=settings.worker_port,
+            poll_seconds=settings.poll_seconds,
+        )
+        self._measured: set[tuple[str, str]] = set()
+        self._running = False
+
+    async def run(self) -> None:
+        """Reconcile until cancelled.
+
+        Raises:
+            TesseraError: kopf ended by itself.
+            TimeoutError: the API server did not give a first list in time.
+        """
+        try:
+            await self._caches.start()
+            self._running = True
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._queue.run(), name="queue")
+                group.create_task(self._poller.run(), name="progress")
+                group.create_task(
+                    run_kopf(WATCHED_BY_KOPF, kubeconfig=self._settings.kubeconfig, on_seen=self._queue.add),
+                    name="kopf",
+                )
+        finally:
+            self._running = False
+            await self._caches.stop()
+            await self._events.flush()
+
+    async def trouble(self) -> str | None:
+        """Why this replica is not at work although it leads; None while all is well or while it waits."""
+        return self._caches.trouble() if self._running else None
+
+    def _fleet_moved(self) -> None:
+        if not self._running:
+            return
+        for informer, resource in (
+            (self._caches.partitions, MIG_PARTITIONS),
+            (self._caches.gpu_nodes, GPU_NODES),
+        ):
+            for obj in informer.items():
+                key = Key(kind=resource.kind, namespace=None, name=obj["metadata"]["name"])
+                self._queue.add_after(key, FLEET_DELAY_SECONDS)
+
+    async def _reconcile(self, key: Key) -> float | None:
+        with metrics.timed(metrics.RECONCILE_SECONDS, key.kind):
+            try:
+                outcome, again = await self._once(key)
+            except BaseException:
+                metrics.RECONCILE_TOTAL.labels(key.kind, "error").inc()
+                raise
+        metrics.RECONCILE_TOTAL.labels(key.kind, outcome).inc()
+        return again
+
+    async def _once(self, key: Key) -> tuple[str, float | None]:
+        resource = _RESOURCES[key.kind]
+        try:
+            # Fresh from the server: a stale copy would make a job's children twice.
+            obj = await self._client.get(resource, key.name, key.namespace)
+        except NotFound:
+            self._forget(key)
+            return "gone", None
+        now = datetime.now(UTC)
+        plan = self._plan(key, obj, now)
+        try:
+            await self._executor.carry_out(resource, obj, plan)
+        except Terminal as error:
+            _log.warning("%s: %s", key, error, extra=about(obj))
+            plan = self._after_refusal(key, obj, error, now)
+            await self._executor.carry_out(resource, obj, plan)
+            return str(error.reason), plan.requeue_seconds
+        self._measure(key, plan)
+        return "ok", plan.requeue_seconds
+
+    def _plan(self, key: Key, obj: Mapping[str, Any], now: datetime) -> Plan:
+        if key.kind == training_job.KIND:
+            assert key.namespace is not None
+            progress = self._poller.progress((key.namespace, key.name))
+            view = self._caches.training_view(key.namespace, key.name, progress)
+            return training_job.reconcile(obj, view, settings=self._settings.worker, now=now)
+        cluster = self._caches.cluster_view()
+        if key.kind == partition.KIND:
+            return partition.reconcile(obj, cluster, now=now)
+        return gpu_node.reconcile(obj, gpus=cluster.gpus, owners=cluster.owners)
+
+    def _after_refusal(self, key: Key, obj: Mapping[str, Any], error: Terminal, now: datetime) -> Plan:
+        if key.kind == training_job.KIND:
+            return training_job.blocked(obj, error, now=now)
+        # A GPU node's spec has no condition of ours: its partition is looked at again, and the log has the
+        # reason.
+        return Plan(requeue_seconds=30.0)
+
+    def _measure(self, key: Key, plan: Plan) -> None:
+        progress = (plan.status or {}).get("progress")
+        if key.kind != training_job.KIND or progress is None or key.namespace is None:
+            return
+        labels = (key.namespace, key.name)
+        self._measured.add(labels)
+        for gauge, field in (
+            (metrics.TRAINING_STEP, "step"),
+            (metrics.TRAINING_STEPS, "steps"),
+            (metrics.TRAINING_LOSS, "loss"),
+        ):
+            if progress.get(field) is not None:
+                gauge.labels(*labels).set(progress[field])
+
+    def _forget(self, key: Key) -> None:
+        labels = (key.namespace or "", key.name)
+        if key.kind != training_job.KIND or labels not in self._measured:
+            return
+        self._measured.discard(labels)
+        for gauge in (metrics.TRAINING_STEP, metrics.TRAINING_STEPS, metrics.TRAINING_LOSS):
+            gauge.remove(*labels)
+
+
+_RESOURCES: Mapping[str, Resource] = {
+    training_job.KIND: HETEROGENEOUS_TRAINING_JOBS,
+    partition.KIND: MIG_PARTITIONS,
+    gpu_node.KIND: GPU_NODES,
+}
+
+
+def _training_key(namespace: str, name: str) -> Key:
+    return Key(kind=training_job.KIND, namespace=namespace, name=name)

@@ -1,1 +1,4 @@
-"""The node agent: publishes a node's GPUs as devices, cuts slices when the kubelet asks, and reports what there is."""
+"""The node agent:
+
+publishes a node's GPUs as devices, cuts slices when the kubelet asks, and reports what there is.
+"""

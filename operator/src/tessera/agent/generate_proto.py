@@ -14,11 +14,20 @@ _PACKAGE = "tessera/agent/proto"
 
 
 def generate(source_root: Path, output: Path) -> list[Path]:
-    """Write the modules under `output` in package layout; returns their paths. Raises `RuntimeError` when protoc fails."""
-    from grpc_tools import protoc
+    """Write the modules under `output` in package layout; returns their paths.
+
+    Raises `RuntimeError` when protoc fails.
+    """
+    from grpc_tools import protoc  # type: ignore[import-untyped]
 
     sources = sorted(str(path.relative_to(source_root)) for path in PROTO.glob("*.proto"))
-    arguments = ["protoc", f"-I{source_root}", f"--python_out={output}", f"--grpc_python_out={output}", *sources]
+    arguments = [
+        "protoc",
+        f"-I{source_root}",
+        f"--python_out={output}",
+        f"--grpc_python_out={output}",
+        *sources,
+    ]
     if protoc.main(arguments) != 0:
         raise RuntimeError(f"protoc failed: {' '.join(arguments)}")
     return sorted((output / _PACKAGE).glob("*_pb2*.py"))
@@ -40,7 +49,10 @@ def main() -> int:
     if "--check" in sys.argv[1:]:
         different = stale()
         if different:
-            print(f"generated modules are stale: {', '.join(different)}; run python -m tessera.agent.generate_proto")
+            print(
+                f"generated modules are stale: {', '.join(different)}; "
+                "run python -m tessera.agent.generate_proto"
+            )
         return 1 if different else 0
     (PROTO / "__init__.py").write_text('"""Generated protocol modules; see README.md."""\n', encoding="utf-8")
     generate(PROTO.parents[2], PROTO.parents[2])

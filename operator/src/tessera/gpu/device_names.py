@@ -1,8 +1,9 @@
 """The one codec of device names: `gpu-<8 hex of the GPU's UUID>-<profile slug>-<start>`.
 
-A device name must be a DNS label and must survive a GPU's index shifting, so it carries the start of the UUID and a slug of the
-profile: `1g.10gb+me` becomes `1g-10gb-me`. `1g.24gb-me` (*no* media engines) would become the same, so a trailing `-me` is written
-`-no-me`. A slug is read back by looking it up among the GPU's profiles, never by splitting: slugs have no fixed number of parts.
+A device name must be a DNS label and must survive a GPU's index shifting, so it carries the start of the
+UUID and a slug of the profile: `1g.10gb+me` becomes `1g-10gb-me`. `1g.24gb-me` (*no* media engines) would
+become the same, so a trailing `-me` is written `-no-me`. A slug is read back by looking it up among the
+GPU's profiles, never by splitting: slugs have no fixed number of parts.
 """
 
 from __future__ import annotations

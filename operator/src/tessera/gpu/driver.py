@@ -1,8 +1,9 @@
 """What the agent asks of a GPU driver, as plain values: the seam between everything above and NVML.
 
-`Driver` has one method per question or change; every answer is a frozen dataclass that can cross a process boundary. Two drivers
-exist: `nvml_process.NVMLProcess` (a child process, so that a hung call can be killed) and `LocalDriver` (calls in this process, for
-many simulated nodes in one program). Both end in `nvml.NVML` and therefore in the unmodified `pynvml`.
+`Driver` has one method per question or change; every answer is a frozen dataclass that can cross a process
+boundary. Two drivers exist: `nvml_process.NVMLProcess` (a child process, so that a hung call can be
+killed) and `LocalDriver` (calls in this process, for many simulated nodes in one program). Both end in
+`nvml.NVML` and therefore in the unmodified `pynvml`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ class GPUInstance:
 
 @dataclass(frozen=True, slots=True)
 class GPU:
-    """One physical GPU. `model` is None when the board cannot do MIG; `fault` says why it cannot be used now."""
+    """One physical GPU.
+
+    `model` is None when the board cannot do MIG; `fault` says why it cannot be used now.
+    """
 
     index: int
     uuid: str
@@ -92,7 +96,10 @@ class Driver(abc.ABC):
         return instances
 
     async def set_mig_mode(self, gpu_uuid: str, enabled: bool) -> int:
-        """Switch MIG mode. Returns NVML's activation status: 0, or e.g. 19 (in use) or 16 (reset required)."""
+        """Switch MIG mode.
+
+        Returns NVML's activation status: 0, or e.g. 19 (in use) or 16 (reset required).
+        """
         status: int = await self.call("set_mig_mode", gpu_uuid, enabled)
         return status
 

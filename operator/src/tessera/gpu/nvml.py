@@ -1,11 +1,12 @@
 """Typed NVML over the unmodified `pynvml`: plain values in, frozen dataclasses out, `NVMLFault` on any error.
 
-Objects are named by UUID and id, never by handle: a handle dies with its instance and with the process. A GPU's geometry is asked
-from the driver (profile info v2 for every enum, then the possible placements by *id*), because only the driver knows its board.
-Possible placements ignore occupancy, so the caller does the occupancy arithmetic.
+Objects are named by UUID and id, never by handle: a handle dies with its instance and with the process. A
+GPU's geometry is asked from the driver (profile info v2 for every enum, then the possible placements by
+*id*), because only the driver knows its board. Possible placements ignore occupancy, so the caller does
+the occupancy arithmetic.
 
-`pynvml` keeps its library in a module global. A simulator takes that library's place; since several simulated nodes may live in
-one program, the global is set anew, under a lock, for each operation.
+`pynvml` keeps its library in a module global. A simulator takes that library's place; since several
+simulated nodes may live in one program, the global is set anew, under a lock, for each operation.
 """
 
 from __future__ import annotations
@@ -121,14 +122,16 @@ class NVML:
             return _instances(_gpu_handle(gpu_uuid), gpu_uuid)
 
     def set_mig_mode(self, gpu_uuid: str, enabled: bool) -> int:
-        """Switch MIG mode; returns the activation status, which NVML keeps apart from the call's own result."""
+        """Switch MIG mode; returns the activation status, apart from the call's own result."""
         with self._session():
             return int(
                 _call(pynvml.nvmlDeviceSetMigMode, _gpu_handle(gpu_uuid), int(enabled), target=gpu_uuid)
             )
 
     def create_gpu_instance(self, gpu_uuid: str, profile_id: int, start: int, size: int) -> int:
-        """Create a GPU instance at an explicit placement; the driver's own choice depends on the order of calls."""
+        """Create a GPU instance at an explicit placement; the driver's own choice depends on the order of
+        calls.
+        """
         with self._session():
             placement = pynvml.c_nvmlGpuInstancePlacement_t(start, size)
             target = f"{gpu_uuid} profile {profile_id} at {start}:{size}"

@@ -1,9 +1,10 @@
 """NVML in a child process, so that a driver call which never returns cannot stop the agent.
 
-A thread that hangs in the kernel cannot be stopped; a process can at least be abandoned. So the agent keeps one child
-(`python -m tessera.gpu.nvml_process`), sends it one request at a time over a socket pair and waits with a limit. When the limit passes
-the child is killed and the call fails with the fault `HANG`; further calls fail at once until a pause has passed, then a new child
-is tried. The child ends by itself when the agent's end of the socket closes, and is killed by the kernel when the agent dies.
+A thread that hangs in the kernel cannot be stopped; a process can at least be abandoned. So the agent
+keeps one child (`python -m tessera.gpu.nvml_process`), sends it one request at a time over a socket pair
+and waits with a limit. When the limit passes the child is killed and the call fails with the fault `HANG`;
+further calls fail at once until a pause has passed, then a new child is tried. The child ends by itself
+when the agent's end of the socket closes, and is killed by the kernel when the agent dies.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class NVMLProcess(Driver):
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Run the call in the child. Raises `NVMLFault`, with code `HANG` when the time limit passed."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._request, method, arguments)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._request, method, arguments
+        )
 
     async def close(self) -> None:
         """End the child and wait for it."""
@@ -76,7 +79,11 @@ class NVMLProcess(Driver):
         try:
             connection.send((method, arguments))
             if not connection.poll(self._timeout_seconds):
-                log.error("NVML call %s did not return in %.0f s; killing its process", method, self._timeout_seconds)
+                log.error(
+                    "NVML call %s did not return in %.0f s; killing its process",
+                    method,
+                    self._timeout_seconds,
+                )
                 self._end()
                 self._blocked_until = time.monotonic() + self._pause_seconds
                 raise NVMLFault(HANG, call=method)
@@ -109,7 +116,9 @@ class NVMLProcess(Driver):
             child.kill()
             try:
                 child.wait(timeout=2)
-            except subprocess.TimeoutExpired:  # stuck in the kernel: no signal reaches it, so it is left behind
+            except (
+                subprocess.TimeoutExpired
+            ):  # stuck in the kernel: no signal reaches it, so it is left behind
                 log.error("NVML process %d does not end; it is stuck in the driver", child.pid)
 
 
@@ -142,7 +151,9 @@ def serve(connection: Connection, nvml: NVML) -> None:
 def main() -> None:
     """Entry of the child: `nvml_process FD SIMULATION_JSON`."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the agent decides when we end
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C goes to the whole group; the agent decides when we end
     serve(Connection(int(sys.argv[1])), _open(sys.argv[2]))
 
 

@@ -1,13 +1,15 @@
 """MIG geometry: which slices each GPU model can be cut into, and where.
 
-A GPU is a row of memory slices (8 on A100/H100/B200, 4 on A30, 12 on RTX PRO 6000). A *profile* (2g.20gb) is a shape with a
-width in memory slices and a short list of legal starts; a *placement* is a profile at one start. Two placements fit together when
-their slices do not overlap, and, for profiles with media extensions, when the engines suffice. The table of public boards ships
-as `mig_profiles.csv` (sources: `PROVENANCE.md`); a real driver's answer builds the same types and takes precedence, so a board
-that this project has never seen works too.
+A GPU is a row of memory slices (8 on A100/H100/B200, 4 on A30, 12 on RTX PRO 6000). A *profile* (2g.20gb)
+is a shape with a width in memory slices and a short list of legal starts; a *placement* is a profile at
+one start. Two placements fit together when their slices do not overlap, and, for profiles with media
+extensions, when the engines suffice. The table of public boards ships as `mig_profiles.csv` (sources:
+`PROVENANCE.md`); a real driver's answer builds the same types and takes precedence, so a board that this
+project has never seen works too.
 
-Two numbers are easily confused: `Profile.enum` is what NVML's profile-info call takes; `Profile.id` is what placement and create
-take and what `nvidia-smi mig -lgip` prints. The same id means different profiles on different boards.
+Two numbers are easily confused: `Profile.enum` is what NVML's profile-info call takes; `Profile.id` is
+what placement and create take and what `nvidia-smi mig -lgip` prints. The same id means different profiles
+on different boards.
 """
 
 from __future__ import annotations
@@ -130,7 +132,10 @@ class GPUModel:
 
     @staticmethod
     def from_profiles(name: str, profiles: Iterable[Profile]) -> GPUModel:
-        """Derive the slice counts: the widest profile spans the GPU's memory, the largest its compute slices."""
+        """Derive the slice counts:
+
+        the widest profile spans the GPU's memory, the largest its compute slices.
+        """
         table = tuple(profiles)
         return GPUModel(
             name=name,

@@ -1,4 +1,7 @@
-"""What happens to a node from outside NVML: processes start on slices, GPUs fall off the bus, get reset, the node reboots."""
+"""What happens to a node from outside NVML:
+
+processes start on slices, GPUs fall off the bus, get reset, the node reboots.
+"""
 
 from __future__ import annotations
 

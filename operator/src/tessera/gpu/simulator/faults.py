@@ -1,14 +1,15 @@
 """Failures on demand: make the n-th call of an NVML symbol fail, hang, wait, or kill its process.
 
-Rules come from the file `faults.json` beside the state file, or from the environment variable `TESSERA_SIMULATOR_FAULTS` (the same
-JSON). A rule counts the calls of its symbol; the counts are kept in the file, so they go on across processes and restarts. The
-environment's rules count per process.
+Rules come from the file `faults.json` beside the state file, or from the environment variable
+`TESSERA_SIMULATOR_FAULTS` (the same JSON). A rule counts the calls of its symbol; the counts are kept in
+the file, so they go on across processes and restarts. The environment's rules count per process.
 
     [{"symbol": "nvmlGpuInstanceDestroy", "nth": 1, "times": 2, "action": "fail", "code": 19}]
 
-`nth` is the first call hit (1 = the next), `times` how many in a row (0 = for ever). Actions: `fail` (returns `code`, nothing
-happens), `hang` and `delay` (wait `seconds`, then go on), `exit` (the process ends at once, as by kill -9). `when: "after"` lets
-the call take effect first: the answer is lost, the change is not.
+`nth` is the first call hit (1 = the next), `times` how many in a row (0 = for ever). Actions: `fail`
+(returns `code`, nothing happens), `hang` and `delay` (wait `seconds`, then go on), `exit` (the process
+ends at once, as by kill -9). `when: "after"` lets the call take effect first: the answer is lost, the
+change is not.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def parse(text: str) -> list[Fault]:
     faults = [Fault(**rule) for rule in json.loads(text)]
     for fault in faults:
         if fault.action not in ("fail", "hang", "delay", "exit"):
-            raise ValueError(f"fault on {fault.symbol}: action {fault.action!r}; use fail, hang, delay or exit")
+            raise ValueError(
+                f"fault on {fault.symbol}: action {fault.action!r}; use fail, hang, delay or exit"
+            )
         if fault.when not in ("before", "after"):
             raise ValueError(f"fault on {fault.symbol}: when {fault.when!r}; use before or after")
     return faults

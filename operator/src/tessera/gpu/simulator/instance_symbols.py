@@ -8,7 +8,18 @@ import pynvml
 
 from tessera.gpu.profiles import Profile, UnknownProfile
 from tessera.gpu.simulator import rules
-from tessera.gpu.simulator.memory import Kind, field, handle, is_null, number, put, put_handle, put_handles, put_struct, target
+from tessera.gpu.simulator.memory import (
+    Kind,
+    field,
+    handle,
+    is_null,
+    number,
+    put,
+    put_handle,
+    put_handles,
+    put_struct,
+    target,
+)
 from tessera.gpu.simulator.registry import Library, find_compute, find_gpu, find_instance, symbol
 from tessera.gpu.simulator.rules import (
     IN_USE,
@@ -66,7 +77,9 @@ def nvmlDeviceGetGpuInstanceProfileInfoV(library: Library, device: Any, enum: An
 
 
 @symbol
-def nvmlDeviceGetGpuInstanceProfileInfoByIdV(library: Library, device: Any, profile_id: Any, info: Any) -> int:
+def nvmlDeviceGetGpuInstanceProfileInfoByIdV(
+    library: Library, device: Any, profile_id: Any, info: Any
+) -> int:
     gpu = find_gpu(library.read(), device)
     if target(info).version != _GPU_PROFILE_V2:
         return VERSION_MISMATCH
@@ -100,7 +113,9 @@ def nvmlDeviceGetGpuInstancePossiblePlacements_v2(
 
 
 @symbol
-def nvmlDeviceGetGpuInstanceRemainingCapacity(library: Library, device: Any, profile_id: Any, count: Any) -> int:
+def nvmlDeviceGetGpuInstanceRemainingCapacity(
+    library: Library, device: Any, profile_id: Any, count: Any
+) -> int:
     gpu = find_gpu(library.read(), device)
     if not gpu.mig_current:
         return NOT_SUPPORTED
@@ -155,7 +170,9 @@ def nvmlGpuInstanceDestroy(library: Library, instance: Any) -> int:
 
 
 @symbol
-def nvmlDeviceGetGpuInstances(library: Library, device: Any, profile_id: Any, instances: Any, count: Any) -> int:
+def nvmlDeviceGetGpuInstances(
+    library: Library, device: Any, profile_id: Any, instances: Any, count: Any
+) -> int:
     gpu = find_gpu(library.read(), device)
     found = [
         handle(Kind.INSTANCE, instance.serial)
@@ -211,7 +228,9 @@ def nvmlGpuInstanceGetComputeInstanceProfileInfo(
         sharedEncoderCount=profile.encoders or 0,
         sharedJpegCount=profile.jpeg_engines or 0,
         sharedOfaCount=profile.optical_flow_engines or 0,
-        name=(f"MIG {profile.name}" if width == profile.compute_slices else f"MIG {width}c.{profile.name}").encode(),
+        name=(
+            f"MIG {profile.name}" if width == profile.compute_slices else f"MIG {width}c.{profile.name}"
+        ).encode(),
     )
     return SUCCESS
 
@@ -226,7 +245,9 @@ def nvmlGpuInstanceGetComputeInstanceProfileInfoV(
 
 
 @symbol
-def nvmlGpuInstanceCreateComputeInstance(library: Library, instance: Any, profile_id: Any, compute: Any) -> int:
+def nvmlGpuInstanceCreateComputeInstance(
+    library: Library, instance: Any, profile_id: Any, compute: Any
+) -> int:
     with library.change() as node:
         gpu, found = find_instance(node, instance)
         widths = dict(rules.compute_profiles(gpu, found).values())
@@ -236,7 +257,9 @@ def nvmlGpuInstanceCreateComputeInstance(library: Library, instance: Any, profil
         start = rules.free_compute_start(gpu, found, width)
         if start is None:
             return INSUFFICIENT_RESOURCES
-        created = rules.create_compute(node, gpu, found, profile_id=number(profile_id), start=start, size=width)
+        created = rules.create_compute(
+            node, gpu, found, profile_id=number(profile_id), start=start, size=width
+        )
         put_handle(compute, handle(Kind.COMPUTE, created.serial))
     return SUCCESS
 
@@ -246,14 +269,18 @@ def nvmlGpuInstanceGetComputeInstances(
     library: Library, instance: Any, profile_id: Any, computes: Any, count: Any
 ) -> int:
     _, found = find_instance(library.read(), instance)
-    handles = [handle(Kind.COMPUTE, item.serial) for item in found.compute if item.profile_id == number(profile_id)]
+    handles = [
+        handle(Kind.COMPUTE, item.serial) for item in found.compute if item.profile_id == number(profile_id)
+    ]
     put_handles(computes, handles)
     put(count, len(handles))
     return SUCCESS
 
 
 @symbol
-def nvmlGpuInstanceGetComputeInstanceById(library: Library, instance: Any, compute_id: Any, compute: Any) -> int:
+def nvmlGpuInstanceGetComputeInstanceById(
+    library: Library, instance: Any, compute_id: Any, compute: Any
+) -> int:
     _, found = find_instance(library.read(), instance)
     for item in found.compute:
         if item.id == number(compute_id):

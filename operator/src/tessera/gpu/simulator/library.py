@@ -1,8 +1,9 @@
 """The simulated `libnvidia-ml.so.1`: an object whose attributes are NVML's C symbols.
 
-`pynvml` looks functions up by name on its library object. Here `__getattr__` finds the symbol in the registry and wraps it: refuse
-before init, inject faults, refuse lost GPUs; an unknown symbol raises AttributeError, which pynvml reports as FUNCTION_NOT_FOUND, as
-with an old driver. Symbols themselves are plain functions in `device_symbols` and `instance_symbols`, registered by `@symbol`.
+`pynvml` looks functions up by name on its library object. Here `__getattr__` finds the symbol in the
+registry and wraps it: refuse before init, inject faults, refuse lost GPUs; an unknown symbol raises
+AttributeError, which pynvml reports as FUNCTION_NOT_FOUND, as with an old driver. Symbols themselves are
+plain functions in `device_symbols` and `instance_symbols`, registered by `@symbol`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The C calling convention, as far as a Python object must play a C library for `ctypes` callers.
 
-Out-parameters arrive as `byref(x)`, as arrays or as pointers; handles are opaque pointers. A simulated handle's address is
-`serial * 16 + kind`: the serial is never reused, so the handle of a destroyed object stays invalid for ever, in every process.
+Out-parameters arrive as `byref(x)`, as arrays or as pointers; handles are opaque pointers. A simulated
+handle's address is `serial * 16 + kind`: the serial is never reused, so the handle of a destroyed object
+stays invalid for ever, in every process.
 """
 
 from __future__ import annotations

@@ -63,7 +63,9 @@ def find_instance(node: Node, argument: Any) -> tuple[SimulatedGPU, Instance]:
     raise Missing
 
 
-def find_compute(node: Node, argument: Any, kind: Kind = Kind.COMPUTE) -> tuple[SimulatedGPU, Instance, Compute]:
+def find_compute(
+    node: Node, argument: Any, kind: Kind = Kind.COMPUTE
+) -> tuple[SimulatedGPU, Instance, Compute]:
     """The compute instance behind its handle, or behind its MIG device's handle."""
     found, serial = read_handle(argument)
     for gpu in node.gpus:

@@ -1,7 +1,9 @@
-"""The rules of MIG as pure functions over the simulated state. Each returns an NVML code, or the thing asked for.
+"""The rules of MIG as pure functions over the simulated state. Each returns an NVML code, or the thing asked
+for.
 
-Sources: `mig_profiles.csv` for the geometry; NVIDIA's MIG User Guide for the media rules, the life cycle by generation and the
-driver's unplaced choice (on A100, creating 19,19,14,9 puts 1g at 6, 1g at 4, 2g at 0, and the 3g then fails).
+Sources: `mig_profiles.csv` for the geometry; NVIDIA's MIG User Guide for the media rules, the life cycle
+by generation and the driver's unplaced choice (on A100, creating 19,19,14,9 puts 1g at 6, 1g at 4, 2g at
+0, and the 3g then fails).
 """
 
 from __future__ import annotations
@@ -83,7 +85,10 @@ def driver_choice(gpu: SimulatedGPU, profile: Profile) -> int | None:
 
 
 def remaining_capacity(gpu: SimulatedGPU, profile: Profile) -> int:
-    """How many more instances of that profile fit now. Equal widths, so taking the lowest start first is optimal."""
+    """How many more instances of that profile fit now.
+
+    Equal widths, so taking the lowest start first is optimal.
+    """
     trial = SimulatedGPU(
         index=gpu.index, uuid=gpu.uuid, model=gpu.model, serial=gpu.serial, instances=list(gpu.instances)
     )
@@ -110,7 +115,8 @@ def create_instance(node: Node, gpu: SimulatedGPU, *, profile_id: int, start: in
 def compute_profiles(gpu: SimulatedGPU, instance: Instance) -> dict[int, tuple[int, int]]:
     """Compute profiles of a GPU instance: enum -> (id, width in compute slices).
 
-    Valid widths follow go-nvlib's filter: C = G, or C < G and 2C <= G + 1. A `+me` slice has the REV1 compute profile.
+    Valid widths follow go-nvlib's filter: C = G, or C < G and 2C <= G + 1. A `+me` slice has the REV1
+    compute profile.
     """
     profile = geometry(gpu).profile_by_id(instance.profile_id)
     if profile.compute_slices == 1 and profile.media_extensions:
@@ -171,7 +177,8 @@ def compute_in_use(compute: Compute) -> bool:
 def set_mig_mode(gpu: SimulatedGPU, *, enabled: bool) -> int:
     """Switch the mode; returns the *activation status* (the call itself succeeds).
 
-    Ampere needs a reset: the mode stays pending. Hopper and newer switch at once, unless a client holds the GPU or instances exist.
+    Ampere needs a reset: the mode stays pending. Hopper and newer switch at once, unless a client holds
+    the GPU or instances exist.
     """
     gpu.mig_pending = enabled
     if gpu.mig_current == enabled:
@@ -185,7 +192,10 @@ def set_mig_mode(gpu: SimulatedGPU, *, enabled: bool) -> int:
 
 
 def reset(gpu: SimulatedGPU) -> None:
-    """Reset the GPU: instances vanish on every generation; a pending mode takes effect; a lost GPU returns."""
+    """Reset the GPU:
+
+    instances vanish on every generation; a pending mode takes effect; a lost GPU returns.
+    """
     gpu.instances.clear()
     gpu.mig_current = gpu.mig_pending
     gpu.lost = False

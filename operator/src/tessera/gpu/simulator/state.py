@@ -1,8 +1,8 @@
 """The simulated node's state: one JSON file, changed under a lock, replaced atomically.
 
-The file plays the kernel driver's memory. Every process of the node reads and changes it; `flock` on a neighbour file makes one
-change at a time; write + fsync + rename means that a process killed at any point leaves either the old or the new state. The lock
-dies with its process.
+The file plays the kernel driver's memory. Every process of the node reads and changes it; `flock` on a
+neighbour file makes one change at a time; write + fsync + rename means that a process killed at any point
+leaves either the old or the new state. The lock dies with its process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ class DamagedState(RuntimeError):
 
 @dataclass(slots=True)
 class Process:
-    """A process that holds something. `started` guards against a recycled pid (clock ticks, /proc/PID/stat)."""
+    """A process that holds something.
+
+    `started` guards against a recycled pid (clock ticks, /proc/PID/stat).
+    """
 
     pid: int
     started: int
@@ -47,7 +50,10 @@ class Process:
 
 @dataclass(slots=True)
 class Compute:
-    """A compute instance. `slot` is its place in the GPU's list of MIG devices; start and size in compute slices."""
+    """A compute instance.
+
+    `slot` is its place in the GPU's list of MIG devices; start and size in compute slices.
+    """
 
     id: int
     profile_id: int
@@ -119,12 +125,23 @@ def process_start(pid: int) -> int | None:
 
 
 def new_node(*, model: str, count: int, seed: str) -> Node:
-    """A node with `count` idle GPUs of that model, MIG off. Raises `UnknownModel`."""
-    board(model)
+    """A node with `count` idle GPUs of that model; MIG is on only where a reboot keeps it.
+
+    Raises `UnknownModel`.
+    """
+
+    persisted = board(model).architecture == "ampere"  # its InfoROM keeps MIG mode; later GPUs start without
     node = Node(seed=seed, gpus=[], serials=0)
     for index in range(count):
         serial = node.next_serial()
-        gpu = SimulatedGPU(index=index, uuid=node.uuid_for("GPU", serial), model=model, serial=serial)
+        gpu = SimulatedGPU(
+            index=index,
+            uuid=node.uuid_for("GPU", serial),
+            model=model,
+            serial=serial,
+            mig_current=persisted,
+            mig_pending=persisted,
+        )
         node.gpus.append(gpu)
     return node
 
@@ -141,7 +158,10 @@ def _node(data: dict[str, Any]) -> Node:
                             **instance,
                             "compute": [
                                 Compute(
-                                    **{**compute, "processes": [Process(**item) for item in compute["processes"]]}
+                                    **{
+                                        **compute,
+                                        "processes": [Process(**item) for item in compute["processes"]],
+                                    }
                                 )
                                 for compute in instance["compute"]
                             ],

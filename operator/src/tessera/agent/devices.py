@@ -1,0 +1,172 @@
+"""A node's GPUs as ResourceSlices: a pure function from geometry to the objects of the pool.
+
+Every legal placement of every GPU is one device that consumes the counters of its GPU: one counter per
+memory slice (two devices that share a slice exclude each other), the compute slices, and on boards where
+they bind the media engines. The API server's limits shape the pool: counter sets and devices may not share
+a ResourceSlice; 8 counter sets, 64 devices per slice; 32 counters per set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tessera.api import names
+from tessera.gpu.device_names import counter_set_name, encode
+from tessera.gpu.driver import GPU
+from tessera.gpu.profiles import GPUModel, Placement
+
+COUNTER_SETS_PER_SLICE = 8
+DEVICES_PER_SLICE = 64
+COUNTERS_PER_SET = 32
+
+Object = dict[str, Any]
+T = TypeVar("T")
+
+
+class TooManyCounters(ValueError):
+    """A GPU has more memory slices than one counter set may hold."""
+
+    def __init__(self, model: str, counters: int) -> None:
+        super().__init__(f"{model} needs {counters} counters; a counter set holds {COUNTERS_PER_SET}")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The Node object, which owns what is published for it: the slices go when the node goes."""
+
+    name: str
+    uid: str
+
+
+def publishable(gpu: GPU) -> bool:
+    """Whether the GPU's placements may be offered: MIG on, geometry known, no fault."""
+    return gpu.model is not None and gpu.mig_current and not gpu.fault
+
+
+def slices_for(owner: Owner, gpus: Iterable[GPU], *, generation: int) -> list[Object]:
+    """The pool's ResourceSlices:
+
+    first those with counters, then those with devices. Empty without a usable GPU.
+    """
+    usable = [(gpu, gpu.model) for gpu in gpus if publishable(gpu) and gpu.model is not None]
+    counter_sets = [_counter_set(gpu, model) for gpu, model in usable]
+    devices = [_device(gpu, model, placement) for gpu, model in usable for placement in model.placements()]
+    bodies: list[Object] = [
+        {"sharedCounters": chunk} for chunk in _chunks(counter_sets, COUNTER_SETS_PER_SLICE)
+    ]
+    bodies += [{"devices": chunk} for chunk in _chunks(devices, DEVICES_PER_SLICE)]
+    return [
+        _resource_slice(owner, number, body, generation=generation, count=len(bodies))
+        for number, body in enumerate(bodies)
+    ]
+
+
+def content_hash(slices: Sequence[Object]) -> str:
+    """A digest of what is published, generation left out:
+
+    the pool's generation grows only when this changes.
+    """
+    essence = [
+        {**item["spec"], "pool": {**item["spec"]["pool"], "generation": 0}}
+        for item in sorted(slices, key=lambda item: str(item["metadata"]["name"]))
+    ]
+    return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    for first in range(0, len(items), size):
+        yield list(items[first : first + size])
+
+
+def _resource_slice(owner: Owner, number: int, body: Object, *, generation: int, count: int) -> Object:
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceSlice",
+        "metadata": {
+            "name": f"{owner.name}-{names.DRIVER}-{number}",
+            "ownerReferences": [
+                {"apiVersion": "v1", "kind": "Node", "name": owner.name, "uid": owner.uid, "controller": True}
+            ],
+        },
+        "spec": {
+            "driver": names.DRIVER,
+            "nodeName": owner.name,
+            "pool": {"name": owner.name, "generation": generation, "resourceSliceCount": count},
+            **body,
+        },
+    }
+
+
+def _media_engines(model: GPUModel) -> int:
+    """Media engines to share, or 0 where they cannot bind:
+
+    only boards with `+me.all` profiles run out of them.
+    """
+    if not any(profile.all_media for profile in model.profiles):
+        return 0
+    return max(profile.decoders or 0 for profile in model.profiles)
+
+
+def _counter_set(gpu: GPU, model: GPUModel) -> Object:
+    counters: dict[str, int] = {f"memory-slice-{number}": 1 for number in range(model.memory_slices)}
+    counters["compute-slices"] = model.compute_slices
+    if any(profile.media_extensions for profile in model.profiles):
+        counters["media-extensions"] = 1
+    if _media_engines(model):
+        counters["media-engines"] = _media_engines(model)
+    if len(counters) > COUNTERS_PER_SET:
+        raise TooManyCounters(model.name, len(counters))
+    return {"name": counter_set_name(gpu.uuid), "counters": _values(counters)}
+
+
+def _values(counters: dict[str, int]) -> dict[str, dict[str, str]]:
+    return {name: {"value": str(value)} for name, value in counters.items()}
+
+
+def _mebibytes(value: int) -> str:
+    """A quantity as the API server writes it back, so that what we read equals what we wrote."""
+    if value == 0:
+        return "0"
+    return f"{value // 1024}Gi" if value % 1024 == 0 else f"{value}Mi"
+
+
+def _device(gpu: GPU, model: GPUModel, placement: Placement) -> Object:
+    profile = placement.profile
+    consumed = {
+        f"memory-slice-{number}": 1 for number in range(placement.start, placement.start + placement.size)
+    }
+    consumed["compute-slices"] = profile.compute_slices
+    if profile.media_extensions:
+        consumed["media-extensions"] = 1
+    if _media_engines(model) and profile.decoders:
+        consumed["media-engines"] = profile.decoders
+    return {
+        "name": encode(gpu_uuid=gpu.uuid, profile=profile.name, start=placement.start),
+        "attributes": {
+            names.ATTRIBUTE_PROFILE: {"string": profile.name},
+            names.ATTRIBUTE_START: {"int": placement.start},
+            names.ATTRIBUTE_MEMORY_SLICES: {"int": profile.memory_slices},
+            names.ATTRIBUTE_COMPUTE_SLICES: {"int": profile.compute_slices},
+            names.ATTRIBUTE_GPU_MEMORY_SLICES: {"int": model.memory_slices},
+            names.ATTRIBUTE_GPU_UUID: {"string": gpu.uuid},
+            names.ATTRIBUTE_GPU_INDEX: {"int": gpu.index},
+            names.ATTRIBUTE_MODEL: {"string": model.name[:64]},
+            names.ATTRIBUTE_PRODUCT_NAME: {"string": gpu.product[:64]},
+        },
+        "capacity": {
+            names.CAPACITY_MEMORY: {"value": _mebibytes(profile.memory_mib or 0)},
+            names.CAPACITY_MULTIPROCESSORS: {"value": str(profile.multiprocessors or 0)},
+        },
+        "consumesCounters": [{"counterSet": counter_set_name(gpu.uuid), "counters": _values(consumed)}],
+        "taints": [
+            {
+                "key": names.DEVICE_TAINT_KEY,
+                "value": names.DEVICE_TAINT_VALUE,
+                "effect": names.DEVICE_TAINT_EFFECT,
+            }
+        ],
+    }

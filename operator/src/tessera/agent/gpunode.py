@@ -1,0 +1,216 @@
+"""The node's `GPUNode`: made once, its status written whenever what we see differs from what was written
+last.
+
+`status_for` is pure. Whatever is wrong with the node ends in the one condition `Ready`: its reason says
+what, its message says why and what to do; a node without a driver is a state to report, not an error to
+die of.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from tessera.agent.checkpoint import Ledger
+from tessera.agent.devices import Owner, publishable
+from tessera.api.names import API_VERSION
+from tessera.api.reasons import Reason
+from tessera.gpu.device_names import encode
+from tessera.gpu.driver import GPU, GPUInstance, Inventory
+from tessera.gpu.faults import NVMLFault
+from tessera.kube.client import KubeClient
+from tessera.kube.conditions import set_condition
+from tessera.kube.resources import GPU_NODES
+
+log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+_DRIVER_ABSENT = {9, 12}
+READY = "Ready"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the agent knows at one moment. `inventory` is the last good one when `fault` is set."""
+
+    inventory: Inventory | None
+    ledger: Ledger
+    fault: NVMLFault | None = None
+    registered: bool = False
+    simulated: bool = False
+    mig_notes: tuple[str, ...] = ()
+
+
+def readiness(view: View) -> tuple[bool, Reason, str]:
+    """(ready, reason, message with remedy): the most basic trouble first."""
+    if view.fault is not None:
+        reason = Reason.DRIVER_MISSING if view.fault.code in _DRIVER_ABSENT else Reason.NVML_ERROR
+        return False, reason, f"{view.fault}; the agent tries again by itself"
+    gpus = view.inventory.gpus if view.inventory else ()
+    capable = [gpu for gpu in gpus if gpu.model is not None or gpu.fault]
+    if not capable:
+        seen = ", ".join(gpu.product for gpu in gpus) or "none"
+        return (
+            False,
+            Reason.NO_GPUS,
+            f"no GPU of this node can do MIG (seen: {seen}); MIG needs an A30, A100, H100, H200, B200 or "
+            "newer data-centre GPU: "
+            "take the agent's label off this node",
+        )
+    sick = [gpu for gpu in capable if gpu.fault]
+    disabled = [gpu for gpu in capable if not gpu.fault and not gpu.mig_current]
+    usable = [gpu for gpu in capable if publishable(gpu)]
+    notes = [f"GPU {gpu.index} ({gpu.uuid}): {gpu.fault}" for gpu in sick]
+    notes += [_mig_remedy(gpu) for gpu in disabled]
+    notes += view.mig_notes
+    if not usable:
+        return False, Reason.GPU_UNHEALTHY if sick else Reason.MIG_DISABLED, "; ".join(notes)
+    if not view.registered:
+        return (
+            False,
+            Reason.KUBELET_NOT_REGISTERED,
+            "the kubelet has not registered the plugin yet; "
+            "check that the agent's --kubelet-dir is the kubelet's --root-dir",
+        )
+    text = f"{len(usable)} of {len(gpus)} GPUs are published"
+    return True, Reason.PUBLISHED, "; ".join([text, *notes])
+
+
+def _mig_remedy(gpu: GPU) -> str:
+    if gpu.mig_pending:
+        return (
+            f"GPU {gpu.index} ({gpu.uuid}): MIG mode is enabled but waits for a GPU reset; "
+            f"stop its processes and run nvidia-smi -i {gpu.index} --gpu-reset, or reboot the node"
+        )
+    return (
+        f"GPU {gpu.index} ({gpu.uuid}): MIG mode is off; let a MIGPartition manage it, "
+        "start the agent with --enable-mig, "
+        f"or run nvidia-smi -i {gpu.index} -mig 1"
+    )
+
+
+def status_for(
+    view: View, *, generation: int, before: Mapping[str, Any] | None, now: datetime | None = None
+) -> Object:
+    """The whole status. `before` is the present one: conditions keep their transition time."""
+    ready, reason, message = readiness(view)
+    status: Object = {
+        "observedGeneration": generation,
+        "conditions": set_condition(
+            (before or {}).get("conditions"),
+            type=READY,
+            status=ready,
+            reason=reason,
+            message=message,
+            generation=generation,
+            now=now,
+        ),
+        "gpus": [_gpu(gpu, view) for gpu in (view.inventory.gpus if view.inventory else ())],
+    }
+    if view.inventory is not None:
+        status["driver"] = {
+            "version": view.inventory.driver_version,
+            "nvml": view.inventory.nvml_version,
+            "simulated": view.simulated,
+        }
+    return status
+
+
+def _gpu(gpu: GPU, view: View) -> Object:
+    trouble = gpu.fault or (str(view.fault) if view.fault else "")
+    entry: Object = {"index": gpu.index, "uuid": gpu.uuid, "healthy": not trouble}
+    if trouble:
+        entry["healthMessage"] = trouble[:1024]
+    if gpu.product:
+        entry["productName"] = gpu.product
+    if gpu.model is not None:
+        entry |= {
+            "model": gpu.model.name,
+            "migMode": mig_mode(gpu),
+            "memorySlices": gpu.model.memory_slices,
+            "computeSlices": gpu.model.compute_slices,
+        }
+        entry["instances"] = [_instance(gpu, instance, view.ledger) for instance in gpu.instances]
+    return entry
+
+
+def mig_mode(gpu: GPU) -> str:
+    """The mode in one word, with a change that waits for a reset."""
+    if gpu.mig_current == gpu.mig_pending:
+        return "Enabled" if gpu.mig_current else "Disabled"
+    return "EnablePending" if gpu.mig_pending else "DisablePending"
+
+
+def state_of(instance: GPUInstance, ledger: Ledger) -> str:
+    """InUse, Warm or Foreign."""
+    for compute in instance.compute:
+        if ledger.holder(compute.uuid) is not None:
+            return "InUse"
+        if compute.uuid in ledger.warm:
+            return "Warm"
+    return "Foreign"
+
+
+def _instance(gpu: GPU, instance: GPUInstance, ledger: Ledger) -> Object:
+    assert gpu.model is not None
+    profile = gpu.model.profile_by_id(instance.profile_id)
+    entry: Object = {
+        "device": encode(gpu_uuid=gpu.uuid, profile=profile.name, start=instance.start),
+        "profile": profile.name,
+        "start": instance.start,
+        "size": instance.size,
+        "gpuInstanceId": instance.id,
+        "state": state_of(instance, ledger),
+    }
+    for compute in instance.compute[:1]:
+        entry |= {"uuid": compute.uuid, "computeInstanceId": compute.id}
+        holder = ledger.holder(compute.uuid)
+        if holder is not None:
+            entry["claim"] = {"namespace": holder.namespace, "name": holder.name, "uid": holder.uid}
+    return entry
+
+
+class GPUNodeWriter:
+    """Writes one node's GPUNode. The agent is the only writer of its status."""
+
+    def __init__(self, client: KubeClient, owner: Owner) -> None:
+        self._client = client
+        self._owner = owner
+
+    async def ensure(self) -> Object:
+        """The GPUNode object, made when it is missing. Raises `ApiError` or `Unreachable`."""
+        return await self._client.apply(
+            GPU_NODES,
+            {
+                "apiVersion": API_VERSION,
+                "kind": GPU_NODES.kind,
+                "metadata": {
+                    "name": self._owner.name,
+                    "ownerReferences": [
+                        {"apiVersion": "v1", "kind": "Node", "name": self._owner.name, "uid": self._owner.uid}
+                    ],
+                },
+            },
+        )
+
+    async def write(self, view: View) -> Object:
+        """Write the status when it differs; returns the object. Raises `ApiError` or `Unreachable`."""
+        present = await self.ensure()
+        before = present.get("status") or {}
+        generation = int(present["metadata"].get("generation") or 0)
+        status = status_for(view, generation=generation, before=before)
+        if status == before:
+            return present
+        return await self._client.apply(
+            GPU_NODES,
+            {
+                "apiVersion": API_VERSION,
+                "kind": GPU_NODES.kind,
+                "metadata": {"name": self._owner.name},
+                "status": status,
+            },
+            subresource="status",
+        )

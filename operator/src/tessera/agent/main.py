@@ -1,0 +1,160 @@
+"""The agent process: settings, wiring, signals. The work is in `node`, `plugin` and `transactions`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tessera.agent.cdi import CDIDirectory, device_id
+from tessera.agent.checkpoint import CheckpointFile
+from tessera.agent.measured import MeasuredDriver
+from tessera.agent.node import NodeAgent, NodeOptions
+from tessera.agent.plugin import Plugin
+from tessera.api.errors import TesseraError
+from tessera.api.names import AGENT_FIELD_MANAGER
+from tessera.gpu.nvml_process import NVMLProcess, Simulation
+from tessera.gpu.profiles import UnknownModel, board
+from tessera.kube.client import KubeClient
+from tessera.metrics.server import start_server
+
+log = logging.getLogger(__name__)
+
+_STALLED_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """Everything that can be set for one agent."""
+
+    node_name: str
+    """The Node it serves."""
+    kubelet_dir: Path
+    """The kubelet's root directory, at the same path inside the agent's container:
+
+    the registration answer carries it.
+    """
+    cdi_dir: Path
+    """Where the container runtime looks for CDI specs."""
+    state_dir: Path
+    """Where the checkpoint (and the simulator's state) is kept over restarts."""
+    port: int = 8080
+    """Port of `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
+    kubeconfig: Path | None = None
+    """Credentials; None means the pod's service account, else the default kubeconfig."""
+    simulate: str | None = None
+    """Model to simulate instead of using a driver."""
+    simulate_count: int = 2
+    """Number of simulated GPUs."""
+    enable_mig: bool = False
+    """Switch MIG mode on at idle GPUs without a MIGPartition asking; always so with the simulator."""
+    nvml_timeout_seconds: float = 30.0
+    """Time limit of one NVML request."""
+
+
+class BadSettings(TesseraError):
+    """A setting that cannot work."""
+
+
+def check(settings: AgentSettings) -> None:
+    """Raises `BadSettings` for what can be known to be wrong before anything runs."""
+    if settings.simulate is not None:
+        check_model(settings.simulate, settings.simulate_count)
+
+
+def check_model(model: str, count: int) -> None:
+    """Raises `BadSettings` for a model that cannot be simulated, or a count outside 1..64."""
+    try:
+        board(model)
+    except UnknownModel as error:
+        raise BadSettings("--simulate cannot be used", str(error), "Choose one of these names") from None
+    if not 1 <= count <= 64:
+        raise BadSettings(
+            "--simulate-count cannot be used", f"{count} is not 1..64", "Choose a number of GPUs"
+        )
+
+
+async def run(settings: AgentSettings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises `BadSettings`, and `OSError` when a socket or port cannot be opened.
+    """
+    check(settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    client = await KubeClient.connect(
+        kubeconfig=settings.kubeconfig, user_agent="tessera-agent", field_manager=AGENT_FIELD_MANAGER
+    )
+    async with client:
+        await _serve(settings, client, stop)
+
+
+async def _serve(settings: AgentSettings, client: KubeClient, stop: asyncio.Event) -> None:
+    simulation = None
+    if settings.simulate is not None:
+        simulation = Simulation(
+            state_dir=str(settings.state_dir / "simulator"),
+            model=settings.simulate,
+            count=settings.simulate_count,
+            seed=settings.node_name,
+        )
+    driver = MeasuredDriver(NVMLProcess(simulation, timeout_seconds=settings.nvml_timeout_seconds))
+    node = NodeAgent(
+        client=client,
+        driver=driver,
+        checkpoint=CheckpointFile(settings.state_dir / "checkpoint.json"),
+        cdi=CDIDirectory(settings.cdi_dir, simulated=simulation is not None),
+        options=NodeOptions(
+            name=settings.node_name, enable_mig=settings.enable_mig or simulation is not None
+        ),
+    )
+    node.open()
+    plugin = Plugin(
+        node,
+        pool=settings.node_name,
+        kubelet_dir=settings.kubelet_dir,
+        cdi_device_id=device_id,
+        on_registration=lambda: _registered(node, plugin),
+    )
+
+    async def alive() -> str | None:
+        silence = time.monotonic() - node.last_attempt
+        return f"no refresh for {silence:.0f} s" if silence > _STALLED_SECONDS else None
+
+    async def ready() -> str | None:
+        return None if node.refreshed else "the first refresh has not succeeded; see the log"
+
+    server = await start_server(settings.port, checks={"node": ready}, health_checks={"refresh loop": alive})
+    refreshing = asyncio.create_task(node.serve(), name="refresh")
+    try:
+        await plugin.start()
+        log.info("agent of node %s serves %s", settings.node_name, plugin.dra_socket)
+        await _until(stop, refreshing)
+    finally:
+        await plugin.stop()
+        refreshing.cancel()
+        await asyncio.gather(refreshing, return_exceptions=True)
+        await node.flush_events()
+        await driver.close()
+        await server.stop()
+
+
+async def _until(stop: asyncio.Event, refreshing: asyncio.Task[None]) -> None:
+    """Wait for the signal; a refresh loop that ends by itself is a defect and ends the process."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({stopping, refreshing}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+    if refreshing.done():
+        refreshing.result()
+
+
+def _registered(node: NodeAgent, plugin: Plugin) -> None:
+    node.registered = plugin.registered
+    node.poke()

@@ -1,0 +1,280 @@
+"""One node's agent: prepares and releases claims, and keeps what is published equal to what is there.
+
+Everything the agent tells the cluster is recomputed from the driver and the ledger by one function,
+`refresh`, which runs after each change, at intervals, and again after any failure. So a missed event, a
+lost write or a GPU reset heals at the next round, and a node without a driver is just a node whose refresh
+reports that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tessera.agent.cdi import CDIDirectory
+from tessera.agent.checkpoint import CheckpointFile, DamagedCheckpoint, DeviceRecord, Ledger
+from tessera.agent.claims import ClaimKey, ClaimReader, PrepareError
+from tessera.agent.devices import Owner
+from tessera.agent.gpunode import GPUNodeWriter, View, state_of
+from tessera.agent.publisher import Publisher
+from tessera.agent.recovery import published_uuids, rebuild
+from tessera.agent.transactions import Transactions
+from tessera.api.reasons import Reason
+from tessera.gpu.driver import GPU, Driver, Inventory
+from tessera.gpu.faults import NVMLFault, symbol
+from tessera.kube.client import KubeClient
+from tessera.kube.errors import ApiError, Unreachable
+from tessera.kube.events import EventRecorder
+from tessera.kube.resources import NODES, RESOURCE_CLAIMS
+from tessera.metrics.registry import (
+    PREPARE_ERRORS_TOTAL,
+    PREPARE_SECONDS,
+    SLICES,
+    UNHANDLED_ERRORS_TOTAL,
+    UNPREPARE_SECONDS,
+    timed,
+)
+
+log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 2.0
+_FAULTS_UNTIL_WITHDRAWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """How one node is served."""
+
+    name: str
+    """The Node's name; also the pool's and the GPUNode's."""
+    enable_mig: bool
+    """Switch MIG mode on where it is off and the GPU is idle, without a MIGPartition asking for it."""
+    refresh_seconds: float = 15.0
+    """Time between two looks at the driver when nothing happens."""
+
+
+class NodeAgent:
+    """Serves one node. Start with `open`, then run `serve` in a task."""
+
+    def __init__(
+        self,
+        *,
+        client: KubeClient,
+        driver: Driver,
+        checkpoint: CheckpointFile,
+        cdi: CDIDirectory,
+        options: NodeOptions,
+    ) -> None:
+        self._client = client
+        self._driver = driver
+        self._checkpoint = checkpoint
+        self._cdi = cdi
+        self._options = options
+        self._reader = ClaimReader(client, node=options.name)
+        self._events = EventRecorder(client, component="agent", instance=options.name)
+        self._transactions = Transactions(driver=driver, checkpoint=checkpoint, cdi=cdi, ledger=Ledger())
+        self._owner: Owner | None = None
+        self._lost_ledger = False
+        self._wake = asyncio.Event()
+        self._inventory: Inventory | None = None
+        self._faults_in_a_row = 0
+        self._gauges: set[tuple[str, str]] = set()
+        self.registered = False
+        self.refreshed = False
+        self.last_attempt = time.monotonic()
+
+    def open(self) -> None:
+        """Read the checkpoint.
+
+        A damaged one is set aside, and the ledger is rebuilt before the first prepare.
+        """
+        try:
+            self._transactions.ledger = self._checkpoint.load()
+        except DamagedCheckpoint as error:
+            aside = self._checkpoint.set_aside()
+            log.error("%s; kept as %s, rebuilding from CDI specs, NVML and the API", error, aside)
+            self._lost_ledger = True
+
+    @property
+    def ledger(self) -> Ledger:
+        """Claims and warm slices now."""
+        return self._transactions.ledger
+
+    def poke(self) -> None:
+        """Have the node refreshed soon."""
+        self._wake.set()
+
+    async def serve(self) -> None:
+        """Refresh for ever. Failures are reported in the GPUNode where possible, and tried again."""
+        while True:
+            self._wake.clear()
+            self.last_attempt = time.monotonic()
+            pause = self._options.refresh_seconds
+            try:
+                await self.refresh()
+            except (ApiError, Unreachable) as error:
+                log.warning("node %s: %s", self._options.name, error)
+                pause = _RETRY_SECONDS
+            except Exception:
+                log.exception("refreshing node %s failed", self._options.name)
+                UNHANDLED_ERRORS_TOTAL.labels("agent refresh").inc()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def prepare(self, claim: ClaimKey, *, timeout_seconds: float) -> tuple[DeviceRecord, ...]:
+        """Make the claim's slices exist. Raises `PrepareError`."""
+        try:
+            with timed(PREPARE_SECONDS):
+                if self._lost_ledger:
+                    raise PrepareError(
+                        Reason.RECONCILING,
+                        "the agent rebuilds its damaged checkpoint; the kubelet will try again",
+                    )
+                allocated = await self._reader.read(claim, timeout_seconds=timeout_seconds)
+                record = await self._transactions.prepare(allocated)
+        except PrepareError as error:
+            PREPARE_ERRORS_TOTAL.labels(str(error.reason)).inc()
+            self._tell(claim, "Warning", Reason.PREPARE_FAILED, str(error))
+            self.poke()
+            raise
+        text = ", ".join(
+            f"{device.profile} at {device.start} on {device.gpu_uuid}" for device in record.devices
+        )
+        self._tell(claim, "Normal", Reason.PREPARED, f"node {self._options.name} holds {text}")
+        self.poke()
+        return record.devices
+
+    async def unprepare(self, claim: ClaimKey) -> None:
+        """Give the claim's slices up; they stay warm. Raises `PrepareError`."""
+        with timed(UNPREPARE_SECONDS):
+            record = await self._transactions.release(claim.uid)
+        if record is not None:
+            self._tell(claim, "Normal", Reason.UNPREPARED, f"node {self._options.name} keeps the slice warm")
+        self.poke()
+
+    async def refresh(self) -> None:
+        """Look at the driver, then publish devices, status and metrics.
+
+        Raises `ApiError` or `Unreachable`.
+        """
+        if self._owner is None:
+            node = await self._client.get(NODES, self._options.name)
+            self._owner = Owner(name=self._options.name, uid=node["metadata"]["uid"])
+        writer = GPUNodeWriter(self._client, self._owner)
+        gpu_node = await writer.ensure()
+        fault: NVMLFault | None = None
+        notes: tuple[str, ...] = ()
+        ledger = self.ledger
+        try:
+            if self._lost_ledger:
+                await self._rebuild(gpu_node)
+            self._inventory, ledger = await self._transactions.refresh()
+            if any(_wants_mig(gpu) for gpu in self._inventory.gpus):
+                notes = await self._enable_mig(self._inventory, gpu_node)
+                self._inventory, ledger = await self._transactions.refresh()
+            self._faults_in_a_row = 0
+        except NVMLFault as error:
+            fault = error
+            self._faults_in_a_row += 1
+        await self._publish(fault)
+        view = View(
+            inventory=self._inventory,
+            ledger=ledger,
+            fault=fault,
+            registered=self.registered,
+            simulated=self._driver.simulated,
+            mig_notes=notes,
+        )
+        await writer.write(view)
+        self._count(view)
+        self.refreshed = True
+
+    async def _publish(self, fault: NVMLFault | None) -> None:
+        """Publish usable GPUs. One failed look changes nothing; after several the devices are withdrawn."""
+        assert self._owner is not None
+        if fault is not None and 0 < self._faults_in_a_row < _FAULTS_UNTIL_WITHDRAWN:
+            return
+        gpus: tuple[GPU, ...] = ()
+        if fault is None and self._inventory is not None:
+            gpus = self._inventory.gpus
+        await Publisher(self._client, self._owner).publish(gpus)
+
+    async def _rebuild(self, gpu_node: Mapping[str, Any]) -> None:
+        inventory = await self._driver.inventory()
+        ledger = rebuild(
+            gpus=inventory.gpus,
+            specs=self._cdi.records(),
+            claims=await self._reader.all_here(),
+            published=published_uuids(gpu_node),
+        )
+        self._transactions.adopt(ledger)
+        self._lost_ledger = False
+        message = (
+            f"checkpoint was damaged; rebuilt with {len(ledger.claims)} claims "
+            f"and {len(ledger.warm)} warm slices"
+        )
+        log.warning("node %s: %s", self._options.name, message)
+        self._events.emit(
+            gpu_node, type="Warning", reason=Reason.RECONCILING, action="Recover", message=message
+        )
+
+    async def _enable_mig(self, inventory: Inventory, gpu_node: Mapping[str, Any]) -> tuple[str, ...]:
+        """Switch MIG on where it is wanted and the GPU is idle; returns what the driver said against it."""
+        desired = (gpu_node.get("spec") or {}).get("gpus") or []
+        wanted = {entry["uuid"] for entry in desired if entry.get("migMode", "Enabled") == "Enabled"}
+        notes: list[str] = []
+        for gpu in inventory.gpus:
+            if not _wants_mig(gpu) or not (self._options.enable_mig or gpu.uuid in wanted):
+                continue
+            status = await self._driver.set_mig_mode(gpu.uuid, True)
+            if status:
+                notes.append(
+                    f"GPU {gpu.index}: enabling MIG answered {symbol(status)}; "
+                    "stop the processes that use the GPU, then reset it"
+                )
+            else:
+                log.info("MIG mode of GPU %s is enabled", gpu.uuid)
+        return tuple(notes)
+
+    def _tell(self, claim: ClaimKey, kind: Any, reason: Reason, message: str) -> None:
+        regarding = {
+            "apiVersion": RESOURCE_CLAIMS.api_version,
+            "kind": RESOURCE_CLAIMS.kind,
+            "metadata": {"namespace": claim.namespace, "name": claim.name, "uid": claim.uid},
+        }
+        self._events.emit(regarding, type=kind, reason=reason, action="Prepare", message=message)
+
+    def _count(self, view: View) -> None:
+        """Set the gauge of slices; combinations that are gone go to zero."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for gpu in view.inventory.gpus if view.inventory else ():
+            for instance in gpu.instances:
+                if gpu.model is not None:
+                    name = gpu.model.profile_by_id(instance.profile_id).name
+                    counts[name, state_of(instance, view.ledger)] += 1
+        for profile, state in self._gauges | set(counts):
+            SLICES.labels(profile, state, self._options.name).set(counts[profile, state])
+        self._gauges |= set(counts)
+
+    async def flush_events(self) -> None:
+        """Wait for the events that are on their way."""
+        await self._events.flush()
+
+
+def _wants_mig(gpu: GPU) -> bool:
+    """Whether MIG could be switched on: capable, off, not pending already, healthy and empty."""
+    return (
+        gpu.model is not None
+        and not gpu.mig_current
+        and not gpu.mig_pending
+        and not gpu.fault
+        and not gpu.instances
+    )

@@ -1,0 +1,123 @@
+"""What preparing a claim takes, decided over plain values:
+
+reuse a warm slice, or make room and create one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from tessera.agent.checkpoint import DeviceRecord, Ledger, Slice
+from tessera.agent.claims import AllocatedDevice, PrepareError
+from tessera.api.reasons import Reason
+from tessera.gpu.device_names import BadDeviceName, decode, short_uuid
+from tessera.gpu.driver import GPU, GPUInstance
+from tessera.gpu.profiles import MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The devices of a claim (a reused one already has its slice), and the warm slices to destroy first."""
+
+    devices: tuple[DeviceRecord, ...]
+    remove: tuple[Slice, ...]
+
+
+def resolve(allocated: AllocatedDevice, gpus: Mapping[str, GPU]) -> DeviceRecord:
+    """Find the GPU, profile and start that a device name means. Raises `PrepareError`."""
+    for gpu in gpus.values():
+        if not allocated.device.startswith(f"gpu-{short_uuid(gpu.uuid)}-"):
+            continue
+        if gpu.fault:
+            raise PrepareError(Reason.GPU_UNHEALTHY, f"GPU {gpu.uuid} cannot be used: {gpu.fault}")
+        if gpu.model is None or not gpu.mig_current:
+            raise PrepareError(
+                Reason.MIG_DISABLED,
+                f"MIG mode of GPU {gpu.uuid} is off; enable it with nvidia-smi -i {gpu.index} -mig 1",
+            )
+        try:
+            name = decode(allocated.device, (profile.name for profile in gpu.model.profiles))
+        except BadDeviceName as error:
+            raise PrepareError(Reason.INVALID_REQUEST, str(error)) from error
+        profile = gpu.model.profile(name.profile)
+        if name.start not in profile.starts:
+            raise PrepareError(
+                Reason.ILLEGAL_START,
+                f"{profile.name} cannot start at {name.start} on {gpu.model.name}; legal starts: "
+                + ", ".join(str(start) for start in profile.starts),
+            )
+        return DeviceRecord(
+            request=allocated.request,
+            device=allocated.device,
+            gpu_uuid=gpu.uuid,
+            profile=profile.name,
+            profile_id=profile.id,
+            start=name.start,
+            size=profile.memory_slices,
+            memory_bytes=(profile.memory_mib or 0) * MIB,
+        )
+    raise PrepareError(Reason.INVALID_REQUEST, f"device {allocated.device} is on no GPU of this node")
+
+
+def is_at(instance: GPUInstance, record: DeviceRecord | Slice) -> bool:
+    """Whether the instance is that profile at that start."""
+    return instance.profile_id == record.profile_id and instance.start == record.start
+
+
+def _overlaps(instance: GPUInstance, record: DeviceRecord) -> bool:
+    return instance.start < record.start + record.size and record.start < instance.start + instance.size
+
+
+def make_plan(devices: tuple[DeviceRecord, ...], gpus: Mapping[str, GPU], ledger: Ledger) -> Plan:
+    """Decide for each device.
+
+    Raises `PrepareError` naming who is in the way: another claim, or an instance not ours.
+    """
+    _refuse_overlap_within(devices)
+    planned: list[DeviceRecord] = []
+    remove: dict[str, Slice] = {}
+    for device in devices:
+        reused: Slice | None = None
+        for instance in gpus[device.gpu_uuid].instances:
+            if not _overlaps(instance, device):
+                continue
+            warm = _warm(instance, ledger)
+            if warm is None:
+                raise PrepareError(Reason.CONFLICT, _in_the_way(instance, device, ledger))
+            if is_at(instance, device):
+                reused = warm
+            else:
+                remove[warm.uuid] = warm
+        planned.append(replace(device, reused=True, slice=reused) if reused else device)
+    return Plan(devices=tuple(planned), remove=tuple(remove.values()))
+
+
+def _refuse_overlap_within(devices: tuple[DeviceRecord, ...]) -> None:
+    for one, other in combinations(devices, 2):
+        apart = one.start + one.size <= other.start or other.start + other.size <= one.start
+        if one.gpu_uuid == other.gpu_uuid and not apart:
+            raise PrepareError(
+                Reason.CONFLICT,
+                f"devices {one.device} and {other.device} of the claim overlap; allocate it again",
+            )
+
+
+def _warm(instance: GPUInstance, ledger: Ledger) -> Slice | None:
+    for compute in instance.compute:
+        if compute.uuid in ledger.warm:
+            return ledger.warm[compute.uuid]
+    return None
+
+
+def _in_the_way(instance: GPUInstance, device: DeviceRecord, ledger: Ledger) -> str:
+    where = f"GPU instance {instance.id} at {instance.start}:{instance.size} of {device.gpu_uuid}"
+    for compute in instance.compute:
+        holder = ledger.holder(compute.uuid)
+        if holder is not None:
+            return f"{device.device} overlaps {where}, which claim {holder} holds; its pod must end first"
+    return (
+        f"{device.device} overlaps {where}, which Tessera did not make; "
+        "destroy it with nvidia-smi mig -dci and -dgi"
+    )

@@ -1,0 +1,91 @@
+"""Keeping a node's ResourceSlices in the API server equal to what `devices.slices_for` wants.
+
+The pool's generation grows only when the content changes: readers drop a pool whose slices disagree about
+it, so every needless step is a moment without devices. New slices are applied before stale ones are
+deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from tessera.agent.devices import Owner, content_hash, slices_for
+from tessera.api.names import DRIVER
+from tessera.gpu.driver import GPU
+from tessera.kube.client import KubeClient
+from tessera.kube.errors import NotFound
+from tessera.kube.resources import RESOURCE_SLICES
+
+log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Publishes one node's pool."""
+
+    def __init__(self, client: KubeClient, owner: Owner) -> None:
+        self._client = client
+        self._owner = owner
+
+    async def publish(self, gpus: Iterable[GPU]) -> int:
+        """Bring the pool up to date; returns its generation. Raises `ApiError` or `Unreachable`."""
+        gpus = tuple(gpus)
+        present = await self._present()
+        generation = max((item["spec"]["pool"]["generation"] for item in present), default=0)
+        wanted = slices_for(self._owner, gpus, generation=generation)
+        same_generation = {item["spec"]["pool"]["generation"] for item in present} <= {generation}
+        if same_generation and content_hash(_essentials(present)) == content_hash(wanted):
+            return int(generation)
+        wanted = slices_for(self._owner, gpus, generation=generation + 1)
+        for item in wanted:
+            await self._client.apply(RESOURCE_SLICES, item)
+        kept = {item["metadata"]["name"] for item in wanted}
+        for item in present:
+            if item["metadata"]["name"] not in kept:
+                await self._delete(item["metadata"]["name"])
+        log.info(
+            "published %d ResourceSlices of node %s, generation %d",
+            len(wanted),
+            self._owner.name,
+            generation + 1,
+        )
+        return int(generation) + 1
+
+    async def _present(self) -> list[dict[str, Any]]:
+        slices = await self._client.list(
+            RESOURCE_SLICES, field_selector=f"spec.nodeName={self._owner.name},spec.driver={DRIVER}"
+        )
+        return slices.items
+
+    async def _delete(self, name: str) -> None:
+        try:
+            await self._client.delete(RESOURCE_SLICES, name)
+        except NotFound:
+            log.info("ResourceSlice %s was gone already", name)
+
+
+def _essentials(present: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What of the stored slices we wrote: fields that the server adds to a taint (timeAdded) are left out."""
+    return [
+        {
+            "metadata": {"name": item["metadata"]["name"]},
+            "spec": {
+                **item["spec"],
+                **(
+                    {"devices": [_device(device) for device in item["spec"]["devices"]]}
+                    if item["spec"].get("devices")
+                    else {}
+                ),
+            },
+        }
+        for item in present
+    ]
+
+
+def _device(device: dict[str, Any]) -> dict[str, Any]:
+    taints = [
+        {key: taint[key] for key in ("key", "value", "effect") if key in taint}
+        for taint in device.get("taints") or []
+    ]
+    return {**device, "taints": taints}

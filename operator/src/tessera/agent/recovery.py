@@ -1,0 +1,112 @@
+"""Rebuilding the ledger when the checkpoint is lost, from everything else that remembers.
+
+Four witnesses are heard. The CDI specs carry a copy of each prepared claim. NVML says which instances
+exist; a MIG UUID is new at each creation, so a UUID that matches is proof. The node's `GPUNode` status
+lists the slices that we published as ours. The API's claims say which placements were meant for this node.
+An instance that no witness claims stays foreign: it is never touched.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tessera.agent.checkpoint import ClaimRecord, DeviceRecord, Ledger, Phase, Slice
+from tessera.agent.claims import AllocatedClaim, PrepareError
+from tessera.agent.plan import is_at, resolve
+from tessera.gpu.driver import GPU, GPUInstance
+
+log = logging.getLogger(__name__)
+
+
+def published_uuids(gpu_node: Mapping[str, Any] | None) -> set[str]:
+    """MIG UUIDs that our last status named as ours (in use or warm)."""
+    gpus = ((gpu_node or {}).get("status") or {}).get("gpus") or []
+    return {
+        instance["uuid"]
+        for gpu in gpus
+        for instance in gpu.get("instances") or []
+        if instance.get("uuid") and instance.get("state") in ("InUse", "Warm")
+    }
+
+
+def rebuild(
+    *,
+    gpus: Iterable[GPU],
+    specs: Iterable[ClaimRecord],
+    claims: Iterable[AllocatedClaim],
+    published: set[str],
+) -> Ledger:
+    """The ledger that fits the witnesses.
+
+    Half-made instances of allocated claims come back as unfinished, to be undone.
+    """
+    by_uuid = {gpu.uuid: gpu for gpu in gpus}
+    ledger = Ledger()
+    for record in specs:
+        if all(_present(device.slice, by_uuid) for device in record.devices):
+            ledger.claims[record.key.uid] = record
+    for gpu in by_uuid.values():
+        for instance in gpu.instances:
+            made = _as_slice(gpu, instance)
+            if made is not None and made.uuid in published and ledger.holder(made.uuid) is None:
+                ledger.warm[made.uuid] = made
+    for claim in claims:
+        if claim.key.uid not in ledger.claims:
+            _take_in(claim, by_uuid, ledger)
+    return ledger
+
+
+def _present(made: Slice | None, gpus: Mapping[str, GPU]) -> bool:
+    return (
+        made is not None
+        and made.gpu_uuid in gpus
+        and any(
+            compute.uuid == made.uuid
+            for instance in gpus[made.gpu_uuid].instances
+            for compute in instance.compute
+        )
+    )
+
+
+def _as_slice(gpu: GPU, instance: GPUInstance) -> Slice | None:
+    """The instance as a slice of ours; None when it has no compute instance, or several (we make one)."""
+    if gpu.model is None or len(instance.compute) != 1:
+        return None
+    return Slice(
+        gpu_uuid=gpu.uuid,
+        profile=gpu.model.profile_by_id(instance.profile_id).name,
+        profile_id=instance.profile_id,
+        start=instance.start,
+        size=instance.size,
+        gpu_instance_id=instance.id,
+        compute_instance_id=instance.compute[0].id,
+        uuid=instance.compute[0].uuid,
+    )
+
+
+def _take_in(claim: AllocatedClaim, gpus: Mapping[str, GPU], ledger: Ledger) -> None:
+    """An allocated claim without a spec:
+
+    a whole instance at its placement is kept warm for it, a half-made one is undone.
+    """
+    unfinished: list[DeviceRecord] = []
+    for allocated in claim.devices:
+        try:
+            device = resolve(allocated, gpus)
+        except PrepareError as error:
+            log.warning("claim %s: %s", claim.key, error)
+            continue
+        for instance in gpus[device.gpu_uuid].instances:
+            made = _as_slice(gpus[device.gpu_uuid], instance)
+            if not is_at(instance, device):
+                continue
+            if not instance.compute:
+                unfinished.append(device)
+            elif made is not None and ledger.holder(made.uuid) is None:
+                ledger.warm[made.uuid] = made
+    if unfinished:
+        ledger.claims[claim.key.uid] = ClaimRecord(
+            key=claim.key, phase=Phase.PREPARING, devices=tuple(unfinished)
+        )

@@ -1,0 +1,264 @@
+"""Preparing and releasing claims as transactions over the GPU.
+
+    prepare:  checkpoint the intent -> destroy warm slices in the way -> create GPU instance and
+              compute instance -> write the CDI spec -> checkpoint that it is done
+    release:  remove the CDI spec -> checkpoint; the slice stays, warm, for the next claim of this placement
+
+Any error undoes what this claim did: instances made for it are destroyed, warm slices destroyed for it are
+made again. When the process dies in the middle, the intent on disk says what to undo; every instance at an
+intended placement that no other record knows is the dead attempt's. Nothing else is ever destroyed, and
+NVML itself refuses to destroy a slice that a process uses. One transaction runs at a time; a transaction
+that has begun runs to its end, also when the kubelet gives up waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tessera.agent.cdi import CDIDirectory
+from tessera.agent.checkpoint import CheckpointFile, ClaimRecord, DeviceRecord, Ledger, Phase, Slice
+from tessera.agent.claims import AllocatedClaim, PrepareError
+from tessera.agent.plan import is_at, make_plan, resolve
+from tessera.api.reasons import Reason
+from tessera.gpu.driver import GPU, Driver, GPUInstance, Inventory
+from tessera.gpu.faults import NVMLFault
+
+log = logging.getLogger(__name__)
+
+
+class Transactions:
+    """All changes of a node's slices go through one object of this class."""
+
+    def __init__(
+        self, *, driver: Driver, checkpoint: CheckpointFile, cdi: CDIDirectory, ledger: Ledger
+    ) -> None:
+        self._driver = driver
+        self._checkpoint = checkpoint
+        self._cdi = cdi
+        self._turn = asyncio.Lock()
+        self.ledger = ledger
+
+    def adopt(self, ledger: Ledger) -> None:
+        """Start from another ledger, found by recovery, and store it."""
+        self._checkpoint.store(ledger)
+        self.ledger = ledger
+
+    async def prepare(self, claim: AllocatedClaim) -> ClaimRecord:
+        """Make the claim's slices exist.
+
+        Doing it again returns the same. Raises `PrepareError`, with nothing left behind.
+        """
+        async with self._turn:
+            inventory = await self._ask_inventory()
+            gpus = {gpu.uuid: gpu for gpu in inventory}
+            record = self.ledger.claims.get(claim.key.uid)
+            if record is not None and record.phase is Phase.PREPARING:
+                await self._undo(record)
+                gpus = {gpu.uuid: gpu for gpu in await self._ask_inventory()}
+            elif record is not None:
+                if self._still_prepared(record, claim, gpus):
+                    if not self._cdi.exists(claim.key.uid):
+                        self._cdi.write(record)
+                    return record
+                self._forget(record, gpus)
+            devices = tuple(resolve(device, gpus) for device in claim.devices)
+            plan = make_plan(devices, gpus, self.ledger)
+            intent = ClaimRecord(
+                key=claim.key, phase=Phase.PREPARING, devices=plan.devices, removed=plan.remove
+            )
+            try:
+                self._store_claim(intent)
+                return await self._carry_out(intent)
+            except (NVMLFault, OSError) as error:
+                log.warning("preparing claim %s failed, undoing: %s", claim.key, error)
+                await self._undo(intent)
+                raise PrepareError(Reason.NVML_ERROR, f"claim {claim.key}: {error}") from error
+
+    async def release(self, claim_uid: str) -> ClaimRecord | None:
+        """Give the claim's slices up; they stay warm. Needs neither the API nor, for a prepared claim, the
+        driver.
+
+        Returns the record, None when the claim was unknown. Raises `PrepareError` when half-made slices
+        could not be removed.
+        """
+        async with self._turn:
+            self._cdi.remove(claim_uid)
+            record = self.ledger.claims.get(claim_uid)
+            if record is None:
+                return None
+            if record.phase is Phase.PREPARING:
+                await self._undo(record)
+                if claim_uid in self.ledger.claims:
+                    raise PrepareError(
+                        Reason.NVML_ERROR, f"claim {record.key}: half-made slices could not be removed"
+                    )
+                return record
+            del self.ledger.claims[claim_uid]
+            for device in record.devices:
+                if device.slice is not None:
+                    self.ledger.warm[device.slice.uuid] = device.slice
+            self._checkpoint.store(self.ledger)
+            return record
+
+    async def refresh(self) -> tuple[Inventory, Ledger]:
+        """The driver's and our own view at one moment. Undoes what was cut off, forgets warm slices that
+        vanished.
+
+        Raises `NVMLFault` when the driver does not answer.
+        """
+        async with self._turn:
+            for record in list(self.ledger.claims.values()):
+                if record.phase is Phase.PREPARING:
+                    await self._undo(record)
+            inventory = await self._driver.inventory()
+            readable = {gpu.uuid for gpu in inventory.gpus if not gpu.fault}
+            present = {
+                compute.uuid
+                for gpu in inventory.gpus
+                for instance in gpu.instances
+                for compute in instance.compute
+            }
+            vanished = [
+                warm.uuid
+                for warm in self.ledger.warm.values()
+                if warm.gpu_uuid in readable and warm.uuid not in present
+            ]
+            for uuid in vanished:
+                del self.ledger.warm[uuid]
+            if vanished:
+                log.info("%d warm slices are gone from the driver, as after a GPU reset", len(vanished))
+                self._checkpoint.store(self.ledger)
+            return inventory, Ledger(claims=dict(self.ledger.claims), warm=dict(self.ledger.warm))
+
+    async def _ask_inventory(self) -> tuple[GPU, ...]:
+        try:
+            return (await self._driver.inventory()).gpus
+        except NVMLFault as error:
+            raise PrepareError(Reason.NVML_ERROR, str(error)) from error
+
+    def _still_prepared(self, record: ClaimRecord, claim: AllocatedClaim, gpus: Mapping[str, GPU]) -> bool:
+        asked = {(device.request, device.device) for device in claim.devices}
+        if asked != {(device.request, device.device) for device in record.devices}:
+            return False
+        return all(_exists(device.slice, gpus) for device in record.devices)
+
+    def _forget(self, record: ClaimRecord, gpus: Mapping[str, GPU]) -> None:
+        """Drop a record that no longer fits:
+
+        what of it still exists becomes warm, the rest vanished with a GPU reset.
+        """
+        del self.ledger.claims[record.key.uid]
+        for device in record.devices:
+            if device.slice is not None and _exists(device.slice, gpus):
+                self.ledger.warm[device.slice.uuid] = device.slice
+        self._checkpoint.store(self.ledger)
+
+    def _store_claim(self, record: ClaimRecord) -> None:
+        self.ledger.claims[record.key.uid] = record
+        self._checkpoint.store(self.ledger)
+
+    async def _carry_out(self, intent: ClaimRecord) -> ClaimRecord:
+        for warm in intent.removed:
+            await self._destroy(warm.gpu_uuid, warm.gpu_instance_id, [warm.compute_instance_id])
+        made = [
+            device if device.slice is not None else replace(device, slice=await self._create(device))
+            for device in intent.devices
+        ]
+        done = ClaimRecord(key=intent.key, phase=Phase.PREPARED, devices=tuple(made))
+        self._cdi.write(done)
+        taken = {warm.uuid for warm in intent.removed} | {
+            device.slice.uuid for device in made if device.slice is not None
+        }
+        warm_before = dict(self.ledger.warm)
+        self.ledger.warm = {uuid: warm for uuid, warm in warm_before.items() if uuid not in taken}
+        self.ledger.claims[intent.key.uid] = done
+        try:
+            self._checkpoint.store(self.ledger)
+        except OSError:
+            self.ledger.warm = warm_before
+            self.ledger.claims[intent.key.uid] = intent
+            raise
+        return done
+
+    async def _create(self, wanted: DeviceRecord | Slice) -> Slice:
+        instance_id = await self._driver.create_gpu_instance(
+            wanted.gpu_uuid, profile_id=wanted.profile_id, start=wanted.start, size=wanted.size
+        )
+        compute = await self._driver.create_compute_instance(wanted.gpu_uuid, gpu_instance_id=instance_id)
+        return Slice(
+            gpu_uuid=wanted.gpu_uuid,
+            profile=wanted.profile,
+            profile_id=wanted.profile_id,
+            start=wanted.start,
+            size=wanted.size,
+            gpu_instance_id=instance_id,
+            compute_instance_id=compute.id,
+            uuid=compute.uuid,
+        )
+
+    async def _destroy(self, gpu_uuid: str, gpu_instance_id: int, compute_ids: list[int]) -> None:
+        for compute_id in compute_ids:
+            await self._driver.destroy_compute_instance(
+                gpu_uuid, gpu_instance_id=gpu_instance_id, compute_instance_id=compute_id
+            )
+        await self._driver.destroy_gpu_instance(gpu_uuid, gpu_instance_id=gpu_instance_id)
+
+    async def _undo(self, intent: ClaimRecord) -> None:
+        """Bring the GPU back to what it was before the intent.
+
+        When the driver fails even here, the intent stays on record and is undone at the next prepare,
+        release or refresh.
+        """
+        try:
+            self._cdi.remove(intent.key.uid)
+            for device in intent.devices:
+                if not device.reused:
+                    await self._clear(device)
+            for warm in intent.removed:
+                await self._restore(warm)
+            self.ledger.claims.pop(intent.key.uid, None)
+            self._checkpoint.store(self.ledger)
+        except (NVMLFault, OSError) as error:
+            self.ledger.claims[intent.key.uid] = intent
+            log.error("undoing claim %s failed, it will be tried again: %s", intent.key, error)
+
+    async def _clear(self, place: DeviceRecord | Slice) -> None:
+        """Destroy what stands at that placement and is on no record: the remains of a dead attempt."""
+        for instance in await self._driver.instances(place.gpu_uuid):
+            if is_at(instance, place) and not self._known(instance):
+                await self._destroy(place.gpu_uuid, instance.id, [compute.id for compute in instance.compute])
+
+    async def _restore(self, warm: Slice) -> None:
+        """Make a warm slice again that was destroyed to make room.
+
+        It has no owner, so the driver may refuse it.
+        """
+        if _complete(warm, await self._driver.instances(warm.gpu_uuid)):
+            return
+        self.ledger.warm.pop(warm.uuid, None)
+        await self._clear(warm)
+        try:
+            again = await self._create(warm)
+        except NVMLFault as error:
+            log.warning("warm slice %s at %d was not restored: %s", warm.profile, warm.start, error)
+            await self._clear(warm)
+            return
+        self.ledger.warm[again.uuid] = again
+
+    def _known(self, instance: GPUInstance) -> bool:
+        """Whether a record names this instance: warm, or held by a claim."""
+        return any(
+            compute.uuid in self.ledger.warm or self.ledger.holder(compute.uuid) is not None
+            for compute in instance.compute
+        )
+
+
+def _complete(made: Slice, present: tuple[GPUInstance, ...]) -> bool:
+    return any(compute.uuid == made.uuid for instance in present for compute in instance.compute)
+
+
+def _exists(made: Slice | None, gpus: Mapping[str, GPU]) -> bool:
+    return made is not None and made.gpu_uuid in gpus and _complete(made, gpus[made.gpu_uuid].instances)

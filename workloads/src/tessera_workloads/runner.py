@@ -103,6 +103,7 @@ class Runner(Generic[P]):
         trainer = self._trainer()
         try:
             state = trainer.train(self._resume(trainer) or trainer.start())
+            self._write_weights(state)
             return self._evaluate(state, result_name="result.json")
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(
@@ -120,7 +121,8 @@ class Runner(Generic[P]):
         if checkpoint is None:
             raise NoCheckpoint(
                 f"{self._request.out} holds no checkpoint of this configuration "
-                f"({self._store.directory.name}): give the --set, --size and --seed of its training run, or train first"
+                f"({self._store.directory.name}): give the --set, --size and --seed of its training run, "
+                "or train first"
             )
         state = trainer.restore(checkpoint, allow_thread_change=True)
         self._report(f"evaluating the checkpoint of step {checkpoint.step}")
@@ -152,10 +154,13 @@ class Runner(Generic[P]):
         if checkpoint is None:
             return None
         state = trainer.restore(checkpoint, allow_thread_change=self._request.allow_thread_change)
-        place = (
-            f"step {state.step} of phase {state.phase}" if state.phase else f"the end of step {state.ordinal}"
-        )
-        self._report(f"resumed from {place}")
+        if state.phase is None:
+            finished = list(state.artefacts)[-1]
+            done = state.history["phases"][finished]["steps"]
+            self._progress.enter(finished, steps=done, step=done, resumed=True)
+            self._report(f"resumed after phase {finished} ({done} steps)")
+        else:
+            self._report(f"resumed from step {state.step} of phase {state.phase}")
         state.history["resumes"].append({"phase": state.phase, "step": state.step, "ordinal": state.ordinal})
         return state
 
@@ -179,10 +184,7 @@ class Runner(Generic[P]):
             path.parent.mkdir(parents=True, exist_ok=True)
             durable.write_bytes(path, content)
             files.append(path)
-        weights = state.model.state_dict()
-        buffer = BytesIO()
-        torch.save({name: tensor.cpu() for name, tensor in weights.items()}, buffer)
-        durable.write_bytes(request.out / "weights.pt", buffer.getvalue())
+        weights = {name: tensor.cpu() for name, tensor in state.model.state_dict().items()}
         evaluated = Evaluated(
             metrics=metrics, checks=checks, result_path=request.out / result_name, files=files
         )
@@ -210,6 +212,11 @@ class Runner(Generic[P]):
         )
         self._progress.enter("complete")
         return evaluated
+
+    def _write_weights(self, state: RunState) -> None:
+        buffer = BytesIO()
+        torch.save({name: tensor.cpu() for name, tensor in state.model.state_dict().items()}, buffer)
+        durable.write_bytes(self._request.out / "weights.pt", buffer.getvalue())
 
     def _identity(self) -> dict[str, Any]:
         held = self._place.slice

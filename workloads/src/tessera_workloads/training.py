@@ -93,8 +93,8 @@ class Trainer(Generic[P]):
         if checkpoint.threads != self.threads and not allow_thread_change:
             raise ThreadCountChanged(
                 f"the checkpoint was written with {checkpoint.threads} thread(s) and this run has "
-                f"{self.threads}: set OMP_NUM_THREADS={checkpoint.threads}, or give --allow-thread-change and "
-                "accept other last bits"
+                f"{self.threads}: set OMP_NUM_THREADS={checkpoint.threads}, or give --allow-thread-change "
+                "and accept other last bits"
             )
         artefacts = {
             name: Artefacts(tensors=checkpoint.artefacts[name], facts=facts)

@@ -32,6 +32,7 @@ from tessera_workloads.protocol import (
 SSIM_GAIN = 0.30
 PSNR_GAIN_DB = 4.0
 PHOTOS_TO_PASS = 4
+REPAIRED_SSIM = 0.60
 MOST_PARAMETERS = 2000
 
 
@@ -85,12 +86,17 @@ class Noiser(Workload[NoiserParameters]):
         )
 
     def checks(self, p: NoiserParameters, metrics: Metrics) -> list[Check]:
-        """Gates on size, gains and mean SSIM; the controls and the night sky are shown beside them."""
+        """Gates on size, gains, mean SSIM and the repair; controls and the failure are shown beside them."""
         m = metrics.values
         checks = [
             Check.at_most("parameters", m["parameters"], MOST_PARAMETERS),
             Check.at_least("photos improved (of 5)", m["photos_improved"], PHOTOS_TO_PASS),
             Check.at_least("mean SSIM above the gain baseline", m["ssim_noiser"] - m["ssim_gain"], 0.0),
+            Check.at_least(
+                "night sky repaired by its true mean: SSIM",
+                m["night_sky_ssim_shifted_true_mean"],
+                REPAIRED_SSIM,
+            ),
         ]
         for method in ("dark", *CONTROLS):
             checks.append(Check.note(f"{method}: mean SSIM", m[f"ssim_{method}"], kind="control"))

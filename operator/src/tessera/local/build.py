@@ -9,19 +9,18 @@ leaves nothing half made.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tessera.local.errors import LocalClusterError, MissingToolError
+from tessera.local.locks import exclusive
 from tessera.local.progress import Progress
 from tessera.local.versions import GO_DISTRIBUTION, KUBERNETES_VERSION, MINIMUM_GO_VERSION
 
@@ -186,7 +185,8 @@ def ensure_binaries(names: Iterable[str], *, progress: Progress) -> Path:
     if all((binaries / name).exists() for name in wanted):
         return binaries
     binaries.mkdir(parents=True, exist_ok=True)
-    with _locked(binaries.parent / "lock", progress=progress):
+    lock = binaries.parent / "lock"
+    with exclusive(lock, waiting_for="another process that builds the same binaries", progress=progress):
         missing = [name for name in wanted if not (binaries / name).exists()]
         for number, name in enumerate(missing, start=1):
             with progress.step(f"building {name} ({number} of {len(missing)}, once per machine)"):
@@ -199,18 +199,6 @@ def binary(name: str, *, progress: Progress | None = None) -> Path:
     built it yet.
     """
     return ensure_binaries([name], progress=progress or Progress()) / name
-
-
-@contextmanager
-def _locked(path: Path, *, progress: Progress) -> Iterator[None]:
-    """Holds an exclusive lock on `path`; the kernel drops it when the holder dies."""
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with progress.step("waiting for another process that builds the same binaries"):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _build(name: str, *, go: GoToolchain, sources: Path, binaries: Path) -> None:

@@ -99,6 +99,8 @@ class LocalCluster:
                 self.control_plane.up()
                 KwokNodes(self.control_plane, identity=identity).up(kwok_nodes)
             ensure_storage(self.control_plane)
+            # Until the controller manager has made it, every pod is refused.
+            self.control_plane.kubectl("wait", "--for=create", "--timeout=30s", "serviceaccount/default")
         self.progress.say(f"cluster {self.state.name} is ready: export KUBECONFIG={self.kubeconfig}")
 
     def down(self) -> bool:

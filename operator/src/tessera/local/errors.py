@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tessera.api.errors import TesseraError
 
-class LocalClusterError(Exception):
+
+class LocalClusterError(TesseraError):
     """A local cluster could not do what was asked; the message says what to do."""
 
 

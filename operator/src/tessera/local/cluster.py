@@ -82,11 +82,11 @@ class LocalCluster:
         """Brings the cluster to a Ready node.
 
         Args:
-            kwok_nodes: how many simulated nodes to have instead of a real one. None means a real node as root,
-                and three simulated ones otherwise.
+            kwok_nodes: how many simulated nodes to have instead of a real one. None means a real node as
+                root, and three simulated ones otherwise.
 
         Raises:
-            LocalClusterError: with the reason and the remedy; the cluster is left as it is, for `logs` and `down`.
+            LocalClusterError: with the reason and the remedy; what was made stays, for `logs` and `down`.
         """
         if kwok_nodes is None and os.geteuid() != 0:
             self.progress.say(f"not root: {DEFAULT_KWOK_NODES} simulated (KWOK) nodes instead of a real one")
@@ -116,7 +116,8 @@ class LocalCluster:
         identity, endpoints = self.state.identity(), self.control_plane.endpoints()
         if identity is None or endpoints is None or self._mode(identity) != "node":
             raise LocalClusterError(
-                f"cluster {self.state.name} has no real node: run `tessera local up --name {self.state.name}` as root"
+                f"cluster {self.state.name} has no real node: "
+                f"run `tessera local up --name {self.state.name}` as root"
             )
         network = ClusterNetwork.of_address(endpoints.address)
         return Node(self.control_plane, network=network, identity=identity)

@@ -114,8 +114,8 @@ def refuse_foreign_directory(directory: Path) -> None:
     content = sorted(path.name for path in directory.iterdir())
     if content and Journal(directory / JOURNAL_NAME).cluster() is None and content != [JOURNAL_NAME]:
         raise NotOursError(
-            f"{directory} holds {', '.join(content[:5])} but no journal of a local cluster, so it was not made by "
-            "`tessera local`: choose another --name or --state-dir, or move it away"
+            f"{directory} holds {', '.join(content[:5])} but no journal of a local cluster, so it was not "
+            "made by `tessera local`: choose another --name or --state-dir, or move it away"
         )
 
 

@@ -33,11 +33,10 @@ SHADOWED = {
     "pod-logs": "/var/log/pods",
     "container-logs": "/var/log/containers",
     "tessera": "/var/lib/tessera",
-    "tessera": "/var/lib/tessera",
 }
 """Directory under `<state>/node` -> the path at which the node's processes see it."""
 
-# kubelet sets these for the whole machine when they differ. It is shown files with the values that it wants instead.
+# kubelet sets these for the whole machine when they differ. It is shown files that hold what it wants.
 SYSCTLS = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",

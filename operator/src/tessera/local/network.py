@@ -138,7 +138,8 @@ def _create_bridge(network: ClusterNetwork, *, identity: Identity, journal: Jour
     journal.announce(Kind.BRIDGE, network.bridge)
     try:
         run([
-            find_tool("ip"), "link", "add", "name", network.bridge, "address", hardware_address(identity), "type", "bridge",
+            find_tool("ip"), "link", "add", "name", network.bridge,
+            "address", hardware_address(identity), "type", "bridge",
         ])  # fmt: skip
     except LocalClusterError:
         if _links(("dev", network.bridge)):
@@ -151,7 +152,7 @@ def _configure(network: ClusterNetwork) -> None:
     ip = find_tool("ip")
     run([ip, "address", "replace", f"{network.address}/24", "dev", network.bridge])
     run([ip, "link", "set", network.bridge, "up"])
-    # So that the machine itself finds a route to the service address, and other clusters see the range in use.
+    # So that the machine itself reaches the service address, and other clusters see the range in use.
     run([ip, "route", "replace", network.service_cidr, "dev", network.bridge])
 
 

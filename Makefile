@@ -1,0 +1,53 @@
+# Every command of this repository. A fresh Debian or Ubuntu with Python 3.11+ needs nothing else: tools/bootstrap.sh
+# installs uv and the locked environment, and `tessera` builds what a local cluster needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+DEMO := tools/bootstrap.sh demo
+DEV := tools/bootstrap.sh dev
+
+.PHONY: help demo demo-down test test-unit test-integration test-e2e bench check lint generate image
+
+help: ## Show these targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## Local cluster, images, chart, training jobs on GPU slices, with a live view (at most 15 min the first time)
+	@$(DEMO) tessera demo
+
+demo-down: ## Remove everything that the demo made
+	@$(DEMO) tessera demo --down
+
+test: ## All tests: unit, integration (real API server), e2e (real kubelet as root, KWOK nodes otherwise)
+	@$(DEV) tools/run-tests unit integration e2e
+
+test-unit: ## Pure tests, under a minute
+	@$(DEV) tools/run-tests unit
+
+test-integration: ## Tests against a real API server
+	@$(DEV) tools/run-tests integration
+
+test-e2e: ## Tests on a whole local cluster
+	@$(DEV) tools/run-tests e2e
+
+bench: ## Benchmarks of the allocator and the agent, as tables and JSON
+	@$(DEV) pytest tests/bench --timeout=1800
+
+check: lint ## Lint, types, layers, generated files, chart
+	@$(DEV) tessera generate --check
+	@$(DEV) tools/requirements --check
+	@$(DEV) bash -c 'helm="$$(python -m tessera.local.prepare --print helm)" && "$$helm" lint --strict charts/tessera'
+
+lint: ## Style, types and layers of the Python code
+	@$(DEV) ruff check .
+	@$(DEV) ruff format --check .
+	@$(DEV) mypy operator/src/tessera workloads/src/tessera_workloads
+	@$(DEV) lint-imports
+
+generate: ## Write what is generated: CRDs, their copies in the chart, the kind reference, requirements/
+	@$(DEV) tessera generate
+	@$(DEV) tools/requirements
+
+image: ## Build the operator image and the local worker image
+	@$(DEMO) python -m tessera.local.prepare images

@@ -1,4 +1,4 @@
-"""``tessera generate``: everything that is made from the typed models, and the check that it is up to date.
+"""``tessera generate``: everything that is made from declarations in the code, and the check that it is fresh.
 
 Three things come from `tessera.api`: the CRDs (``crds/``), the chart's copies of them, and the reference page
 of each kind. They are committed, so that ``kubectl apply -f crds/`` needs no Python and a reviewer sees what
@@ -15,11 +15,15 @@ import click
 
 from tessera.api.crd import KINDS, chart_template, crd_name, crd_yaml
 from tessera.api.reference import index_page, kind_page
+from tessera.metrics.reference import render as metrics_page
 
 
 def generated_files() -> dict[Path, str]:
     """Path below the repository -> content, of everything that is generated."""
-    files: dict[Path, str] = {Path("docs/reference/README.md"): index_page(KINDS)}
+    files: dict[Path, str] = {
+        Path("docs/reference/README.md"): index_page(KINDS),
+        Path("docs/metrics.md"): metrics_page(),
+    }
     for kind in KINDS:
         name = crd_name(kind)
         files[Path("crds") / f"{name}.yaml"] = crd_yaml(kind)

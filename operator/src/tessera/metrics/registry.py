@@ -112,6 +112,12 @@ LARGEST_PLACEABLE_PROFILE_SLICES = _gauge(
     "node",
     "gpu",
 )
+PENDING_PODS = _gauge("pending_pods", "Pods that wait for a placement after the last round.")
+ALLOCATED_SLICES = _gauge("allocated_slices", "Placements held by claims, by profile.", "profile")
+ALLOCATION_DEFECTS_TOTAL = _counter(
+    "allocation_defects_total",
+    "Claims found to hold a device that overlaps another claim's or is not published; always 0 in health.",
+)
 
 # The node agent.
 SLICES = _gauge(

@@ -1,0 +1,93 @@
+"""``tessera scheduler``: parse, connect, serve metrics, and run one replica of the allocator until it is told
+to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from tessera.api import names
+from tessera.kube.client import KubeClient
+from tessera.metrics import registry as metrics
+from tessera.metrics.server import start_server
+from tessera.placement.policies import POLICIES
+from tessera.scheduler.loop import Scheduler, Settings
+
+
+@click.command("scheduler")
+@click.option(
+    "--lease-namespace",
+    default=names.SYSTEM_NAMESPACE,
+    show_default=True,
+    envvar="POD_NAMESPACE",
+    help="Namespace of the Lease that elects the leader.",
+)
+@click.option(
+    "--identity",
+    default=socket.gethostname,
+    show_default="host name",
+    envvar="POD_NAME",
+    help="Who holds the Lease; in a cluster this must be the pod's name, admission compares it.",
+)
+@click.option(
+    "--port", default=8080, show_default=True, help="Port of /metrics, /healthz and /readyz; 0: any."
+)
+@click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=None)
+@click.option("--policy", type=click.Choice(sorted(POLICIES)), default="fgd", show_default=True)
+@click.option(
+    "--takeback-grace",
+    type=click.FloatRange(min=1.0),
+    default=30.0,
+    show_default=True,
+    help="Seconds that a pod may stay unscheduled before its slice is taken back.",
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True
+)
+def command(
+    lease_namespace: str,
+    identity: str,
+    port: int,
+    kubeconfig: Path | None,
+    policy: str,
+    takeback_grace: float,
+    log_level: str,
+) -> None:
+    """Run the allocator that places claims on slices."""
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    settings = Settings(
+        lease_namespace=lease_namespace,
+        identity=identity,
+        policy=policy,
+        takeback_grace_seconds=takeback_grace,
+    )
+    asyncio.run(_serve(settings, port=port, kubeconfig=kubeconfig))
+
+
+async def _serve(settings: Settings, *, port: int, kubeconfig: Path | None) -> None:
+    metrics.BUILD_INFO.labels("scheduler", version("tessera")).set(1)
+    async with await KubeClient.connect(
+        kubeconfig=kubeconfig,
+        user_agent=names.SCHEDULER_SERVICE_ACCOUNT,
+        field_manager=names.SCHEDULER_FIELD_MANAGER,
+    ) as client:
+        scheduler = Scheduler(client, settings)
+        server = await start_server(
+            port, checks={"api": scheduler.ready}, health_checks={"rounds": scheduler.alive}
+        )
+        work = asyncio.create_task(scheduler.run(), name="scheduler")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+        finally:
+            await server.stop()

@@ -1,0 +1,29 @@
+"""The cluster state as gauges: what is allocated, how broken up the free room is, and what still fits."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tessera.metrics import registry as metrics
+from tessera.placement.policies import FragmentationGradient, Policy
+from tessera.placement.state import ClusterState
+
+
+def show_state(state: ClusterState, policy: Policy) -> None:
+    """Set the gauges anew; GPUs that are gone vanish from them. Costs a pass over all GPUs."""
+    measure = policy if isinstance(policy, FragmentationGradient) else FragmentationGradient()
+    allocated: Counter[str] = Counter()
+    metrics.FRAGMENTATION_RATIO.clear()
+    metrics.LARGEST_PLACEABLE_PROFILE_SLICES.clear()
+    for gpu in state.gpus:
+        geometry = gpu.geometry
+        allocated.update(geometry.placements[index].profile for index in gpu.held.values())
+        occupancy = geometry.occupancy(gpu.key)
+        ratio = measure.value(geometry, gpu.key) / geometry.memory_slices
+        largest = max((geometry.placements[index].width for index in occupancy.fitting), default=0)
+        name = gpu.name.rpartition("/")[2]
+        metrics.FRAGMENTATION_RATIO.labels(gpu.node, name).set(ratio)
+        metrics.LARGEST_PLACEABLE_PROFILE_SLICES.labels(gpu.node, name).set(largest)
+    metrics.ALLOCATED_SLICES.clear()
+    for profile in {p for g in state.geometries() for p in g.profiles}:
+        metrics.ALLOCATED_SLICES.labels(profile).set(allocated[profile])

@@ -1,0 +1,184 @@
+"""The GPUs of the cluster as their agents publish them: ResourceSlices -> geometries and devices.
+
+A pool (one node) is read only when all ResourceSlices of its newest generation are there: while an agent
+replaces them, half of a GPU would look like a GPU with less room. One device is one legal placement; the
+devices that draw on one counter set are one GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tessera.api import names
+from tessera.placement.geometry import Geometry, IllegalGeometry, LegalPlacement, geometry_of
+from tessera.scheduler.quantity import parse_quantity
+from tessera.scheduler.selectors import AttributeValue, DeviceView
+
+_log = logging.getLogger(__name__)
+
+_MEMORY_COUNTER = "memory-slice-"
+_COMPUTE_COUNTER = "compute-slices"
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A taint of a device or of a node."""
+
+    key: str
+    value: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One published placement of one GPU. `gpu` is the GPU's name in the cluster state, `index` is into its
+    geometry.
+    """
+
+    name: str
+    pool: str
+    gpu: str
+    index: int
+    view: DeviceView
+    taints: tuple[Taint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedGpu:
+    """One GPU: its geometry and its devices in the order of the geometry's placements."""
+
+    name: str
+    node: str
+    geometry: Geometry
+    devices: tuple[Device, ...]
+
+
+class Inventory:
+    """All published GPUs, in a stable order (node, GPU)."""
+
+    def __init__(self, gpus: Iterable[PublishedGpu] = ()) -> None:
+        self.gpus = tuple(sorted(gpus, key=lambda gpu: (gpu.node, gpu.name)))
+        self.by_name = {gpu.name: gpu for gpu in self.gpus}
+        self._devices = {(d.pool, d.name): d for gpu in self.gpus for d in gpu.devices}
+
+    def device(self, pool: str, name: str) -> Device | None:
+        """The device of this name in this pool, or None when it is not published (any more)."""
+        return self._devices.get((pool, name))
+
+
+def read_inventory(slices: Iterable[Mapping[str, Any]]) -> Inventory:
+    """Build the inventory from ResourceSlice objects. What is malformed is logged and left out, never half
+    used.
+    """
+    pools: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for obj in slices:
+        if obj["spec"].get("driver") == names.DRIVER:
+            pools[obj["spec"]["pool"]["name"]].append(obj["spec"])
+    gpus: list[PublishedGpu] = []
+    for pool, specs in pools.items():
+        newest = max(spec["pool"]["generation"] for spec in specs)
+        current = [spec for spec in specs if spec["pool"]["generation"] == newest]
+        if len(current) == current[0]["pool"]["resourceSliceCount"]:
+            gpus.extend(_read_pool(pool, current))
+    return Inventory(gpus)
+
+
+def _read_pool(pool: str, specs: list[Mapping[str, Any]]) -> list[PublishedGpu]:
+    compute: dict[str, int] = {}
+    for spec in specs:
+        for counters in spec.get("sharedCounters") or ():
+            slices = (counters.get("counters") or {}).get(_COMPUTE_COUNTER, {}).get("value", "0")
+            compute[counters["name"]] = int(parse_quantity(str(slices)))
+    devices: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for spec in specs:
+        for device in spec.get("devices") or ():
+            for consumed in device.get("consumesCounters") or ():
+                devices[spec.get("nodeName", pool), consumed["counterSet"]].append(device)
+    gpus = []
+    for (node, counter_set), published in devices.items():
+        try:
+            gpus.append(_read_gpu(pool, node, counter_set, published, compute.get(counter_set, 0)))
+        except (KeyError, ValueError, IllegalGeometry) as error:
+            _log.error(
+                "GPU %s of node %s is left out, its ResourceSlice is malformed: %r", counter_set, node, error
+            )
+    return gpus
+
+
+def _read_gpu(
+    pool: str, node: str, counter_set: str, published: list[Mapping[str, Any]], compute_slices: int
+) -> PublishedGpu:
+    name = f"{node}/{counter_set}"
+    views = [_view(device) for device in published]
+    legal = [_placement(device, view) for device, view in zip(published, views, strict=True)]
+    first = views[0].attributes
+    geometry = geometry_of(
+        model=str(first[names.DRIVER, names.ATTRIBUTE_MODEL]),
+        memory_slices=int(first[names.DRIVER, names.ATTRIBUTE_GPU_MEMORY_SLICES]),
+        compute_slices=compute_slices,
+        placements=tuple(sorted(legal)),
+    )
+    devices: dict[int, Device] = {}
+    for device, view, placement in zip(published, views, legal, strict=True):
+        index = geometry.index_of(placement.profile, placement.start)
+        assert index is not None
+        devices[index] = Device(
+            name=device["name"],
+            pool=pool,
+            gpu=name,
+            index=index,
+            view=view,
+            taints=read_taints(device.get("taints")),
+        )
+    return PublishedGpu(name, node, geometry, tuple(devices[i] for i in range(len(geometry.placements))))
+
+
+def _view(device: Mapping[str, Any]) -> DeviceView:
+    attributes: dict[tuple[str, str], AttributeValue] = {}
+    for name, box in (device.get("attributes") or {}).items():
+        value = next((box[kind] for kind in ("string", "int", "bool", "version") if kind in box), None)
+        if value is not None:
+            attributes[_qualified(name)] = value
+    capacity = {
+        _qualified(name): parse_quantity(str(box["value"]))
+        for name, box in (device.get("capacity") or {}).items()
+    }
+    return DeviceView(driver=names.DRIVER, attributes=attributes, capacity=capacity)
+
+
+def _placement(device: Mapping[str, Any], view: DeviceView) -> LegalPlacement:
+    """The placement; its extent must agree with the memory slices that the device draws, or the room would be
+    counted wrong.
+    """
+    drawn = {name for consumed in device["consumesCounters"] for name in consumed["counters"]}
+    start = int(view.attributes[names.DRIVER, names.ATTRIBUTE_START])
+    width = int(view.attributes[names.DRIVER, names.ATTRIBUTE_MEMORY_SLICES])
+    if {c for c in drawn if c.startswith(_MEMORY_COUNTER)} != {
+        f"{_MEMORY_COUNTER}{start + i}" for i in range(width)
+    }:
+        raise ValueError(
+            f"{device['name']}: counters {sorted(drawn)} disagree with start {start}, {width} slices"
+        )
+    return LegalPlacement(
+        profile=str(view.attributes[names.DRIVER, names.ATTRIBUTE_PROFILE]),
+        start=start,
+        width=width,
+        compute=int(view.attributes[names.DRIVER, names.ATTRIBUTE_COMPUTE_SLICES]),
+        exclusive=tuple(
+            sorted(c for c in drawn if not c.startswith(_MEMORY_COUNTER) and c != _COMPUTE_COUNTER)
+        ),
+    )
+
+
+def read_taints(taints: Iterable[Mapping[str, Any]] | None) -> tuple[Taint, ...]:
+    """Taints as the API spells them, of devices and nodes alike."""
+    return tuple(Taint(t.get("key", ""), t.get("value") or "", t.get("effect", "")) for t in taints or ())
+
+
+def _qualified(name: str) -> tuple[str, str]:
+    domain, _, local = name.rpartition("/")
+    return (domain or names.DRIVER, local)

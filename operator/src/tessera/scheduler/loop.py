@@ -1,0 +1,178 @@
+"""The scheduler process: wait for the Lease, look, decide, write, again.
+
+A new leader waits two seconds before it looks, so that the last write of the old one has arrived, then lists
+everything from the store (never from a cache), and only then writes. A round is: take a snapshot, plan, carry
+out, and wait for the next change. Rounds never overlap, so what a round has written is part of the next one's
+snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tessera.api import names
+from tessera.kube.client import KubeClient, Object
+from tessera.kube.errors import ApiError, Unreachable
+from tessera.kube.events import EventRecorder
+from tessera.kube.informer import Informer
+from tessera.kube.lease import LeaderElector, LeadershipLost
+from tessera.kube.resources import NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
+from tessera.metrics import registry as metrics
+from tessera.placement.policies import POLICIES
+from tessera.scheduler.gauges import show_state
+from tessera.scheduler.planner import Planner
+from tessera.scheduler.snapshot import SnapshotReader
+from tessera.scheduler.writer import Writer
+
+_log = logging.getLogger(__name__)
+
+_TICK_SECONDS = 2.0
+_GATHER_SECONDS = 0.02
+_GAUGE_SECONDS = 5.0
+_SYNC_SECONDS = 60.0
+_STUCK_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How this process schedules.
+
+    `takeback_grace_seconds`: how long an ungated pod may stay unscheduled before its slice is taken back.
+    `settle_seconds`: how long a new leader waits before it looks.
+    """
+
+    lease_namespace: str
+    identity: str
+    policy: str = "fgd"
+    takeback_grace_seconds: float = 30.0
+    settle_seconds: float = 2.0
+    lease_seconds: float = 15.0
+    renew_deadline_seconds: float = 10.0
+    retry_seconds: float = 2.0
+
+
+class Scheduler:
+    """One replica. `run` takes part in the election for ever and schedules while it leads."""
+
+    def __init__(
+        self, client: KubeClient, settings: Settings, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._clock = clock
+        self._elector = LeaderElector(
+            client,
+            namespace=settings.lease_namespace,
+            name=names.SCHEDULER_LEASE,
+            identity=settings.identity,
+            lease_seconds=settings.lease_seconds,
+            renew_deadline_seconds=settings.renew_deadline_seconds,
+            retry_seconds=settings.retry_seconds,
+        )
+        self._changed = asyncio.Event()
+        self._round_ended_at: float | None = None
+        self._trouble: str | None = None
+
+    async def run(self) -> None:
+        """Returns only by cancellation."""
+        while True:
+            await self._elector.run(self._lead)
+            self._round_ended_at = None
+            _log.warning("%s does not lead any more", self._settings.identity)
+
+    async def alive(self) -> str | None:
+        """For `/healthz`: a leader whose rounds have stopped should be restarted."""
+        if self._round_ended_at is None or time.monotonic() - self._round_ended_at < _STUCK_SECONDS:
+            return None
+        return f"no round has ended for {time.monotonic() - self._round_ended_at:.0f} s"
+
+    async def ready(self) -> str | None:
+        """For `/readyz`: a candidate that waits is ready; a leader is when it can reach the API server."""
+        return self._trouble
+
+    async def _lead(self) -> None:
+        await asyncio.sleep(self._settings.settle_seconds)
+        follow = _Informers(self._client, self._note)
+        try:
+            await follow.start()
+            await self._rounds(follow)
+        except LeadershipLost as error:
+            _log.warning("%s", error)
+        finally:
+            await follow.stop()
+
+    async def _rounds(self, follow: _Informers) -> None:
+        planner = Planner(
+            POLICIES[self._settings.policy](), grace_seconds=self._settings.takeback_grace_seconds
+        )
+        events = EventRecorder(self._client, component="scheduler", instance=self._settings.identity)
+        writer = Writer(self._client, events=events, verify=self._elector.verify)
+        reader = SnapshotReader()
+        gauges_at = float("-inf")
+        while True:
+            started = time.monotonic()
+            self._changed.clear()
+            try:
+                await writer.settle()
+                snapshot = reader.read(
+                    pods=writer.pods.over(follow.pods.items()),
+                    claims=writer.claims.over(follow.claims.items()),
+                    nodes=follow.nodes.items(),
+                    slices=follow.slices.items(),
+                    now=self._clock(),
+                )
+                await writer.carry_out(planner.plan(snapshot), now=snapshot.now)
+                writer.forget_all_but({pod.uid for pod in snapshot.pods.values()})
+                metrics.PENDING_PODS.set(planner.waiting)
+                if started - gauges_at >= _GAUGE_SECONDS:
+                    show_state(planner.occupancy.state, planner.engine.policy)
+                    gauges_at = started
+                self._trouble = None
+            except (ApiError, Unreachable) as error:
+                self._trouble = f"the API server does not answer as it should: {error}"
+                _log.warning("%s", self._trouble)
+            self._round_ended_at = time.monotonic()
+            await self._wait(at_least=max(_GATHER_SECONDS, time.monotonic() - started))
+
+    async def _wait(self, *, at_least: float) -> None:
+        """Until something changes, at most one tick; a burst of changes is gathered into one round."""
+        try:
+            async with asyncio.timeout(_TICK_SECONDS):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(at_least)
+
+    def _note(self, kind: str, obj: Object, old: Object | None) -> None:
+        self._changed.set()
+
+
+class _Informers:
+    """The four resources that a leader follows; a candidate follows none."""
+
+    def __init__(self, client: KubeClient, on_change: Callable[[str, Object, Object | None], None]) -> None:
+        self.pods = Informer(
+            client, PODS, field_selector="status.phase!=Succeeded,status.phase!=Failed", on_change=on_change
+        )
+        self.nodes = Informer(client, NODES, on_change=on_change)
+        self.claims = Informer(client, RESOURCE_CLAIMS, on_change=on_change)
+        self.slices = Informer(
+            client, RESOURCE_SLICES, field_selector=f"spec.driver={names.DRIVER}", on_change=on_change
+        )
+        self._all = (self.pods, self.nodes, self.claims, self.slices)
+
+    async def start(self) -> None:
+        """Start them and wait for their first lists. Raises TimeoutError when the API server does not give
+        them.
+        """
+        for informer in self._all:
+            informer.start()
+        await asyncio.gather(*(informer.wait_synced(_SYNC_SECONDS) for informer in self._all))
+
+    async def stop(self) -> None:
+        """Stop following."""
+        await asyncio.gather(*(informer.stop() for informer in self._all))

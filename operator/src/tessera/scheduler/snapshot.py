@@ -1,0 +1,126 @@
+"""The cluster at one moment, as plain values: what every decision of one round is made from.
+
+The informers' copies lag behind our own writes. What we wrote is therefore kept beside them (the answer of
+the API server to each write) and counts as the truth until the informer has caught up with it: an allocation
+that we made is never forgotten for a moment and given to somebody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from tessera.scheduler.inventory import Inventory, read_inventory
+from tessera.scheduler.objects import Claim, Key, Node, Pod, read_claim, read_node, read_pod
+
+Object = dict[str, Any]
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Pods that have not finished, claims, nodes, and the published GPUs. `now` is in seconds since the
+    epoch.
+    """
+
+    pods: Mapping[Key, Pod]
+    claims: Mapping[Key, Claim]
+    nodes: Mapping[str, Node]
+    inventory: Inventory
+    now: float
+
+    def claim_of(self, pod: Pod, name: str | None) -> Claim | None:
+        """The claim of a pod by the claim's name, when it exists and, if made from a template, is the pod's
+        own.
+        """
+        return None if name is None else self.claims.get((pod.key[0], name))
+
+
+class Written:
+    """Objects as we last wrote them, until the informer shows the same or a newer version."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Key, Object] = {}
+
+    def put(self, obj: Object) -> None:
+        """Remember the API server's answer to a write."""
+        self._objects[_key(obj)] = obj
+
+    def over(self, objects: Iterable[Object]) -> list[Object]:
+        """The informer's objects with newer versions of our own in their place; drops what the informer has
+        caught up with.
+        """
+        listed = list(objects)
+        if not self._objects:
+            return listed
+        newer: dict[Key, Object] = {}
+        for at, obj in enumerate(listed):
+            key = _key(obj)
+            ours = self._objects.get(key)
+            if ours is not None and _same_life(ours, obj) and _version(ours) > _version(obj):
+                listed[at] = newer[key] = ours
+        self._objects = newer
+        return listed
+
+
+class SnapshotReader:
+    """Makes snapshots; reads an object again only when its resourceVersion has changed."""
+
+    def __init__(self) -> None:
+        self._pods = _Cache[Pod]()
+        self._claims = _Cache[Claim]()
+        self._nodes = _Cache[Node]()
+        self._inventory = Inventory()
+        self._inventory_of: frozenset[tuple[str, str]] = frozenset()
+
+    def read(
+        self,
+        *,
+        pods: Iterable[Object],
+        claims: Iterable[Object],
+        nodes: Iterable[Object],
+        slices: Iterable[Object],
+        now: float,
+    ) -> Snapshot:
+        """The snapshot of these objects."""
+        slice_list = list(slices)
+        inventory_of = frozenset((s["metadata"]["uid"], s["metadata"]["resourceVersion"]) for s in slice_list)
+        if inventory_of != self._inventory_of:
+            self._inventory, self._inventory_of = read_inventory(slice_list), inventory_of
+        read_pods = self._pods.read(pods, read_pod)
+        return Snapshot(
+            pods={pod.key: pod for pod in read_pods if not pod.finished},
+            claims={claim.key: claim for claim in self._claims.read(claims, read_claim)},
+            nodes={node.name: node for node in self._nodes.read(nodes, read_node)},
+            inventory=self._inventory,
+            now=now,
+        )
+
+
+class _Cache(Generic[Read]):
+    def __init__(self) -> None:
+        self._read: dict[tuple[str, str], Read] = {}
+
+    def read(self, objects: Iterable[Object], reader: Any) -> list[Read]:
+        """Each object read once per version; what is not listed any more is dropped."""
+        fresh: dict[tuple[str, str], Read] = {}
+        for obj in objects:
+            version = (obj["metadata"]["uid"], obj["metadata"]["resourceVersion"])
+            found = self._read.get(version)
+            fresh[version] = reader(obj) if found is None else found
+        self._read = fresh
+        return list(fresh.values())
+
+
+def _key(obj: Object) -> Key:
+    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
+
+
+def _same_life(a: Object, b: Object) -> bool:
+    return bool(a["metadata"]["uid"] == b["metadata"]["uid"])
+
+
+def _version(obj: Object) -> int:
+    # Comparable as numbers by the API's own promise since Kubernetes 1.35 (KEP-5504).
+    return int(obj["metadata"]["resourceVersion"])

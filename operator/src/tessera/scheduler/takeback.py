@@ -1,0 +1,119 @@
+"""Giving up placements that do not work out.
+
+We choose the node, kube-scheduler has the last word, and it knows rules that we do not (volumes, topology
+spread, other drivers' devices). A pod that it cannot bind would sit on its slice for ever. So after a grace
+time the slice is taken back, the node is remembered for that pod, and the next best is tried. kube-scheduler
+clears some allocations itself; that counts the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tessera.scheduler.objects import Allocated, Claim, Pod
+from tessera.scheduler.snapshot import Snapshot
+
+ORPHAN_SECONDS = 60.0
+_FIRST_AVOIDANCE_SECONDS = 60.0
+_LONGEST_AVOIDANCE_SECONDS = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """A claim that is to lose its allocation, the pod it was made for (None: nobody uses it), and why."""
+
+    claim: Claim
+    pod: Pod | None
+    why: str
+
+
+def find_take_backs(snapshot: Snapshot, *, grace_seconds: float) -> Iterator[TakeBack]:
+    """Allocations whose pod was not scheduled within the grace time, and allocations that nobody uses."""
+    used: set[tuple[str, str]] = set()
+    for pod in snapshot.pods.values():
+        claims = [
+            claim
+            for entry in pod.claims
+            if (claim := snapshot.claim_of(pod, entry.claim)) is not None and claim.holds_ours
+        ]
+        used.update(claim.key for claim in claims)
+        if not is_stuck(pod, claims, now=snapshot.now, grace_seconds=grace_seconds):
+            continue
+        node = pinned_node(claims[0].allocated)
+        for claim in claims:
+            # A claim that another pod has reserved works for that pod.
+            if set(claim.reserved_for) <= {pod.uid}:
+                yield TakeBack(
+                    claim, pod, f"the pod could not be scheduled on node {node} for {grace_seconds:.0f} s"
+                )
+    for claim in snapshot.claims.values():
+        if (
+            claim.holds_ours
+            and not claim.reserved_for
+            and claim.key not in used
+            and claim.allocated is not None
+            and snapshot.now - claim.allocated.since >= ORPHAN_SECONDS
+        ):
+            yield TakeBack(claim, None, "no pod uses the claim")
+
+
+def is_stuck(pod: Pod, claims: list[Claim], *, now: float, grace_seconds: float) -> bool:
+    """Whether an ungated pod with its slices allocated has been refused by kube-scheduler for longer than the
+    grace time.
+    """
+    if not claims or pod.gates or pod.node or pod.deleting or pod.unschedulable_since is None:
+        return False
+    # The condition keeps the time of its first refusal; a later allocation deserves its own grace time.
+    since = max([pod.unschedulable_since, *(c.allocated.since for c in claims if c.allocated is not None)])
+    return now - since >= grace_seconds
+
+
+def pinned_node(allocated: Allocated | None) -> str:
+    """The node that an allocation is bound to by name, or ""."""
+    for term in (allocated.node_terms if allocated is not None else None) or ():
+        for requirement in term.get("matchFields") or ():
+            if requirement.get("key") == "metadata.name" and requirement.get("operator") == "In":
+                values = requirement.get("values") or []
+                if len(values) == 1:
+                    return str(values[0])
+    return ""
+
+
+def identity(pod: Pod) -> tuple[str, ...]:
+    """Who a pod is across replacements: (Job UID, completion index) for an Indexed Job's pod, else the pod
+    itself.
+
+    Together with the pod claim name it names a claim across replacements.
+    """
+    return (
+        ("job", pod.job_uid, pod.completion_index)
+        if pod.job_uid and pod.completion_index
+        else ("pod", pod.uid)
+    )
+
+
+class Avoidance:
+    """Nodes that did not work out for a pod, each for a while: one minute, then twice as long each time, 15
+    minutes at most.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[str, ...], dict[str, tuple[float, int]]] = {}
+
+    def add(self, pod: Pod, node: str, *, now: float) -> None:
+        """The node did not work out for this pod (nor, for a while, will it for the pod's replacement)."""
+        nodes = self._until.setdefault(identity(pod), {})
+        times = nodes.get(node, (0.0, 0))[1]
+        seconds = min(_LONGEST_AVOIDANCE_SECONDS, _FIRST_AVOIDANCE_SECONDS * 2.0**times)
+        nodes[node] = (now + seconds, times + 1)
+
+    def nodes(self, pod: Pod, *, now: float) -> frozenset[str]:
+        """The nodes to avoid now."""
+        return frozenset(n for n, (until, _) in self._until.get(identity(pod), {}).items() if until > now)
+
+    def keep_only(self, alive: set[tuple[str, ...]], *, now: float) -> None:
+        """Forget pods that are gone, once their last avoidance is over (a replacement may come)."""
+        for who in [w for w in self._until if w not in alive]:
+            if all(until <= now for until, _ in self._until[who].values()):
+                del self._until[who]

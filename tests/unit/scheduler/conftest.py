@@ -1,0 +1,250 @@
+"""A small cluster as API objects: what an agent publishes, nodes, pods and claims, and the snapshot made of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from tessera.scheduler.snapshot import Snapshot, SnapshotReader
+
+Object = dict[str, Any]
+
+H100 = {
+    "1g.10gb": ((0, 1, 2, 3, 4, 5, 6), 1, 1, "9984Mi"),
+    "1g.10gb+me": ((0, 1, 2, 3, 4, 5, 6), 1, 1, "9984Mi"),
+    "1g.20gb": ((0, 2, 4, 6), 2, 1, "20090Mi"),
+    "2g.20gb": ((0, 2, 4), 2, 2, "20090Mi"),
+    "3g.40gb": ((0, 4), 4, 3, "40448Mi"),
+    "4g.40gb": ((0,), 4, 4, "40448Mi"),
+    "7g.80gb": ((0,), 8, 7, "81152Mi"),
+}
+
+
+def published_slices(
+    node: str, gpus: list[str], *, generation: int = 1, taints: list[Object] | None = None
+) -> list[Object]:
+    """The ResourceSlices of a node with H100s, as docs/architecture.md says that the agent publishes them."""
+    managed = {"key": "tessera.dev/managed", "value": "true", "effect": "NoSchedule"}
+
+    def device(gpu: str, at: int, profile: str, start: int, width: int, compute: int, memory: str) -> Object:
+        counters = {f"memory-slice-{start + i}": {"value": "1"} for i in range(width)}
+        counters["compute-slices"] = {"value": str(compute)}
+        if profile.endswith("+me"):
+            counters["media-extensions"] = {"value": "1"}
+        return {
+            "name": f"{gpu}-{profile.replace('.', '-').replace('+', '-')}-{start}",
+            "attributes": {
+                "profile": {"string": profile},
+                "start": {"int": start},
+                "memorySlices": {"int": width},
+                "computeSlices": {"int": compute},
+                "gpuMemorySlices": {"int": 8},
+                "gpuUUID": {"string": f"GPU-{gpu.removeprefix('gpu-')}"},
+                "gpuIndex": {"int": at},
+                "model": {"string": "H100-80GB"},
+                "productName": {"string": "NVIDIA H100 80GB HBM3"},
+            },
+            "capacity": {"memory": {"value": memory}},
+            "consumesCounters": [{"counterSet": gpu, "counters": counters}],
+            "taints": [managed, *(taints or [])],
+        }
+
+    devices = [
+        device(gpu, at, profile, start, width, compute, memory)
+        for at, gpu in enumerate(gpus)
+        for profile, (starts, width, compute, memory) in H100.items()
+        for start in starts
+    ]
+    counter_sets = [
+        {
+            "name": gpu,
+            "counters": {f"memory-slice-{i}": {"value": "1"} for i in range(8)}
+            | {"compute-slices": {"value": "7"}, "media-extensions": {"value": "1"}},
+        }
+        for gpu in gpus
+    ]
+    parts = [{"sharedCounters": counter_sets[i : i + 8]} for i in range(0, len(counter_sets), 8)]
+    parts += [{"devices": devices[i : i + 64]} for i in range(0, len(devices), 64)]
+    return [
+        {
+            "metadata": {
+                "name": f"{node}-{generation}-{i}",
+                "uid": f"slice-{node}-{generation}-{i}",
+                "resourceVersion": "1",
+            },
+            "spec": {
+                "driver": "gpu.tessera.dev",
+                "nodeName": node,
+                "pool": {"name": node, "generation": generation, "resourceSliceCount": len(parts)},
+                **part,
+            },
+        }
+        for i, part in enumerate(parts)
+    ]
+
+
+def selector(profile: str) -> str:
+    return f'device.attributes["gpu.tessera.dev"].profile == "{profile}"'
+
+
+def exactly(profile: str, *, name: str = "slice", **more: Any) -> Object:
+    """A request for one profile."""
+    body = {"deviceClassName": "slice.tessera.dev", "selectors": [{"cel": {"expression": selector(profile)}}]}
+    return {"name": name, "exactly": body | more}
+
+
+def time_text(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass
+class World:
+    """API objects that a test puts together and changes between rounds."""
+
+    now: float = 1_000_000.0
+    pods: dict[str, Object] = field(default_factory=dict)
+    claims: dict[str, Object] = field(default_factory=dict)
+    nodes: dict[str, Object] = field(default_factory=dict)
+    slices: list[Object] = field(default_factory=list)
+    reader: SnapshotReader = field(default_factory=SnapshotReader)
+    _versions: itertools.count[int] = field(default_factory=lambda: itertools.count(100))
+
+    def touch(self, obj: Object) -> Object:
+        """Give an object a new resourceVersion, as every write does."""
+        obj["metadata"]["resourceVersion"] = str(next(self._versions))
+        return obj
+
+    def add_node(
+        self,
+        name: str,
+        *,
+        gpus: list[str],
+        cpu: str = "16",
+        taints: list[Object] | None = None,
+        **labels: str,
+    ) -> Object:
+        node = {
+            "metadata": {"name": name, "uid": f"node-{name}", "labels": labels},
+            "spec": {"taints": taints or []},
+            "status": {
+                "allocatable": {"cpu": cpu, "memory": "64Gi", "pods": "110"},
+                "conditions": [{"type": "Ready", "status": "True"}],
+            },
+        }
+        self.nodes[name] = self.touch(node)
+        self.slices += published_slices(name, gpus)
+        return node
+
+    def add_claim(self, name: str, *requests: Object, finalizer: bool = True, **spec: Any) -> Object:
+        claim: Object = {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceClaim",
+            "metadata": {
+                "name": name,
+                "namespace": "default",
+                "uid": f"claim-{name}",
+                "finalizers": ["resource.kubernetes.io/delete-protection"] if finalizer else [],
+            },
+            "spec": {"devices": {"requests": list(requests)} | spec},
+        }
+        self.claims[name] = self.touch(claim)
+        return claim
+
+    def add_pod(
+        self,
+        name: str,
+        *claims: str,
+        gates: tuple[str, ...] = ("tessera.dev/placement",),
+        cpu: str = "1",
+        created: float = 0.0,
+        annotations: dict[str, str] | None = None,
+        **spec: Any,
+    ) -> Object:
+        pod: Object = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": name,
+                "namespace": "default",
+                "uid": f"pod-{name}",
+                "creationTimestamp": time_text(self.now + created),
+                "annotations": annotations or {},
+            },
+            "spec": {
+                "schedulingGates": [{"name": gate} for gate in gates],
+                "resourceClaims": [{"name": c, "resourceClaimName": c} for c in claims],
+                "containers": [{"name": "main", "resources": {"requests": {"cpu": cpu, "memory": "1Gi"}}}],
+            }
+            | spec,
+            "status": {"phase": "Pending"},
+        }
+        self.pods[name] = self.touch(pod)
+        return pod
+
+    def add_pod_with_claim(self, name: str, profile: str, **pod: Any) -> None:
+        self.add_claim(name, exactly(profile))
+        self.add_pod(name, name, **pod)
+
+    def allocate(
+        self, claim: str, *devices: str, node: str, pod: str | None = None, since: float = 0.0
+    ) -> None:
+        """What a written allocation looks like afterwards."""
+        obj = self.claims[claim]
+        request = obj["spec"]["devices"]["requests"][0]["name"]
+        obj["status"] = {
+            "allocation": {
+                "allocationTimestamp": time_text(self.now + since),
+                "devices": {
+                    "results": [
+                        {"request": request, "driver": "gpu.tessera.dev", "pool": node, "device": d}
+                        for d in devices
+                    ]
+                },
+                "nodeSelector": {
+                    "nodeSelectorTerms": [
+                        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+                    ]
+                },
+            },
+            "reservedFor": [{"resource": "pods", "name": pod, "uid": f"pod-{pod}"}] if pod else [],
+        }
+        self.touch(obj)
+
+    def snapshot(self) -> Snapshot:
+        return self.reader.read(
+            pods=self.pods.values(),
+            claims=self.claims.values(),
+            nodes=self.nodes.values(),
+            slices=self.slices,
+            now=self.now,
+        )
+
+
+@pytest.fixture
+def world() -> World:
+    """Two nodes with one H100 each."""
+    made = World()
+    made.add_node("node-a", gpus=["gpu-aaaaaaaa"])
+    made.add_node("node-b", gpus=["gpu-bbbbbbbb"])
+    return made
+
+
+@pytest.fixture
+def empty_world() -> Callable[[], World]:
+    return World
+
+
+@pytest.fixture
+def request_for() -> Callable[..., Object]:
+    """Makes one `exactly` request for a profile."""
+    return exactly
+
+
+@pytest.fixture
+def publish() -> Callable[..., list[Object]]:
+    """Makes the ResourceSlices of a node."""
+    return published_slices

@@ -157,8 +157,10 @@ class Informer:
                 self.last_error = str(error)
                 _log.info("%s", error)
             except ApiError as error:
+                told = self.last_error
                 self.last_error = f"cannot follow {self.resource.plural}: {error}"
-                _log.warning("%s", self.last_error)
+                # A CRD that is not installed yet, or a missing right, lasts: say it once.
+                _log.log(logging.WARNING if self.last_error != told else logging.DEBUG, "%s", self.last_error)
                 self._resource_version = None
             except Exception:
                 metrics.UNHANDLED_ERRORS_TOTAL.labels(f"informer {self.resource.plural}").inc()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tessera.agent.cdi import CDIDirectory, device_id
 from tessera.agent.checkpoint import CheckpointFile
+from tessera.agent.fleet import Fleet, FleetSettings
 from tessera.agent.measured import MeasuredDriver
 from tessera.agent.node import NodeAgent, NodeOptions
 from tessera.agent.plugin import Plugin
@@ -77,16 +78,21 @@ def check_model(model: str, count: int) -> None:
         )
 
 
+def stop_on_signal() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
 async def run(settings: AgentSettings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises `BadSettings`, and `OSError` when a socket or port cannot be opened.
     """
     check(settings)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_on_signal()
     client = await KubeClient.connect(
         kubeconfig=settings.kubeconfig, user_agent="tessera-agent", field_manager=AGENT_FIELD_MANAGER
     )
@@ -134,7 +140,7 @@ async def _serve(settings: AgentSettings, client: KubeClient, stop: asyncio.Even
     try:
         await plugin.start()
         log.info("agent of node %s serves %s", settings.node_name, plugin.dra_socket)
-        await _until(stop, refreshing)
+        await until(stop, refreshing)
     finally:
         await plugin.stop()
         refreshing.cancel()
@@ -144,15 +150,38 @@ async def _serve(settings: AgentSettings, client: KubeClient, stop: asyncio.Even
         await server.stop()
 
 
-async def _until(stop: asyncio.Event, refreshing: asyncio.Task[None]) -> None:
-    """Wait for the signal; a refresh loop that ends by itself is a defect and ends the process."""
+async def until(stop: asyncio.Event, work: asyncio.Task[None]) -> None:
+    """Wait for the signal; work that ends by itself is a defect: its error is raised and ends the process."""
     stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({stopping, refreshing}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({stopping, work}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
-    if refreshing.done():
-        refreshing.result()
+    if work.done():
+        work.result()
+
+
+async def run_fleet(settings: FleetSettings, *, port: int, kubeconfig: Path | None) -> None:
+    """Serve all simulated nodes until SIGTERM or SIGINT. Raises `BadSettings`."""
+    check_model(settings.model, settings.count)
+    stop = stop_on_signal()
+    client = await KubeClient.connect(
+        kubeconfig=kubeconfig, user_agent="tessera-fleet", field_manager=AGENT_FIELD_MANAGER
+    )
+    async with client:
+        fleet = Fleet(client, settings)
+
+        async def ready() -> str | None:
+            return None if fleet.published else "no simulated node is published yet"
+
+        server = await start_server(port, checks={"nodes": ready})
+        work = asyncio.create_task(fleet.run(), name="fleet")
+        try:
+            await until(stop, work)
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            await server.stop()
 
 
 def _registered(node: NodeAgent, plugin: Plugin) -> None:

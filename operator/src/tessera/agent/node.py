@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,8 @@ class NodeOptions:
     """Switch MIG mode on where it is off and the GPU is idle, without a MIGPartition asking for it."""
     refresh_seconds: float = 15.0
     """Time between two looks at the driver when nothing happens."""
+    events: bool = True
+    """Tell the claims' events what was prepared and released."""
 
 
 class NodeAgent:
@@ -69,12 +71,14 @@ class NodeAgent:
         checkpoint: CheckpointFile,
         cdi: CDIDirectory,
         options: NodeOptions,
+        on_change: Callable[[], None] | None = None,
     ) -> None:
         self._client = client
         self._driver = driver
         self._checkpoint = checkpoint
         self._cdi = cdi
         self._options = options
+        self._on_change = on_change
         self._reader = ClaimReader(client, node=options.name)
         self._events = EventRecorder(client, component="agent", instance=options.name)
         self._transactions = Transactions(driver=driver, checkpoint=checkpoint, cdi=cdi, ledger=Ledger())
@@ -106,7 +110,9 @@ class NodeAgent:
         return self._transactions.ledger
 
     def poke(self) -> None:
-        """Have the node refreshed soon."""
+        """Have the node refreshed soon, by `serve` or by whoever else drives this node."""
+        if self._on_change is not None:
+            self._on_change()
         self._wake.set()
 
     async def serve(self) -> None:
@@ -222,9 +228,10 @@ class NodeAgent:
             f"and {len(ledger.warm)} warm slices"
         )
         log.warning("node %s: %s", self._options.name, message)
-        self._events.emit(
-            gpu_node, type="Warning", reason=Reason.RECONCILING, action="Recover", message=message
-        )
+        if self._options.events:
+            self._events.emit(
+                gpu_node, type="Warning", reason=Reason.RECONCILING, action="Recover", message=message
+            )
 
     async def _enable_mig(self, inventory: Inventory, gpu_node: Mapping[str, Any]) -> tuple[str, ...]:
         """Switch MIG on where it is wanted and the GPU is idle; returns what the driver said against it."""
@@ -245,6 +252,8 @@ class NodeAgent:
         return tuple(notes)
 
     def _tell(self, claim: ClaimKey, kind: Any, reason: Reason, message: str) -> None:
+        if not self._options.events:
+            return
         regarding = {
             "apiVersion": RESOURCE_CLAIMS.api_version,
             "kind": RESOURCE_CLAIMS.kind,

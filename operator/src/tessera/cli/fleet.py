@@ -1,0 +1,42 @@
+"""`tessera fleet`: parse the flags of the simulated fleet and run it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+
+@click.command("fleet")
+@click.option(
+    "--simulate", metavar="MODEL", default="H100-80GB", show_default=True, help="GPU model of every node."
+)
+@click.option("--simulate-count", type=int, default=2, show_default=True, help="GPUs per node.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where the simulated nodes keep their state.",
+)
+@click.option(
+    "--port", type=int, default=8080, show_default=True, help="Port of /metrics, /healthz, /readyz."
+)
+@click.option("--kubeconfig", type=click.Path(path_type=Path), help="Credentials outside a pod.")
+@click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR; default: $TESSERA_LOG_LEVEL, else INFO.")
+def command(
+    simulate: str,
+    simulate_count: int,
+    state_dir: Path,
+    port: int,
+    kubeconfig: Path | None,
+    log_level: str | None,
+) -> None:
+    """Publish GPUs for the Nodes labelled tessera.dev/simulated-gpus=true, and prepare their claims."""
+    from tessera.agent.fleet import FleetSettings
+    from tessera.agent.main import run_fleet
+    from tessera.kube.logging import setup_logging
+
+    setup_logging("fleet", level=log_level)
+    settings = FleetSettings(state_dir=state_dir, model=simulate, count=simulate_count)
+    asyncio.run(run_fleet(settings, port=port, kubeconfig=kubeconfig))

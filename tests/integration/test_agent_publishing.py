@@ -1,0 +1,119 @@
+"""What the agent publishes, as a real API server sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tessera.agent.cdi import CDIDirectory
+from tessera.agent.checkpoint import CheckpointFile
+from tessera.agent.node import NodeAgent, NodeOptions
+from tessera.gpu.driver import LocalDriver
+from tessera.gpu.nvml import NVML
+from tessera.gpu.simulator import control
+from tessera.gpu.simulator.library import SimulatedLibrary
+from tessera.kube.client import KubeClient
+from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_SLICES
+
+pytestmark = pytest.mark.integration
+
+
+@dataclass
+class Node:
+    """A Node object without a kubelet, and the agent that serves it."""
+
+    name: str
+    agent: NodeAgent
+    simulator: Path
+    client: KubeClient
+
+    async def slices(self) -> list[dict[str, Any]]:
+        found = await self.client.list(RESOURCE_SLICES, field_selector=f"spec.nodeName={self.name}")
+        return found.items
+
+    async def ready(self) -> dict[str, Any]:
+        status = (await self.client.get(GPU_NODES, self.name))["status"]
+        return next(item for item in status["conditions"] if item["type"] == "Ready")
+
+
+async def _node(client: KubeClient, directory: Path, model: str, count: int) -> Node:
+    name = f"node-{uuid.uuid4().hex[:8]}"
+    await client.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+    library = SimulatedLibrary.at(directory / "simulator", model=model, count=count, seed=name)
+    agent = NodeAgent(
+        client=client,
+        driver=LocalDriver(NVML(library), simulated=True),
+        checkpoint=CheckpointFile(directory / "checkpoint.json"),
+        cdi=CDIDirectory(directory / "cdi", simulated=True),
+        options=NodeOptions(name=name, enable_mig=True),
+    )
+    agent.open()
+    agent.registered = True
+    return Node(name=name, agent=agent, simulator=directory / "simulator", client=client)
+
+
+@pytest.fixture
+async def h100(admin: KubeClient, tmp_path: Path) -> AsyncIterator[Node]:
+    node = await _node(admin, tmp_path, "H100-80GB", 2)
+    yield node
+    await admin.delete(NODES, node.name)
+
+
+@pytest.mark.parametrize(
+    ("model", "count", "devices"),
+    [("H100-80GB", 2, 50), ("A30-24GB", 1, 13), ("RTXPRO6000-96GB", 3, 90), ("H100-80GB", 9, 225)],
+)
+async def test_the_api_server_accepts_every_slice_of_a_node(
+    admin: KubeClient, tmp_path: Path, model: str, count: int, devices: int
+) -> None:
+    node = await _node(admin, tmp_path, model, count)
+    await node.agent.refresh()
+    slices = await node.slices()
+    assert sum(len(item["spec"].get("devices") or []) for item in slices) == devices
+    assert sum(len(item["spec"].get("sharedCounters") or []) for item in slices) == count
+    assert {item["spec"]["pool"]["resourceSliceCount"] for item in slices} == {len(slices)}
+    assert (await node.ready())["reason"] == "Published"
+    await admin.delete(NODES, node.name)
+
+
+async def test_the_generation_stays_while_nothing_changes(h100: Node) -> None:
+    await h100.agent.refresh()
+    before = {item["metadata"]["name"]: item["metadata"]["resourceVersion"] for item in await h100.slices()}
+    await h100.agent.refresh()
+    after = {item["metadata"]["name"]: item["metadata"]["resourceVersion"] for item in await h100.slices()}
+    assert after == before
+
+
+async def test_a_lost_gpu_is_withdrawn_and_comes_back_with_a_new_generation(h100: Node) -> None:
+    await h100.agent.refresh()
+    control.lose(h100.simulator, index=1)
+    await h100.agent.refresh()
+    slices = await h100.slices()
+    assert sum(len(item["spec"].get("devices") or []) for item in slices) == 25
+    assert {item["spec"]["pool"]["generation"] for item in slices} == {2}
+    status = (await h100.client.get(GPU_NODES, h100.name))["status"]
+    assert [gpu["healthy"] for gpu in status["gpus"]] == [True, False]
+    assert "GPU_IS_LOST" in status["gpus"][1]["healthMessage"]
+    control.reset(h100.simulator, index=1)
+    await h100.agent.refresh()
+    assert sum(len(item["spec"].get("devices") or []) for item in await h100.slices()) == 50
+
+
+async def test_everything_published_belongs_to_the_node_object(h100: Node) -> None:
+    await h100.agent.refresh()
+    node = await h100.client.get(NODES, h100.name)
+    gpu_node = await h100.client.get(GPU_NODES, h100.name)
+    for item in [*await h100.slices(), gpu_node]:
+        assert [owner["uid"] for owner in item["metadata"]["ownerReferences"]] == [node["metadata"]["uid"]]
+
+
+async def test_the_status_is_written_once_while_nothing_changes(h100: Node) -> None:
+    await h100.agent.refresh()
+    before = (await h100.client.get(GPU_NODES, h100.name))["metadata"]["resourceVersion"]
+    await asyncio.gather(h100.agent.refresh())
+    assert (await h100.client.get(GPU_NODES, h100.name))["metadata"]["resourceVersion"] == before

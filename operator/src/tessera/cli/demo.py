@@ -1,0 +1,235 @@
+"""`tessera demo`: from nothing to trained models on slices of simulated GPUs, and then how to go on.
+
+It runs what a user would run (a cluster, `helm install`, `kubectl apply -f examples/quickstart`), shows the
+GPUs and the jobs while they run, and ends when every job has either ended or said why it cannot run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from tessera.api.errors import TesseraError
+from tessera.cli.frame import Frame, Job, build_frame
+from tessera.cli.mosaic import render
+from tessera.kube.client import KubeClient
+from tessera.kube.resources import GPU_NODES, HETEROGENEOUS_TRAINING_JOBS, PODS, RESOURCE_CLAIMS
+from tessera.local.images import checkout_directory
+from tessera.local.progress import Progress
+from tessera.local.stack import Stack, StackSettings, bring_up, take_down
+
+DEFAULT_CLUSTER = "demo"
+POLL_SECONDS = 0.5
+JOBS_LIMIT_SECONDS = 420.0
+PICTURE_WIDTH = 100
+
+
+@dataclass
+class Watched:
+    """What the live view has seen so far."""
+
+    frame: Frame
+    fullest: Frame
+    seconds: float = 0.0
+
+
+@click.command(help="A cluster on this machine, two simulated H100s, Tessera, and four training jobs.")
+@click.option("--down", is_flag=True, help="Remove the demo's cluster and everything in it.")
+@click.option("--name", default=DEFAULT_CLUSTER, show_default=True, help="Name of the local cluster.")
+@click.option("--nodes", type=int, default=None, help="So many simulated (KWOK) nodes instead of a real one.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Save the fullest moment as an SVG file.")
+def command(*, down: bool, name: str, nodes: int | None, picture: Path | None) -> None:
+    """Runs or removes the demo."""
+    settings = StackSettings(name=name, kwok_nodes=nodes)
+    if down:
+        existed = take_down(settings)
+        click.echo(f"cluster {name} is gone" if existed else f"there was no cluster {name}")
+        return
+    console = Console()
+    began = time.monotonic()
+    progress = Progress(lambda line: console.print(line, highlight=False, markup=False))
+    stack = bring_up(settings, progress=progress)
+    jobs = _apply_quickstart(stack, progress)
+    watched = asyncio.run(_watch(stack, jobs, console))
+    if picture is not None:
+        _save_picture(watched.fullest, picture)
+        progress.say(f"picture saved to {picture}")
+    console.print(_results(watched.frame, stack))
+    _say_how_to_go_on(stack, watched.frame, console, seconds=time.monotonic() - began)
+
+
+def _apply_quickstart(stack: Stack, progress: Progress) -> list[str]:
+    """Applies the examples; jobs of an earlier demo and their output go first. Returns the jobs' names."""
+    directory = checkout_directory() / "examples" / "quickstart"
+    objects = [
+        document
+        for path in sorted(directory.glob("*.yaml"))
+        for document in yaml.safe_load_all(path.read_text())
+        if document
+    ]
+    jobs = [o["metadata"]["name"] for o in objects if o["kind"] == "HeterogeneousTrainingJob"]
+    kubectl = stack.cluster.control_plane.kubectl
+    kubectl("delete", "htj", *jobs, "--ignore-not-found", "--wait=true", "--timeout=60s")
+    for job in jobs:
+        shutil.rmtree(stack.output_directory / job, ignore_errors=True)
+    progress.say("kubectl apply -f examples/quickstart/")
+    kubectl("apply", "-f", str(directory))
+    return jobs
+
+
+async def _watch(stack: Stack, jobs: list[str], console: Console) -> Watched:
+    """Shows GPUs and jobs until each job has ended or waits for room that the others do not give back."""
+    deadline = time.monotonic() + JOBS_LIMIT_SECONDS
+    client = await KubeClient.connect(
+        kubeconfig=stack.kubeconfig, user_agent="tessera-demo", field_manager="tessera-demo"
+    )
+    async with client:
+        frame = await _read(client)
+        watched = Watched(frame=frame, fullest=frame)
+        live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
+        lines = _Lines(console)
+        if live:
+            live.start()
+        try:
+            while True:
+                watched.frame = await _read(client)
+                if _held(watched.frame) >= _held(watched.fullest):
+                    watched.fullest = watched.frame
+                if live:
+                    live.update(render(watched.frame, width=console.width))
+                else:
+                    lines.show(watched.frame)
+                mine = [job for job in watched.frame.jobs if job.name in jobs]
+                if len(mine) == len(jobs) and all(_settled(job) for job in mine):
+                    break
+                if time.monotonic() > deadline:
+                    raise TesseraError(
+                        "the demo's jobs did not end",
+                        f"{JOBS_LIMIT_SECONDS:.0f} s are over",
+                        "`kubectl describe htj` names what each of them waits for",
+                    )
+                await asyncio.sleep(POLL_SECONDS)
+        finally:
+            if live:
+                live.stop()
+        if not live:
+            console.print(render(watched.fullest, width=80))
+        return watched
+
+
+async def _read(client: KubeClient) -> Frame:
+    nodes, jobs, claims = await asyncio.gather(
+        client.list(GPU_NODES), client.list(HETEROGENEOUS_TRAINING_JOBS), client.list(RESOURCE_CLAIMS)
+    )
+    return build_frame(nodes.items, jobs.items, claims.items)
+
+
+def _held(frame: Frame) -> int:
+    """Memory slices that somebody holds."""
+    return sum(t.width for n in frame.nodes for g in n.gpus for t in g.tiles if t.state != "Warm")
+
+
+def _settled(job: Job) -> bool:
+    """Ended, or refused for a reason that waiting does not cure."""
+    return bool(job.finished) or job.reason == "UnknownProfile"
+
+
+class _Lines:
+    """One line per change, where the output is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said: dict[str, str] = {}
+
+    def show(self, frame: Frame) -> None:
+        for job in frame.jobs:
+            step = f" step {job.step}/{job.steps}" if job.step is not None and not job.finished else ""
+            text = f"{job.name} ({job.profile}): {job.reason} {job.where}{step}"
+            if not job.where and job.message:
+                text += f" - {job.message}"
+            if self._said.get(job.key) != text:
+                self._said[job.key] = text
+                self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _results(frame: Frame, stack: Stack) -> Table:
+    table = Table(title="Results", title_justify="left", expand=False)
+    for column in ("job", "slice", "where", "outcome", "SSIM", "PSNR", "train"):
+        table.add_column(column, justify="right" if column in ("SSIM", "PSNR", "train") else "left")
+    for job in frame.jobs:
+        found = _result_file(stack, job.name)
+        metrics: dict[str, Any] = found.get("metrics") or job.metrics
+        table.add_row(
+            job.name,
+            job.profile,
+            job.where or "-",
+            job.finished or job.reason,
+            _change(metrics, "ssim", "{:.2f}"),
+            _change(metrics, "psnr", "{:.1f} dB"),
+            f"{sum(p['seconds'] for p in found['phases']):.0f} s" if found.get("phases") else "-",
+        )
+    return table
+
+
+def _change(metrics: dict[str, Any], name: str, form: str) -> str:
+    """`dark > relit`, the workload's measure before and after."""
+    before, after = metrics.get(f"{name}_dark"), metrics.get(f"{name}_noiser")
+    if before is None or after is None:
+        return "-"
+    return (
+        f"{before:.2f} > {form.format(after)}" if name == "ssim" else f"{before:.1f} > {form.format(after)}"
+    )
+
+
+def _result_file(stack: Stack, job: str) -> dict[str, Any]:
+    path = stack.output_directory / job / "result.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _save_picture(frame: Frame, path: Path) -> None:
+    console = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO())
+    console.print(render(frame, width=PICTURE_WIDTH))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    console.save_svg(str(path), title="tessera top")
+
+
+def _say_how_to_go_on(stack: Stack, frame: Frame, console: Console, *, seconds: float) -> None:
+    for job in frame.jobs:
+        if not job.finished:
+            console.print(f"{job.name} cannot run: {job.message}", highlight=False, markup=False)
+    for picture in sorted(stack.output_directory.glob("*/before_after.png")):
+        console.print(f"before/after picture: {picture}", highlight=False, markup=False, soft_wrap=True)
+    for url in _metrics_urls(stack):
+        console.print(f"metrics: {url}", highlight=False, markup=False)
+    if not stack.real_node:
+        console.print("KWOK mode: the nodes are simulated, so no container ran and nothing was trained.")
+    text = (
+        f"\nDone in {seconds:.0f} s. To go on:\n"
+        f"  export KUBECONFIG={stack.kubeconfig}\n"
+        f"  {stack.kubectl} get mig,gn,htj        # what there is\n"
+        "  uv run tessera top                    # the live view\n"
+        "  make demo-down                        # remove all of it"
+    )
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _metrics_urls(stack: Stack) -> list[str]:
+    if not stack.real_node:
+        return []
+    listed = stack.cluster.control_plane.kubectl(
+        "-n", stack.settings.namespace, "get", PODS.plural, "-o", "json"
+    )
+    pods = [p for p in json.loads(listed)["items"] if p["status"].get("podIP")]
+    return [f"http://{p['status']['podIP']}:8080/metrics  ({p['metadata']['name']})" for p in pods]

@@ -1,0 +1,122 @@
+"""What the end-to-end tests do as a user would: kubectl, a training job, waiting, and killing processes.
+
+Only the last is not a user's: from the host, every container's processes can be found and ended behind the
+kubelet's back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Object = dict[str, Any]
+SYSTEM = "tessera-system"
+
+
+def wait_for(what: str, probe: Callable[[], Any], *, seconds: float = 60, every: float = 0.25) -> Any:
+    """Polls until `probe` returns something true; fails with `what` and the last value after the limit."""
+    deadline = time.monotonic() + seconds
+    last: Any = None
+    while time.monotonic() < deadline:
+        last = probe()
+        if last:
+            return last
+        time.sleep(every)
+    pytest.fail(f"gave up after {seconds:.0f} s waiting for {what}; last seen: {str(last)[:2000]}")
+
+
+@dataclass
+class Kubectl:
+    """kubectl as a user runs it, in one namespace."""
+
+    binary: Path
+    kubeconfig: Path
+    namespace: str = "default"
+
+    def run(
+        self, *args: str, stdin: str | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [str(self.binary), "--kubeconfig", str(self.kubeconfig), "-n", self.namespace, *args],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if check and done.returncode != 0:
+            pytest.fail(f"kubectl {' '.join(args)}: {done.stderr}\n{stdin or ''}")
+        return done
+
+    def apply(self, *objects: Object) -> None:
+        body = "\n---\n".join(json.dumps(o) for o in objects)
+        self.run("apply", "-f", "-", stdin=body)
+
+    def get(self, kind: str, name: str) -> Object | None:
+        done = self.run("get", kind, name, "-o", "json", "--ignore-not-found")
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def items(self, kind: str, selector: str = "") -> list[Object]:
+        args = ["get", kind, "-o", "json", *(["-l", selector] if selector else [])]
+        return list(json.loads(self.run(*args).stdout)["items"])
+
+    def in_namespace(self, namespace: str) -> Kubectl:
+        return Kubectl(self.binary, self.kubeconfig, namespace)
+
+
+def condition(obj: Object | None, type_: str) -> Object:
+    """The condition of that type, or an empty dict."""
+    for one in ((obj or {}).get("status") or {}).get("conditions") or []:
+        if one["type"] == type_:
+            return dict(one)
+    return {}
+
+
+def training_job(name: str, *, profile: str = "1g.10gb", steps: int = 800, **spec: Any) -> Object:
+    """A NoiSER job; 800 steps take a few seconds, and pass the gates."""
+    parameters = spec.pop("parameters", {"steps": steps, "hidden": 16})
+    workload = {"name": spec.pop("workload", "noiser"), "size": "ci", "parameters": parameters}
+    return {
+        "apiVersion": "tessera.dev/v1alpha1",
+        "kind": "HeterogeneousTrainingJob",
+        "metadata": {"name": name},
+        "spec": {
+            "workload": workload,
+            "seed": 0,
+            "resources": {"slice": {"profile": profile}, "cpu": 1, "hostMemory": "2Gi"},
+            **spec,
+        },
+    }
+
+
+def pids_of_pod(uid: str) -> list[int]:
+    """Host pids of the processes in the containers of a pod, the pause process left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            cgroups = (entry / "cgroup").read_text()
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if uid in cgroups.replace("_", "-") and b"pause" not in command and b"containerd-shim" not in command:
+            found.append(int(entry.name))
+    return found
+
+
+def kill_pod_processes(pod: Object, sig: signal.Signals = signal.SIGKILL) -> list[int]:
+    """Sends a signal to every process of a pod's containers, from the host; the kubelet is not told."""
+    pids = pids_of_pod(pod["metadata"]["uid"])
+    assert pids, f"no host process found for pod {pod['metadata']['name']}"
+    for pid in pids:
+        os.kill(pid, sig)
+    return pids

@@ -1,0 +1,55 @@
+"""The whole of Tessera on a local cluster: as root a real kubelet and images, otherwise KWOK nodes.
+
+One cluster serves the whole run; every test gets a namespace of its own, and the invariant checker watches
+the claims, the ResourceSlices and the GPUNodes from the first test to the last.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from as_a_user import SYSTEM, Kubectl
+from invariants import InvariantChecker
+from tessera.local.stack import Stack, StackSettings, bring_up, take_down
+
+
+@pytest.fixture(scope="session")
+def stack(cluster_directory: Path) -> Iterator[Stack]:
+    """Set TESSERA_E2E_KEEP to a name to use, or to make and keep, the cluster of that name."""
+    kept = os.environ.get("TESSERA_E2E_KEEP")
+    settings = StackSettings(name=kept or f"e2e-{os.getpid()}", state_dir=cluster_directory, namespace=SYSTEM)
+    try:
+        yield bring_up(settings)
+    finally:
+        if not kept:
+            take_down(settings)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def invariants(stack: Stack) -> Iterator[InvariantChecker]:
+    with InvariantChecker(stack.kubeconfig) as checker:
+        yield checker
+    assert checker.violations == [], "\n".join(checker.violations)
+
+
+@pytest.fixture
+def kubectl(stack: Stack, invariants: InvariantChecker) -> Iterator[Kubectl]:
+    """kubectl in a fresh namespace; the namespace goes at the end, and no violation may have been seen."""
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    cluster = Kubectl(stack.kubectl, stack.kubeconfig)
+    cluster.run("create", "namespace", name)
+    yield cluster.in_namespace(name)
+    cluster.run("delete", "namespace", name, "--wait=true", "--timeout=90s")
+    assert invariants.violations == [], "\n".join(invariants.violations)
+
+
+@pytest.fixture
+def real_node(stack: Stack) -> Stack:
+    """Tests about a kubelet and containers; KWOK nodes have neither."""
+    if not stack.real_node:
+        pytest.skip("KWOK mode (not root): no kubelet and no containers to break")
+    return stack

@@ -1,0 +1,182 @@
+"""`tessera local down` leaves nothing on the machine, wherever a kill -9 has stopped `up`.
+
+`up` is told to kill itself after the n-th line of its journal: the line is on disk, what it announces is not
+made.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tessera.local.cluster import LocalCluster
+from tessera.local.journal import JOURNAL_NAME, KILL_AFTER_VARIABLE, Journal
+from tessera.local.mount_namespace import SHADOWED
+from tessera.local.network import hardware_address
+from tessera.local.processes import find
+from tessera.local.progress import Progress
+from tessera.local.state import ClusterState, Identity
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+IS_ROOT = os.geteuid() == 0
+# Every kind of resource at its cheapest point; without root there are only processes.
+KILL_POINTS = range(1, 5) if IS_ROOT else range(1, 4)
+
+
+@pytest.fixture
+def cluster(cluster_directory: Path) -> Iterator[LocalCluster]:
+    running = LocalCluster(f"kill-{os.getpid()}", state_dir=cluster_directory, progress=Progress.silent())
+    yield running
+    running.down()
+
+
+def run_up(cluster: LocalCluster, *, kill_after: int | None = None) -> subprocess.CompletedProcess[str]:
+    """`tessera local up` as a command of its own, so that it can be killed."""
+    environment = dict(os.environ)
+    if kill_after is not None:
+        environment[KILL_AFTER_VARIABLE] = str(kill_after)
+    directory, name = cluster.state.directory.parent, cluster.state.name
+    program = "from tessera.cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, "local", "up", "--name", name, "--state-dir", str(directory)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def traces(identity: Identity, directory: Path) -> list[str]:
+    """Everything on this machine that belongs, or leads, to the cluster."""
+    found = [f"process {process.role} {process.pid}" for process in find(identity=identity)]
+    found += [f"mount {line}" for line in _lines("/proc/self/mountinfo") if f"{directory}/" in line]
+    found += [f"socket {line}" for line in _lines("/proc/net/unix") if f"{directory}/" in line]
+    for hierarchy in Path("/sys/fs/cgroup").glob(f"**/{identity.short}"):
+        found.append(f"cgroup {hierarchy}")
+    found += [f"directory {directory}"] if directory.exists() else []
+    if not IS_ROOT:
+        return found
+    links = _output("ip", "-o", "link")
+    found += [f"interface {line}" for line in links if hardware_address(identity) in line]
+    found += [f"rule {line}" for line in _output("iptables-save") if identity.uid in line]
+    for pid in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{directory}/" in (pid / "mountinfo").read_text():
+                found.append(f"mount namespace of process {pid.name} ({(pid / 'comm').read_text().strip()})")
+        except OSError:
+            continue
+    return found
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+def _output(*command: str) -> list[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.mark.parametrize("lines", KILL_POINTS)
+def test_down_after_up_was_killed_early(cluster: LocalCluster, lines: int) -> None:
+    killed = run_up(cluster, kill_after=lines)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    identity = cluster.state.identity()
+    assert identity is not None
+    assert len(cluster.state.journal.entries()) == lines
+    assert cluster.down()
+    assert traces(identity, cluster.state.directory) == []
+
+
+def test_up_killed_after_every_line_goes_on_and_down_leaves_nothing(cluster: LocalCluster) -> None:
+    """Each `up` gets one line further than the one before; the last one completes a working cluster."""
+    host_directories = {path: Path(path).exists() for path in SHADOWED.values()}
+    kinds = []
+    while True:
+        done = run_up(cluster, kill_after=1)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        kinds.append(cluster.state.journal.entries()[-1].kind)
+        assert len(cluster.state.journal.entries()) == len(kinds), "a killed up announced more than one line"
+        assert len(kinds) < 40
+    expected = (
+        {"cluster", "process", "bridge", "firewall-rule", "cgroup"} if IS_ROOT else {"cluster", "process"}
+    )
+    assert expected <= set(kinds)
+    status, identity = cluster.status(), cluster.state.identity()
+    assert status is not None and status.running and identity is not None
+    assert "Ready" in cluster.control_plane.kubectl("get", "nodes")
+    assert traces(identity, cluster.state.directory), "the checker sees nothing of a running cluster"
+
+    assert cluster.down()
+    assert traces(identity, cluster.state.directory) == []
+    left = {path for path, existed in host_directories.items() if Path(path).exists() and not existed}
+    assert not left or _another_node_runs(), left
+
+
+def _another_node_runs() -> bool:
+    return any(
+        b"TESSERA_CLUSTER_PROCESS=mount-namespace" in _environ(path) for path in Path("/proc").glob("[0-9]*")
+    )
+
+
+def _environ(process: Path) -> bytes:
+    try:
+        return (process / "environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_teardown_that_was_killed_can_be_repeated(cluster: LocalCluster) -> None:
+    """The journal is the last file to go, so that the second `down` knows as much as the first."""
+    assert run_up(cluster, kill_after=4).returncode == -signal.SIGKILL
+    identity = cluster.state.identity()
+    assert identity is not None
+    (cluster.state.directory / "endpoints.json").unlink(missing_ok=True)
+    (cluster.state.kubeconfig).unlink(missing_ok=True)
+    assert cluster.down()
+    assert traces(identity, cluster.state.directory) == []
+    assert not cluster.down(), "nothing was left to remove"
+
+
+def test_a_process_with_the_mark_of_another_cluster_survives(cluster: LocalCluster) -> None:
+    """Same name, other uid: say, a cluster of another state directory."""
+    stranger = subprocess.Popen(
+        ["sleep", "60"],
+        env={**os.environ, "TESSERA_CLUSTER": f"{cluster.state.name}:0", "TESSERA_CLUSTER_PROCESS": "etcd"},
+    )
+    try:
+        assert run_up(cluster, kill_after=4).returncode == -signal.SIGKILL
+        assert cluster.down()
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_directory_of_somebody_else_is_not_touched(cluster_directory: Path) -> None:
+    state = ClusterState.of(f"foreign-{os.getpid()}", state_dir=cluster_directory)
+    state.directory.mkdir()
+    (state.directory / "thesis.txt").write_text("years of work")
+    cluster = LocalCluster(state.name, state_dir=cluster_directory, progress=Progress.silent())
+    try:
+        for refused in (run_up(cluster).stderr, _down_error(cluster)):
+            assert "was not made by `tessera local`" in refused and "thesis.txt" in refused
+        assert (state.directory / "thesis.txt").read_text() == "years of work"
+        assert Journal(state.directory / JOURNAL_NAME).entries() == []
+    finally:
+        (state.directory / "thesis.txt").unlink()
+        state.directory.rmdir()
+
+
+def _down_error(cluster: LocalCluster) -> str:
+    with pytest.raises(Exception, match="choose another --name") as refused:
+        cluster.down()
+    return str(refused.value)

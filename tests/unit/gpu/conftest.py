@@ -1,0 +1,44 @@
+"""A simulated node behind pynvml, for tests that call NVML directly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+from tessera.gpu.simulator.library import SimulatedLibrary
+
+Bind = Callable[..., SimulatedLibrary]
+
+
+@pytest.fixture
+def bind(tmp_path: Path) -> Iterator[Bind]:
+    """Put a simulated node behind pynvml: `bind("A30-24GB", count=1)`."""
+
+    def put(model: str = "H100-80GB", count: int = 1, seed: str = "test") -> SimulatedLibrary:
+        library = SimulatedLibrary.at(tmp_path / "node", model=model, count=count, seed=seed)
+        pynvml.nvmlLib = library
+        pynvml._nvmlGetFunctionPointer_cache.clear()
+        pynvml.nvmlInit()
+        return library
+
+    yield put
+    pynvml.nvmlLib = None
+    pynvml._nvmlGetFunctionPointer_cache.clear()
+
+
+@pytest.fixture
+def node_directory(tmp_path: Path) -> Path:
+    """Where `bind` keeps the node's state."""
+    return tmp_path / "node"
+
+
+@pytest.fixture
+def gpu(bind: Bind) -> Any:
+    """The handle of an H100 with MIG enabled."""
+    bind()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    assert pynvml.nvmlDeviceSetMigMode(handle, 1) == 0
+    return handle

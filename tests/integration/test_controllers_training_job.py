@@ -1,4 +1,4 @@
-"""A training job against a real API server and controller manager, without nodes: its children and their life."""
+"""A training job against a real API server and controller manager, without nodes: its children, its end."""
 
 from __future__ import annotations
 

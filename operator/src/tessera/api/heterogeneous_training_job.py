@@ -178,6 +178,15 @@ class PlacementStatus(ApiModel):
     """The ResourceClaim that holds it."""
 
 
+class PodStatus(ApiModel):
+    """The pod that trains."""
+
+    name: Name
+    """Its name, for `kubectl logs`."""
+    uid: ShortText
+    """Its UID."""
+
+
 class CheckCounts(ApiModel):
     """How many of the workload's gate checks held."""
 
@@ -216,7 +225,9 @@ class HeterogeneousTrainingJobStatus(ApiModel):
     result: Result | None = None
     """What came of it."""
     restarts: Annotated[int, Field(ge=0)] | None = None
-    """Pods that ended early and were replaced."""
+    """Pods that ended early and were replaced; suspending does not count."""
+    pod: PodStatus | None = None
+    """The pod that trains, or trained last."""
     job_name: Name | None = None
     """The Job that runs it."""
 

@@ -1,4 +1,5 @@
-"""``tessera generate``: everything that is made from declarations in the code, and the check that it is fresh.
+"""``tessera generate``: everything that is made from declarations in the code, and the check that it is
+fresh.
 
 Three things come from `tessera.api`: the CRDs (``crds/``), the chart's copies of them, and the reference page
 of each kind. They are committed, so that ``kubectl apply -f crds/`` needs no Python and a reviewer sees what

@@ -14,7 +14,7 @@ from tessera.api.names import OPERATOR_FIELD_MANAGER
 from tessera.api.reasons import Reason
 from tessera.controllers.plan import Child, Object, Plan, Terminal
 from tessera.kube.client import KubeClient
-from tessera.kube.errors import Forbidden, Invalid, NotFound
+from tessera.kube.errors import ApiError, Forbidden, Invalid, NotFound
 from tessera.kube.events import EventRecorder
 from tessera.kube.logging import about
 from tessera.kube.resources import Resource
@@ -63,6 +63,8 @@ class Executor:
         try:
             await self._client.apply(child.resource, child.body)
         except (Invalid, Forbidden) as error:
+            if _namespace_goes(error):
+                raise Terminal(Reason.DELETING, "the namespace is being deleted") from error
             raise Terminal(
                 Reason.RECONCILE_ERROR,
                 f"{child.resource.kind} {metadata['name']} was refused: {error.message}; it is tried "
@@ -107,3 +109,8 @@ class Executor:
             )
         except NotFound:
             _log.debug("%s was deleted by somebody else", metadata["name"])
+
+
+def _namespace_goes(error: ApiError) -> bool:
+    causes = (error.body.get("details") or {}).get("causes") or ()
+    return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tessera.api.reasons import Reason
 from tessera.controllers import gpu_node, partition, training_job
 from tessera.controllers.caches import Caches
 from tessera.controllers.executor import Executor
@@ -134,7 +135,8 @@ class Operator:
         try:
             await self._executor.carry_out(resource, obj, plan)
         except Terminal as error:
-            _log.warning("%s: %s", key, error, extra=about(obj))
+            level = logging.INFO if error.reason is Reason.DELETING else logging.WARNING
+            _log.log(level, "%s: %s", key, error, extra=about(obj))
             plan = self._after_refusal(key, obj, error, now)
             await self._executor.carry_out(resource, obj, plan)
             return str(error.reason), plan.requeue_seconds

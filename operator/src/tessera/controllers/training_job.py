@@ -18,6 +18,7 @@ from tessera.api.heterogeneous_training_job import (
     HeterogeneousTrainingJobSpec,
     HeterogeneousTrainingJobStatus,
     PlacementStatus,
+    PodStatus,
     Progress,
     Result,
 )
@@ -44,6 +45,10 @@ from tessera.kube.conditions import find_condition, is_true
 from tessera.kube.resources import HETEROGENEOUS_TRAINING_JOBS, JOBS, RESOURCE_CLAIM_TEMPLATES
 
 KIND = HETEROGENEOUS_TRAINING_JOBS.kind
+
+DEVICE_SECONDS = 5.0
+"""When to look again for the ResourceSlice of a device that the claim holds (the agent may be publishing
+anew)."""
 
 TOLD: Mapping[Reason, str] = {
     Reason.ADMITTED: "Normal",
@@ -92,7 +97,9 @@ def reconcile(obj: Object, view: TrainingView, *, settings: WorkerSettings, now:
         else live_verdicts(spec, situation, status=status)
     )
     wanted = _status(obj, spec, situation, view, verdicts, now=now)
+    unknown = situation.placement is not None and situation.placement.gpu is None
     plan = Plan(
+        requeue_seconds=DEVICE_SECONDS if unknown else None,
         children=_children(obj, spec, view, settings),
         changes=_changes(obj, spec, view, situation),
         status=wanted,
@@ -214,21 +221,39 @@ def _status(
             (obj.get("status") or {}).get("conditions"), verdicts, generation=generation, now=now
         ),
         "jobName": obj["metadata"]["name"],
-        "restarts": max(before.restarts or 0, _restarts(situation)),
+        "restarts": _restarts(before, situation),
     }
     progress = _progress(view.progress, situation, before.progress)
     placement = _placement(situation, before.placement, suspended=spec.suspend)
-    result = _result(situation)
-    for field, value in (("progress", progress), ("placement", placement), ("result", result)):
+    fields = {
+        "progress": progress,
+        "placement": placement,
+        "result": _result(situation),
+        "pod": _pod(situation, before.pod, suspended=spec.suspend),
+    }
+    for field, value in fields.items():
         if value is not None:
             wanted[field] = value.to_json()
     return wanted
 
 
-def _restarts(situation: Situation) -> int:
-    """Pods that were replaced: all that failed, but for the one that ended the job."""
-    last = 1 if situation.finish is not None and not situation.finish.succeeded else 0
-    return max(0, situation.failed_pods - last)
+def _restarts(before: HeterogeneousTrainingJobStatus, situation: Situation) -> int:
+    """Replacements so far: another pod than the one that the status knows is one more.
+
+    The Job's own count is no use: it leaves out preempted pods, and evicted pods do not stay to be counted.
+    """
+    count = before.restarts or 0
+    if situation.pod is None or before.pod is None:
+        return count
+    return count + (situation.pod["metadata"]["uid"] != before.pod.uid)
+
+
+def _pod(situation: Situation, before: PodStatus | None, *, suspended: bool) -> PodStatus | None:
+    if situation.pod is not None:
+        metadata = situation.pod["metadata"]
+        return PodStatus(name=metadata["name"], uid=metadata["uid"])
+    # Forgotten while suspended, so that the pod after it is no restart.
+    return None if suspended else before
 
 
 def _progress(polled: Progress | None, situation: Situation, before: Progress | None) -> Progress | None:
@@ -265,13 +290,8 @@ def _restart_news(status: Object, wanted: Mapping[str, Any], situation: Situatio
     if wanted["restarts"] <= int(status.get("restarts") or 0):
         return ()
     why = end_of(situation.ending) if situation.ending is not None else "its pod is gone"
-    return (
-        News(
-            type="Normal",
-            reason=Reason.RESTARTED,
-            message=f"restart {wanted['restarts']}: {why}; the next pod continues from the last checkpoint",
-        ),
-    )
+    message = f"restart {wanted['restarts']}: {why}; the next pod continues from the last checkpoint"
+    return (News(type="Normal", reason=Reason.RESTARTED, message=message),)
 
 
 def _with_time_to_live(obj: Object, status: Object, plan: Plan, *, now: datetime) -> Plan:

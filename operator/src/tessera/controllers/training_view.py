@@ -82,7 +82,6 @@ class Situation:
     ending: Ending | None
     """The newest end of a pod of this job."""
     finish: Finish | None
-    failed_pods: int
     active_pods: int
 
 
@@ -99,7 +98,6 @@ def observe(view: TrainingView) -> Situation:
         refusal=_refusal(claim) if claim is not None else None,
         ending=_last_ending(view.pods),
         finish=_finish(status),
-        failed_pods=int(status.get("failed") or 0),
         active_pods=len(living),
     )
 

@@ -5,6 +5,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
 from tessera_workloads.noiser import evaluation
 from tessera_workloads.noiser.data import EXPOSURE, NIGHT_SKY, PHOTOS, DarkPhotos, Noise, make_pair
 from tessera_workloads.noiser.parameters import NoiserParameters
@@ -53,6 +54,10 @@ def test_a_picture_off_by_a_tenth_scores_20_db() -> None:
     truth = make_pair("ihc").truth
     off = evaluation.score(truth + np.float32(0.1), truth)
     assert off.psnr == pytest.approx(20, abs=1e-3)
+    assert off.psnr == pytest.approx(
+        peak_signal_noise_ratio(truth, truth + np.float32(0.1), data_range=1.0), abs=1e-3
+    )
+    assert evaluation.psnr(truth, truth) == float("inf")
     assert 0.9 < off.ssim < 1
     assert off.mean == pytest.approx(truth.mean() + 0.1, abs=1e-5)
 

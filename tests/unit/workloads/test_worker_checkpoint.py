@@ -89,7 +89,7 @@ def test_a_file_that_would_run_code_is_not_unpickled() -> None:
 
     evil = checkpoint(200)
     evil.history = {"x": Evil()}
-    with pytest.raises(Exception, match="[Ww]eights"):
+    with pytest.raises(Exception, match=r"[Ww]eights"):
         decode(encode(evil))
 
 

@@ -48,8 +48,8 @@ def test_what_autograd_keeps_for_the_backward_pass_is_counted() -> None:
 
 
 def test_beyond_the_simulated_slices_memory_it_raises_as_cuda_would() -> None:
-    with pytest.raises(OutOfMemory, match="tensors need 3 MiB, the simulated slice has 2 MiB") as full:
-        with TensorBytes(limit_bytes=2 * MIB):
-            mib(1)
-            mib(3)
+    counter = TensorBytes(limit_bytes=2 * MIB)
+    with pytest.raises(OutOfMemory, match="tensors need 3 MiB, the simulated slice has 2 MiB") as full, counter:
+        mib(1)
+        mib(3)
     assert full.value.exit_code == ExitCode.OUT_OF_MEMORY

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tessera.local.debian_packages import ensure_commands
+from tessera.local.debian_packages import ensure_commands, install_packages
 from tessera.local.errors import LocalClusterError, last_lines
 from tessera.local.progress import Progress
 
@@ -79,7 +79,7 @@ class Buildah:
         if self.has(name):
             return name
         if not ARCHIVE_KEYRING.exists():
-            ensure_commands({"debian-archive-keyring": "debian-archive-keyring"}, progress=progress)
+            install_packages(["debian-archive-keyring"], progress=progress)
         with (
             progress.step("making the Debian base image (once per machine)"),
             TemporaryDirectory(prefix="base-", dir=self.directory) as scratch,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tessera.local.errors import LocalClusterError, MissingToolError
 from tessera.local.progress import Progress
@@ -34,10 +34,19 @@ def ensure_commands(packages: Mapping[str, str], *, progress: Progress) -> None:
         MissingToolError: commands are missing, and this is not root on Debian or Ubuntu.
         LocalClusterError: apt-get failed; the message quotes it.
     """
-    missing = sorted({package for command, package in packages.items() if find_command(command) is None})
-    if not missing:
-        return
-    names = " ".join(missing)
+    missing = {package for command, package in packages.items() if find_command(command) is None}
+    if missing:
+        install_packages(sorted(missing), progress=progress)
+
+
+def install_packages(packages: Sequence[str], *, progress: Progress) -> None:
+    """Installs Debian packages.
+
+    Raises:
+        MissingToolError: this is not root on Debian or Ubuntu.
+        LocalClusterError: apt-get failed; the message quotes it.
+    """
+    names = " ".join(packages)
     apt = shutil.which("apt-get")
     if apt is None or os.geteuid() != 0:
         raise MissingToolError(
@@ -46,7 +55,7 @@ def ensure_commands(packages: Mapping[str, str], *, progress: Progress) -> None:
     with progress.step(f"installing Debian packages: {names}"):
         # A fresh machine has no package lists, or lists that name files which are gone by now.
         _apt([apt, "update", "--quiet"], what="apt-get update")
-        install = [apt, "install", "--yes", "--quiet", "--no-install-recommends", *missing]
+        install = [apt, "install", "--yes", "--quiet", "--no-install-recommends", *packages]
         _apt(install, what=f"apt-get install {names}")
 
 

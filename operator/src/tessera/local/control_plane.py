@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import ssl
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from tessera.local.kubeconfig import write_kubeconfig
 from tessera.local.ports import free_ports
 from tessera.local.processes import main_process, start
 from tessera.local.progress import Progress
-from tessera.local.readiness import answers_ok, client_context, wait_ready
+from tessera.local.readiness import answers_ok, client_context, fetch, wait_ready
 from tessera.local.state import ClusterState, Identity
 from tessera.local.teardown import tear_down
 
@@ -163,6 +164,20 @@ class ControlPlane:
         if done.returncode != 0:
             raise LocalClusterError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
+
+    def fetch(self, path: str) -> bytes | None:
+        """What the API server answers to the administrator's GET of `path`; None if it is not 200.
+
+        For polling while the cluster starts: no process is spawned.
+        """
+        endpoints = self.endpoints()
+        if endpoints is None:
+            return None
+        return fetch(endpoints.address, endpoints.ports["kube-apiserver"], path, tls=self._admin_tls())
+
+    def _admin_tls(self) -> ssl.SSLContext:
+        pki = self.state.pki
+        return client_context(authority=pki / "ca.crt", client=KeyPair(pki / "admin.crt", pki / "admin.key"))
 
     @property
     def _endpoints_file(self) -> Path:
@@ -342,8 +357,7 @@ class ControlPlane:
         ]
 
     def _wait_for_api_server(self, identity: Identity, endpoints: Endpoints) -> None:
-        pki = self.state.pki
-        tls = client_context(authority=pki / "ca.crt", client=KeyPair(pki / "admin.crt", pki / "admin.key"))
+        tls = self._admin_tls()
         port = endpoints.ports["kube-apiserver"]
 
         def alive() -> bool:

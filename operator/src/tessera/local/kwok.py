@@ -83,10 +83,9 @@ class KwokNodes:
             )
 
     def _ready_nodes(self) -> int:
-        nodes = json.loads(self._control_plane.kubectl("get", "nodes", "-l", "type=kwok", "-o", "json"))
-        conditions = [
-            condition for node in nodes["items"] for condition in node["status"].get("conditions", [])
-        ]
+        answer = self._control_plane.fetch("/api/v1/nodes?labelSelector=type%3Dkwok")
+        nodes = json.loads(answer)["items"] if answer else []
+        conditions = [condition for node in nodes for condition in node["status"].get("conditions", [])]
         return sum(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 

@@ -195,7 +195,9 @@ def _overlapping_routes(network: ClusterNetwork) -> bool:
 def _our_rules(table: str, identity: Identity) -> list[str]:
     listing = run([find_tool("iptables"), "-w", "-t", table, "-S"])
     return [
-        line for line in listing.splitlines() if line.startswith("-A ") and identity.mark in shlex.split(line)
+        line
+        for line in listing.splitlines()
+        if line.startswith("-A ") and _comment(identity) in shlex.split(line)
     ]
 
 

@@ -163,10 +163,6 @@ class Node:
         return any(line.split()[:2] == ["io.containerd.grpc.v1", "cri"] for line in plugins.splitlines())
 
     def _is_ready(self) -> bool:
-        nodes = json.loads(
-            self._control_plane.kubectl(
-                "get", "nodes", "--field-selector", f"metadata.name={self.name}", "-o", "json"
-            )
-        )
-        conditions = [condition for node in nodes["items"] for condition in node["status"]["conditions"]]
+        answer = self._control_plane.fetch(f"/api/v1/nodes/{self.name}")
+        conditions = json.loads(answer)["status"].get("conditions", []) if answer else []
         return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

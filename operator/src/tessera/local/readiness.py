@@ -58,6 +58,11 @@ def client_context(*, authority: Path | None, client: KeyPair | None) -> ssl.SSL
 
 def answers_ok(address: str, port: int, path: str, *, tls: ssl.SSLContext | None) -> bool:
     """Whether a GET of `path` is answered with 200 within two seconds."""
+    return fetch(address, port, path, tls=tls) is not None
+
+
+def fetch(address: str, port: int, path: str, *, tls: ssl.SSLContext | None) -> bytes | None:
+    """The body that a GET of `path` is answered with, if that is with 200 and within two seconds."""
     connection = (
         http.client.HTTPSConnection(address, port, timeout=2, context=tls)
         if tls is not None
@@ -65,8 +70,9 @@ def answers_ok(address: str, port: int, path: str, *, tls: ssl.SSLContext | None
     )
     try:
         connection.request("GET", path)
-        return connection.getresponse().status == 200
+        response = connection.getresponse()
+        return response.read() if response.status == 200 else None
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         connection.close()

@@ -245,7 +245,7 @@ def _restarts(before: HeterogeneousTrainingJobStatus, situation: Situation) -> i
     count = before.restarts or 0
     if situation.pod is None or before.pod is None:
         return count
-    return count + (situation.pod["metadata"]["uid"] != before.pod.uid)
+    return count + int(situation.pod["metadata"]["uid"] != before.pod.uid)
 
 
 def _pod(situation: Situation, before: PodStatus | None, *, suspended: bool) -> PodStatus | None:

@@ -113,8 +113,10 @@ class LeaderElector:
             if not lost:
                 await self._release()
             self._valid_until = None
-        if not work.cancelled():
-            work.result()
+        for task in (work, renewal):
+            # An error of the work, or a defect of the renewal, must not look like a lost Lease.
+            if not task.cancelled():
+                task.result()
 
     async def _acquire(self) -> None:
         while True:

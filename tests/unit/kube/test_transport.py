@@ -164,12 +164,13 @@ async def test_only_what_may_happen_twice_is_repeated_when_the_answer_is_lost(
 
     obj = {"metadata": {"name": "n1"}}
     async with api(handler) as client:
-        send = {
+        sends: dict[str, Callable[[], Awaitable[Any]]] = {
             "get": lambda: client.get(GPU_NODES, "n1"),
             "apply": lambda: client.apply(GPU_NODES, obj),
             "create": lambda: client.create(GPU_NODES, obj),
             "patch": lambda: client.patch(GPU_NODES, "n1", body={}),
-        }[verb]
+        }
+        send = sends[verb]
         if repeated:
             assert await send() == {"ok": 1}
         else:

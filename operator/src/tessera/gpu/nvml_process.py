@@ -54,7 +54,7 @@ class NVMLProcess(Driver):
         pause_seconds: float = 5.0,
     ) -> None:
         self._simulation = simulation
-        self._timeout_seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
         self._pause_seconds = pause_seconds
         self._blocked_until = 0.0
         self._child: subprocess.Popen[bytes] | None = None
@@ -78,11 +78,11 @@ class NVMLProcess(Driver):
         connection = self._connection or self._start()
         try:
             connection.send((method, arguments))
-            if not connection.poll(self._timeout_seconds):
+            if not connection.poll(self.timeout_seconds):
                 log.error(
                     "NVML call %s did not return in %.0f s; killing its process",
                     method,
-                    self._timeout_seconds,
+                    self.timeout_seconds,
                 )
                 self._end()
                 self._blocked_until = time.monotonic() + self._pause_seconds

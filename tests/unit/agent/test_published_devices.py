@@ -1,0 +1,145 @@
+"""ResourceSlices as a pure function of the node's GPUs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tessera.agent.devices import (
+    COUNTER_SETS_PER_SLICE,
+    DEVICES_PER_SLICE,
+    Owner,
+    content_hash,
+    slices_for,
+)
+from tessera.gpu.driver import GPU
+from tessera.gpu.nvml import NVML
+from tessera.gpu.profiles import Placement, models
+from tessera.gpu.simulator.library import SimulatedLibrary
+
+OWNER = Owner(name="node-a", uid="uid-node-a")
+
+
+def gpus_of(directory: Path, model: str, count: int) -> list[GPU]:
+    nvml = NVML(SimulatedLibrary.at(directory, model=model, count=count, seed=model))
+    for gpu in nvml.inventory().gpus:
+        nvml.set_mig_mode(gpu.uuid, True)
+    return list(nvml.inventory().gpus)
+
+
+def devices_of(slices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [device for item in slices for device in item["spec"].get("devices", [])]
+
+
+def counters_of(slices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [counters for item in slices for counters in item["spec"].get("sharedCounters", [])]
+
+
+@pytest.mark.parametrize(("model", "devices"), [("H100-80GB", 25), ("A30-24GB", 13), ("RTXPRO6000-96GB", 30)])
+def test_every_legal_placement_is_one_device(tmp_path: Path, model: str, devices: int) -> None:
+    slices = slices_for(OWNER, gpus_of(tmp_path, model, 1), generation=1)
+    names = [device["name"] for device in devices_of(slices)]
+    assert len(names) == len(set(names)) == devices
+
+
+def test_one_device_in_full(tmp_path: Path) -> None:
+    (gpu,) = gpus_of(tmp_path, "H100-80GB", 1)
+    short = gpu.uuid[4:12]
+    slices = slices_for(OWNER, [gpu], generation=3)
+    device = next(item for item in devices_of(slices) if item["name"] == f"gpu-{short}-2g-20gb-4")
+    assert device == {
+        "name": f"gpu-{short}-2g-20gb-4",
+        "attributes": {
+            "profile": {"string": "2g.20gb"},
+            "start": {"int": 4},
+            "memorySlices": {"int": 2},
+            "computeSlices": {"int": 2},
+            "gpuMemorySlices": {"int": 8},
+            "gpuUUID": {"string": gpu.uuid},
+            "gpuIndex": {"int": 0},
+            "model": {"string": "H100-80GB"},
+            "productName": {"string": "NVIDIA H100 80GB HBM3"},
+        },
+        "capacity": {"memory": {"value": "20090Mi"}, "multiprocessors": {"value": "32"}},
+        "consumesCounters": [
+            {
+                "counterSet": f"gpu-{short}",
+                "counters": {
+                    "memory-slice-4": {"value": "1"},
+                    "memory-slice-5": {"value": "1"},
+                    "compute-slices": {"value": "2"},
+                },
+            }
+        ],
+        "taints": [{"key": "tessera.dev/managed", "value": "true", "effect": "NoSchedule"}],
+    }
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 9, 20])
+def test_the_api_servers_limits_hold(tmp_path: Path, count: int) -> None:
+    slices = slices_for(OWNER, gpus_of(tmp_path, "H100-80GB", count), generation=7)
+    for item in slices:
+        spec = item["spec"]
+        assert ("sharedCounters" in spec) != ("devices" in spec)
+        assert 0 < len(spec.get("sharedCounters", [0])) <= COUNTER_SETS_PER_SLICE
+        assert 0 < len(spec.get("devices", [0])) <= DEVICES_PER_SLICE
+        assert spec["pool"] == {"name": "node-a", "generation": 7, "resourceSliceCount": len(slices)}
+    assert len(devices_of(slices)) == 25 * count
+    assert len({counters["name"] for counters in counters_of(slices)}) == count
+    assert len({item["metadata"]["name"] for item in slices}) == len(slices)
+
+
+@pytest.mark.parametrize("model", sorted(models()))
+def test_counters_allow_exactly_the_pairs_that_fit_together(tmp_path: Path, model: str) -> None:
+    """Two devices may be allocated together if and only if a driver could hold both placements."""
+    (gpu,) = gpus_of(tmp_path, model, 1)
+    assert gpu.model is not None
+    slices = slices_for(OWNER, [gpu], generation=1)
+    (shared,) = counters_of(slices)
+    capacity = {name: int(value["value"]) for name, value in shared["counters"].items()}
+    by_name = {device["name"]: device for device in devices_of(slices)}
+    assert len(capacity) <= 32
+    for one in by_name.values():
+        for other in by_name.values():
+            used: Counter[str] = Counter()
+            for device in (one, other):
+                for name, value in device["consumesCounters"][0]["counters"].items():
+                    used[name] += int(value["value"])
+            allowed = all(used[name] <= capacity[name] for name in used)
+            assert allowed == _fit(gpu, one, other), (one["name"], other["name"])
+
+
+def _fit(gpu: GPU, one: dict[str, Any], other: dict[str, Any]) -> bool:
+    assert gpu.model is not None
+    a, b = (
+        Placement(
+            gpu.model.profile(item["attributes"]["profile"]["string"]), item["attributes"]["start"]["int"]
+        )
+        for item in (one, other)
+    )
+    if a.overlaps(b) or a.profile.compute_slices + b.profile.compute_slices > gpu.model.compute_slices:
+        return False
+    if a.profile.media_extensions and b.profile.media_extensions:
+        return False
+    for mine, theirs in ((a.profile, b.profile), (b.profile, a.profile)):
+        if mine.all_media and not theirs.no_media:
+            return False
+    return True
+
+
+def test_a_gpu_without_mig_mode_or_with_a_fault_is_not_offered(tmp_path: Path) -> None:
+    first, second = gpus_of(tmp_path, "H100-80GB", 2)
+    slices = slices_for(
+        OWNER, [replace(first, mig_current=False), replace(second, fault="lost")], generation=1
+    )
+    assert slices == []
+
+
+def test_the_content_ignores_the_generation_and_nothing_else(tmp_path: Path) -> None:
+    gpus = gpus_of(tmp_path, "H100-80GB", 2)
+    one, two = (slices_for(OWNER, gpus, generation=generation) for generation in (1, 2))
+    assert content_hash(one) == content_hash(two)
+    assert content_hash(one) != content_hash(slices_for(OWNER, gpus[:1], generation=1))

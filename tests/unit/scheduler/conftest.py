@@ -1,4 +1,6 @@
-"""A small cluster as API objects: what an agent publishes, nodes, pods and claims, and the snapshot made of them."""
+"""A small cluster as API objects: what an agent publishes, nodes, pods and claims, and the snapshot made of
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,147 @@
+"""What did not work out is given up, and the next place is another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tessera.placement.policies import FirstFit
+from tessera.scheduler.actions import GiveUp, Place, Refuse
+from tessera.scheduler.objects import read_pod
+from tessera.scheduler.planner import Planner
+from tessera.scheduler.takeback import Avoidance, find_take_backs, identity
+
+
+@pytest.fixture
+def stuck(world: Any) -> Any:
+    """A pod with a slice on node-a that kube-scheduler refused 60 s ago; its slice is 40 s old."""
+    world.add_pod_with_claim("p", "2g.20gb", gates=())
+    world.allocate("p", "gpu-aaaaaaaa-2g-20gb-0", node="node-a", pod="p", since=-40.0)
+    refuse(world, "p", ago=60.0)
+    return world
+
+
+def refuse(world: Any, pod: str, *, ago: float) -> None:
+    from datetime import UTC, datetime
+
+    at = datetime.fromtimestamp(world.now - ago, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "lastTransitionTime": at,
+    }
+    world.pods[pod]["status"]["conditions"] = [condition]
+    world.touch(world.pods[pod])
+
+
+def given_up(world: Any) -> list[str]:
+    return [t.claim.key[1] for t in find_take_backs(world.snapshot(), grace_seconds=30)]
+
+
+def test_a_pod_that_is_not_scheduled_in_time_loses_its_slice(stuck: Any) -> None:
+    assert given_up(stuck) == ["p"]
+
+
+def test_a_fresh_allocation_has_its_own_grace_time(stuck: Any) -> None:
+    stuck.allocate("p", "gpu-aaaaaaaa-2g-20gb-0", node="node-a", pod="p", since=-10.0)
+    assert given_up(stuck) == []
+
+
+def test_a_pod_that_was_not_refused_keeps_its_slice(stuck: Any) -> None:
+    stuck.pods["p"]["status"]["conditions"] = []
+    stuck.touch(stuck.pods["p"])
+    assert given_up(stuck) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"nodeName": "node-a"}, {"schedulingGates": [{"name": "tessera.dev/placement"}]}]
+)
+def test_a_bound_or_gated_pod_keeps_its_slice(stuck: Any, change: dict[str, Any]) -> None:
+    stuck.pods["p"]["spec"] |= change
+    stuck.touch(stuck.pods["p"])
+    assert given_up(stuck) == []
+
+
+def test_a_slice_that_another_pod_uses_stays(stuck: Any) -> None:
+    stuck.claims["p"]["status"]["reservedFor"].append({"resource": "pods", "name": "q", "uid": "pod-q"})
+    stuck.touch(stuck.claims["p"])
+    assert given_up(stuck) == []
+
+
+def test_an_allocation_that_nobody_uses_is_freed_after_a_minute(world: Any, request_for: Any) -> None:
+    world.add_claim("orphan", request_for("2g.20gb"))
+    world.allocate("orphan", "gpu-aaaaaaaa-2g-20gb-0", node="node-a", since=-59.0)
+    assert given_up(world) == []
+    world.now += 1
+    assert given_up(world) == ["orphan"]
+    world.add_pod("p", "orphan")
+    assert given_up(world) == []
+
+
+def test_the_next_place_is_on_another_node_and_then_there_is_none(stuck: Any) -> None:
+    planner = Planner(FirstFit(), grace_seconds=30)
+    (action,) = planner.plan(stuck.snapshot())
+    assert isinstance(action, GiveUp)
+    for node, gpu in (("node-b", "gpu-bbbbbbbb"), (None, "")):
+        del stuck.claims["p"]["status"]
+        stuck.touch(stuck.claims["p"])
+        (action,) = planner.plan(stuck.snapshot())
+        if node is None:
+            assert isinstance(action, Refuse)
+            assert "tried without success a short while ago excluded 2" in action.message
+            break
+        assert isinstance(action, Place)
+        assert action.pods[0].claims[0].node == node
+        stuck.allocate("p", f"{gpu}-2g-20gb-0", node=node, pod="p", since=0.0)
+        assert planner.plan(stuck.snapshot()) == []
+    # After a minute the first node may be tried again.
+    stuck.now += 61
+    (action,) = planner.plan(stuck.snapshot())
+    assert isinstance(action, Place)
+
+
+def test_a_freed_claim_of_a_pod_that_has_ended_is_no_bad_sign_for_the_node(world: Any) -> None:
+    planner = Planner(FirstFit(), grace_seconds=30)
+    world.add_pod_with_claim("first", "2g.20gb", gates=())
+    world.allocate("first", "gpu-aaaaaaaa-2g-20gb-0", node="node-a", pod="first")
+    planner.plan(world.snapshot())
+    del world.pods["first"]
+    del world.claims["first"]["status"]
+    world.touch(world.claims["first"])
+    world.add_pod("second", "first")
+    (action,) = planner.plan(world.snapshot())
+    assert isinstance(action, Place)
+    assert action.pods[0].claims[0].node == "node-a"
+
+
+def test_a_replacement_of_an_indexed_job_is_the_same_pod(world: Any) -> None:
+    owner = [{"kind": "Job", "name": "j", "uid": "job-1", "controller": True}]
+    pods = []
+    for name, index in (("j-0-abc", "0"), ("j-0-def", "0"), ("j-1-ghi", "1")):
+        pod = world.add_pod(name)
+        pod["metadata"] |= {
+            "ownerReferences": owner,
+            "labels": {"batch.kubernetes.io/job-completion-index": index},
+        }
+        pods.append(read_pod(pod))
+    assert identity(pods[0]) == identity(pods[1]) != identity(pods[2])
+    avoidance = Avoidance()
+    avoidance.add(pods[0], "node-a", now=100.0)
+    assert avoidance.nodes(pods[1], now=101.0) == {"node-a"}
+    assert avoidance.nodes(pods[2], now=101.0) == frozenset()
+
+
+def test_avoidance_doubles_and_is_forgotten_with_the_pod(world: Any) -> None:
+    pod = read_pod(world.add_pod("p"))
+    avoidance = Avoidance()
+    avoidance.add(pod, "node-a", now=0.0)
+    assert avoidance.nodes(pod, now=59.0)
+    assert not avoidance.nodes(pod, now=60.0)
+    avoidance.add(pod, "node-a", now=100.0)
+    assert avoidance.nodes(pod, now=219.0)
+    avoidance.keep_only(set(), now=150.0)
+    assert avoidance.nodes(pod, now=150.0)
+    avoidance.keep_only(set(), now=220.0)
+    avoidance.add(pod, "node-a", now=300.0)
+    assert not avoidance.nodes(pod, now=360.0)

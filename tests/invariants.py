@@ -24,7 +24,7 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import combinations
@@ -120,7 +120,7 @@ def check(claims: Iterable[Object], slices: Iterable[Object], gpunodes: Iterable
 
 
 def judge(
-    claims: list[Object], published: Devices, gpunodes: Iterable[Object], *, known: Devices | None = None
+    claims: Sequence[Object], published: Devices, gpunodes: Iterable[Object], *, known: Devices | None = None
 ) -> list[Violation]:
     """As `check`, for published devices that are decoded already.
 
@@ -137,7 +137,7 @@ def judge(
     ]
 
 
-def _overlapping_claims(claims: list[Object], placements: Devices) -> list[Violation]:
+def _overlapping_claims(claims: Sequence[Object], placements: Devices) -> list[Violation]:
     on_gpu: defaultdict[str, list[tuple[str, Placement]]] = defaultdict(list)
     for claim in claims:
         for pool, device in allocations_of(claim):
@@ -152,7 +152,7 @@ def _overlapping_claims(claims: list[Object], placements: Devices) -> list[Viola
     ]
 
 
-def _missing_devices(claims: list[Object], published: Devices) -> list[Violation]:
+def _missing_devices(claims: Sequence[Object], published: Devices) -> list[Violation]:
     return [
         Violation(
             "missing device",

@@ -1,7 +1,7 @@
 """Workers as real processes, without paying for torch's import each time.
 
-A fork server imports torch once; every worker is forked from it and runs `python -m tessera_workloads.cli` in its own process,
-with its own signals and exit code.
+A fork server imports torch once; every worker is forked from it and runs `python -m tessera_workloads.cli`
+in its own process, with its own signals and exit code.
 """
 
 import json
@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 240.0
 PRELOADED = ["tessera_workloads.runner", "tessera_workloads.noiser.workload", "torch._dynamo"]
 
 
@@ -68,7 +68,7 @@ class WorkerProcess:
             seen = self.progress()
             if seen and seen["phase"] == "train" and seen["step"] >= step:
                 return seen
-            self.process.join(0.005)
+            self.process.join(0.02)
         raise AssertionError(f"step {step} was not seen; exit code {self.process.exitcode}")
 
     def terminate(self) -> None:
@@ -83,9 +83,7 @@ class WorkerProcess:
 
 
 @pytest.fixture
-def start_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., WorkerProcess]]:
+def start_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., WorkerProcess]]:
     """Start workers; what still runs at the end of the test is killed."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     started: list[WorkerProcess] = []

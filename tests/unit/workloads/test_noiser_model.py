@@ -64,7 +64,7 @@ def test_the_loss_is_pure_and_traceable() -> None:
     p, workload = NoiserParameters(hidden=4, crop=16), Noiser()
     model = workload.build_model(p, {})
     batch = Noise(crop=16, sigma=3).batch(2, some_step())
-    weights = dict(model.named_parameters())
+    weights: dict[str, torch.Tensor] = dict(model.named_parameters())
 
     class Functional(torch.nn.Module):
         def forward(self, noise: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,7 @@ def test_what_autograd_keeps_for_the_backward_pass_is_counted() -> None:
     with counter:
         loss = (weight.exp().exp()).sum()
         held = counter.current
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
     # weight, both exponentials (each is saved for its own derivative) and the scalar
     assert held == 3 * MIB + 4
     assert counter.peak > held
@@ -49,7 +49,10 @@ def test_what_autograd_keeps_for_the_backward_pass_is_counted() -> None:
 
 def test_beyond_the_simulated_slices_memory_it_raises_as_cuda_would() -> None:
     counter = TensorBytes(limit_bytes=2 * MIB)
-    with pytest.raises(OutOfMemory, match="tensors need 3 MiB, the simulated slice has 2 MiB") as full, counter:
+    with (
+        pytest.raises(OutOfMemory, match="tensors need 3 MiB, the simulated slice has 2 MiB") as full,
+        counter,
+    ):
         mib(1)
         mib(3)
     assert full.value.exit_code == ExitCode.OUT_OF_MEMORY

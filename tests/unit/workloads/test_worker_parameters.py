@@ -48,7 +48,7 @@ def test_a_bad_value_is_refused_with_the_remedy(key: str, text: str, says: str) 
 def test_a_size_changes_what_it_names_and_an_assignment_wins_over_it() -> None:
     assert NoiserParameters.parse({}, size="slice").steps == 4000
     assert NoiserParameters.parse({"steps": "12"}, size="full").steps == 12
-    with pytest.raises(InvalidParameter, match="unknown size 'huge': choose one of ci, slice, full"):
+    with pytest.raises(InvalidParameter, match="unknown size 'huge'"):
         NoiserParameters.parse({}, size="huge")
 
 
@@ -69,7 +69,7 @@ def test_the_json_schema_admits_no_other_keys_and_carries_the_ranges() -> None:
 
 
 def test_an_unknown_workload_names_the_nearest_one() -> None:
-    with pytest.raises(UnknownWorkload, match='unknown workload "noizer": did you mean "noiser"?'):
+    with pytest.raises(UnknownWorkload, match=r'unknown workload "noizer": did you mean "noiser"\?'):
         find_workload("noizer")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import re
@@ -11,9 +12,10 @@ from io import StringIO
 from pathlib import Path
 
 import click
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.terminal_theme import TerminalTheme
+from rich.text import Text
 
 from tessera.api.errors import TesseraError
 from tessera.cli.frame import Frame, build_frame
@@ -26,6 +28,7 @@ from tessera.kube.resources import GPU_NODES, HETEROGENEOUS_TRAINING_JOBS, RESOU
 
 FRAMES_PER_SECOND = 4
 SYNC_SECONDS = 15.0
+STALE_CHECK_SECONDS = 2.0
 
 _DARK = TerminalTheme(
     (18, 22, 28),
@@ -145,9 +148,15 @@ async def _follow(
                 while True:
                     changed.clear()
                     frame = build_frame(*(informer.items() for informer in informers))
-                    live.update(render(frame, width=console.width), refresh=True)
+                    stale = [informer.last_error for informer in informers if informer.last_error]
+                    picture = render(frame, width=console.width)
+                    # A picture that may be old must say so.
+                    warning = Text(f"\nnot up to date: {stale[0]}", "red") if stale else Text()
+                    live.update(Group(picture, warning), refresh=True)
                     await asyncio.sleep(1 / FRAMES_PER_SECOND)
-                    await changed.wait()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(STALE_CHECK_SECONDS):
+                            await changed.wait()
         finally:
             await asyncio.gather(*(informer.stop() for informer in informers))
 

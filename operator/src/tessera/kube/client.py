@@ -210,7 +210,7 @@ class KubeClient:
             resource.path(namespace=space),
             resource,
             params=self._write_params(strict, dry_run),
-            body=obj,
+            body=_typed(resource, obj),
         )
 
     async def replace(
@@ -228,7 +228,9 @@ class KubeClient:
         With `metadata.resourceVersion` set, raises Conflict when it changed since.
         """
         path = _object_path(resource, _name(obj), _namespace(resource, obj, namespace), subresource)
-        return await self._json("PUT", path, resource, params=self._write_params(strict, dry_run), body=obj)
+        return await self._json(
+            "PUT", path, resource, params=self._write_params(strict, dry_run), body=_typed(resource, obj)
+        )
 
     async def apply(
         self,
@@ -247,9 +249,8 @@ class KubeClient:
         """
         path = _object_path(resource, _name(obj), _namespace(resource, obj, namespace), subresource)
         params = self._write_params(strict, dry_run) | {"force": "true" if force else "false"}
-        whole = {"apiVersion": resource.api_version, "kind": resource.kind} | dict(obj)
         return await self._json(
-            "PATCH", path, resource, params=params, body=whole, patch="apply", verb="apply"
+            "PATCH", path, resource, params=params, body=_typed(resource, obj), patch="apply", verb="apply"
         )
 
     async def patch(
@@ -386,6 +387,11 @@ def _delete_options(
     if grace_seconds is not None:
         options["gracePeriodSeconds"] = grace_seconds
     return options
+
+
+def _typed(resource: Resource, obj: Mapping[str, Any]) -> Object:
+    # Callers may leave these two out; custom resources are refused without them.
+    return {"apiVersion": resource.api_version, "kind": resource.kind} | dict(obj)
 
 
 def _name(obj: Mapping[str, Any]) -> str:

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tessera.scheduler.inventory import read_inventory
+from tessera.scheduler.inventory import Inventory, InventoryReader
 
 Publish = Callable[..., list[dict[str, Any]]]
+
+
+def read_inventory(slices: list[dict[str, Any]]) -> Inventory:
+    return InventoryReader().read(slices)
 
 
 def test_gpus_devices_and_geometry_are_read(publish: Publish) -> None:
@@ -66,3 +70,28 @@ def test_a_gpu_without_an_attribute_is_left_out(publish: Publish) -> None:
     slices = publish("node-a", ["gpu-aaaaaaaa"])
     del slices[1]["spec"]["devices"][3]["attributes"]["profile"]
     assert read_inventory(slices).gpus == ()
+
+
+def test_only_changed_pools_are_read_again(publish: Publish) -> None:
+    reader = InventoryReader()
+    slices = publish("node-a", ["gpu-aaaaaaaa"]) + publish("node-b", ["gpu-bbbbbbbb"])
+    first = reader.read(slices)
+    assert reader.read(slices) is first
+    later = publish("node-b", ["gpu-bbbbbbbb", "gpu-cccccccc"], generation=2)
+    second = reader.read(slices[:2] + later)
+    assert second is not first
+    assert [g.name for g in second.gpus] == [
+        "node-a/gpu-aaaaaaaa",
+        "node-b/gpu-bbbbbbbb",
+        "node-b/gpu-cccccccc",
+    ]
+    assert second.gpus[0] is first.gpus[0]
+    assert reader.read(slices[:2]).gpus == first.gpus[:1]
+
+
+def test_gpus_that_differ_in_uuid_and_index_only_are_of_one_kind(publish: Publish) -> None:
+    taint = {"key": "gpu.tessera.dev/unhealthy", "value": "xid", "effect": "NoSchedule"}
+    slices = publish("node-a", ["gpu-aaaaaaaa", "gpu-bbbbbbbb"])
+    slices += publish("node-b", ["gpu-cccccccc"], taints=[taint])
+    first, second, tainted = read_inventory(slices).gpus
+    assert first.kind == second.kind != tainted.kind

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tessera.api import names
@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 _MEMORY_COUNTER = "memory-slice-"
 _COMPUTE_COUNTER = "compute-slices"
+VARYING = frozenset({names.ATTRIBUTE_GPU_UUID, names.ATTRIBUTE_GPU_INDEX})
+"""Attributes that tell GPUs of one model apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,17 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class PublishedGpu:
-    """One GPU: its geometry and its devices in the order of the geometry's placements."""
+    """One GPU: its geometry and its devices in the order of the geometry's placements.
+
+    GPUs of one `kind` differ in nothing but `VARYING` attributes: who sees none of those cannot tell them
+    apart.
+    """
 
     name: str
     node: str
     geometry: Geometry
     devices: tuple[Device, ...]
+    kind: Hashable
 
 
 class Inventory:
@@ -70,21 +77,46 @@ class Inventory:
         return self._devices.get((pool, name))
 
 
-def read_inventory(slices: Iterable[Mapping[str, Any]]) -> Inventory:
-    """Build the inventory from ResourceSlice objects. What is malformed is logged and left out, never half
-    used.
-    """
-    pools: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for obj in slices:
-        if obj["spec"].get("driver") == names.DRIVER:
-            pools[obj["spec"]["pool"]["name"]].append(obj["spec"])
-    gpus: list[PublishedGpu] = []
-    for pool, specs in pools.items():
+class InventoryReader:
+    """Builds inventories; reads a pool again only when one of its ResourceSlices has changed."""
+
+    def __init__(self) -> None:
+        self._pools: dict[str, tuple[frozenset[tuple[str, str]], list[PublishedGpu]]] = {}
+        self._kinds: dict[Hashable, Hashable] = {}
+        self._inventory = Inventory()
+
+    def read(self, slices: Iterable[Mapping[str, Any]]) -> Inventory:
+        """The inventory of these ResourceSlice objects: the same object as before when nothing has changed.
+
+        What is malformed is logged and left out, never half used.
+        """
+        pools: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for obj in slices:
+            if obj["spec"].get("driver") == names.DRIVER:
+                pools[obj["spec"]["pool"]["name"]].append(obj)
+        changed = pools.keys() != self._pools.keys()
+        fresh: dict[str, tuple[frozenset[tuple[str, str]], list[PublishedGpu]]] = {}
+        for pool, objects in pools.items():
+            versions = frozenset((o["metadata"]["uid"], o["metadata"]["resourceVersion"]) for o in objects)
+            known = self._pools.get(pool)
+            if known is not None and known[0] == versions:
+                fresh[pool] = known
+            else:
+                changed = True
+                fresh[pool] = (versions, self._read_newest(pool, [o["spec"] for o in objects]))
+        self._pools = fresh
+        if changed:
+            self._inventory = Inventory(gpu for _, gpus in fresh.values() for gpu in gpus)
+        return self._inventory
+
+    def _read_newest(self, pool: str, specs: list[Mapping[str, Any]]) -> list[PublishedGpu]:
         newest = max(spec["pool"]["generation"] for spec in specs)
         current = [spec for spec in specs if spec["pool"]["generation"] == newest]
-        if len(current) == current[0]["pool"]["resourceSliceCount"]:
-            gpus.extend(_read_pool(pool, current))
-    return Inventory(gpus)
+        if len(current) != current[0]["pool"]["resourceSliceCount"]:
+            return []
+        return [
+            replace(gpu, kind=self._kinds.setdefault(gpu.kind, gpu.kind)) for gpu in _read_pool(pool, current)
+        ]
 
 
 def _read_pool(pool: str, specs: list[Mapping[str, Any]]) -> list[PublishedGpu]:
@@ -134,7 +166,17 @@ def _read_gpu(
             view=view,
             taints=read_taints(device.get("taints")),
         )
-    return PublishedGpu(name, node, geometry, tuple(devices[i] for i in range(len(geometry.placements))))
+    ordered = tuple(devices[i] for i in range(len(geometry.placements)))
+    return PublishedGpu(
+        name, node, geometry, ordered, kind=(geometry, tuple(_appearance(d) for d in ordered))
+    )
+
+
+def _appearance(device: Device) -> Hashable:
+    visible = frozenset(
+        (key, type(value), value) for key, value in device.view.attributes.items() if key[1] not in VARYING
+    )
+    return visible, frozenset(device.view.capacity.items()), device.taints
 
 
 def _view(device: Mapping[str, Any]) -> DeviceView:

@@ -6,7 +6,7 @@ that is silently half understood would give somebody the wrong slice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from tessera.api import names
 from tessera.placement.request import Alternative, Constraint, Offer, Placement, Request
 from tessera.placement.state import ClusterState
 from tessera.scheduler.filters import tolerates
-from tessera.scheduler.inventory import Device, Inventory
+from tessera.scheduler.inventory import VARYING, Device, Inventory
 from tessera.scheduler.objects import Claim
 from tessera.scheduler.quantity import parse_quantity
 from tessera.scheduler.selectors import InvalidSelector, Selector, SelectorCache
@@ -73,7 +73,9 @@ class RequestReader:
             compiled = self._selectors.all(expressions)
             offers = self._offers.get(key)
             if offers is None:
-                offers = self._offers[key] = _offers(self._inventory, self._state, _admission(part, compiled))
+                alike = not any(selector.sees_any(VARYING) for selector in compiled)
+                offers = _offers(self._inventory, self._state, _admission(part, compiled), alike=alike)
+                self._offers[key] = offers
         except InvalidSelector as error:
             raise InvalidRequest(f"request {name}: {error}; correct the expression") from error
         return Alternative(
@@ -131,16 +133,22 @@ def _admission(part: Mapping[str, Any], compiled: Sequence[Selector]) -> Callabl
     return admits
 
 
-def _offers(inventory: Inventory, state: ClusterState, admits: Callable[[Device], bool]) -> tuple[Offer, ...]:
+def _offers(
+    inventory: Inventory, state: ClusterState, admits: Callable[[Device], bool], *, alike: bool
+) -> tuple[Offer, ...]:
     """Group the GPUs by geometry and by which of its placements are admitted; most requests end with one
     group a model.
     """
     groups: dict[tuple[int, tuple[int, ...]], tuple[Offer, int]] = {}
+    of_kind: dict[Hashable, tuple[int, ...]] = {}
     for published in inventory.gpus:
         gpu = state.gpu(published.name)
         if gpu is None:
             continue
-        admitted = tuple(d.index for d in published.devices if admits(d))
+        admitted = of_kind.get(published.kind) if alike else None
+        if admitted is None:
+            admitted = tuple(d.index for d in published.devices if admits(d))
+            of_kind[published.kind] = admitted
         if admitted:
             key = (id(published.geometry), admitted)
             offer, bits = groups.get(key, (Offer(published.geometry, admitted), 0))

@@ -163,6 +163,10 @@ class Selector:
         )
         self._verdicts: dict[frozenset[tuple[Any, ...]], bool] = {}
 
+    def sees_any(self, attributes: frozenset[str]) -> bool:
+        """Whether the verdict may depend on one of these attributes."""
+        return self._names is None or not self._names.isdisjoint(attributes)
+
     def matches(self, device: DeviceView) -> bool:
         """Whether the device is admitted. Raises InvalidSelector when the expression fails on it."""
         visible = frozenset(
@@ -184,7 +188,7 @@ class Selector:
             result = self._program.evaluate({"device": _cel_device(device)})
         except (celpy.CELEvalError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InvalidSelector(
-                f"selector {_short(self.expression)} failed on a device of {device.driver}: {_first_line(error)}"
+                f"selector {_short(self.expression)} failed on a device: {_first_line(error)}"
             ) from error
         if not isinstance(result, celtypes.BoolType | bool):
             raise InvalidSelector(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from tessera.scheduler.inventory import Inventory, read_inventory
+from tessera.scheduler.inventory import Inventory, InventoryReader
 from tessera.scheduler.objects import Claim, Key, Node, Pod, read_claim, read_node, read_pod
 
 Object = dict[str, Any]
@@ -71,8 +71,7 @@ class SnapshotReader:
         self._pods = _Cache[Pod]()
         self._claims = _Cache[Claim]()
         self._nodes = _Cache[Node]()
-        self._inventory = Inventory()
-        self._inventory_of: frozenset[tuple[str, str]] = frozenset()
+        self._inventory = InventoryReader()
 
     def read(
         self,
@@ -84,16 +83,12 @@ class SnapshotReader:
         now: float,
     ) -> Snapshot:
         """The snapshot of these objects."""
-        slice_list = list(slices)
-        inventory_of = frozenset((s["metadata"]["uid"], s["metadata"]["resourceVersion"]) for s in slice_list)
-        if inventory_of != self._inventory_of:
-            self._inventory, self._inventory_of = read_inventory(slice_list), inventory_of
         read_pods = self._pods.read(pods, read_pod)
         return Snapshot(
             pods={pod.key: pod for pod in read_pods if not pod.finished},
             claims={claim.key: claim for claim in self._claims.read(claims, read_claim)},
             nodes={node.name: node for node in self._nodes.read(nodes, read_node)},
-            inventory=self._inventory,
+            inventory=self._inventory.read(slices),
             now=now,
         )
 

@@ -214,7 +214,7 @@ class Writer:
             except NotFound:
                 _log.info("%s %s is gone", resource.kind, "/".join(key))
             except Forbidden as error:
-                # Most likely the fence: another replica leads. If it is not, the message says what is missing.
+                # Most likely the fence: another replica leads. Else the message says what is missing.
                 _log.error("%s %s: the API server refuses the write: %s", resource.kind, "/".join(key), error)
                 self._unsure.add((resource, key))
                 await self._verify()

@@ -48,6 +48,17 @@ def settings_of(settings: kopf.OperatorSettings) -> kopf.OperatorSettings:
     return settings
 
 
+def quiet_kopf() -> None:
+    """One line per event and per login is too much; and that kopf gets no signals is as we want it."""
+    for logger, level in (
+        ("kopf.objects", logging.WARNING),
+        ("kopf.activities", logging.WARNING),
+        ("kopf._core.engines.activities", logging.WARNING),
+        ("kopf._core.reactor.running", logging.ERROR),
+    ):
+        logging.getLogger(logger).setLevel(level)
+
+
 def registry_of(
     resources: Sequence[Resource], *, kubeconfig: Path | None, seen: Callable[[Key], None]
 ) -> kopf.OperatorRegistry:
@@ -86,6 +97,7 @@ async def run_kopf(
     Raises:
         TesseraError: kopf ended by itself.
     """
+    quiet_kopf()
     loop = asyncio.get_running_loop()
     stop = threading.Event()
     ended: asyncio.Future[None] = loop.create_future()

@@ -111,7 +111,7 @@ def read_upstream_stages() -> list[Stage]:
 
 
 def stages(upstream: list[Stage]) -> list[Stage]:
-    """The stages that the simulated nodes follow: upstream's, with the ends of Jobs' pods as on a real node."""
+    """What the simulated nodes follow: upstream's stages, with the ends of Jobs' pods as on a real node."""
     result = []
     for stage in deepcopy(upstream):
         if stage["metadata"]["name"] == "pod-complete":

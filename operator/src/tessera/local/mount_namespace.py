@@ -21,10 +21,11 @@ from pathlib import Path
 from tessera.local.errors import LocalClusterError
 from tessera.local.host import find_tool
 from tessera.local.journal import Entry, Journal, Kind
-from tessera.local.processes import main_process, role_runs_elsewhere, start
+from tessera.local.processes import find, main_process, role_runs_elsewhere, start
 from tessera.local.state import ClusterState, Identity
 
 ROLE = "mount-namespace"
+TENANTS = ("containerd", "kubelet")
 SHADOWED = {
     "kubelet": "/var/lib/kubelet",
     "run": "/run/containerd",
@@ -60,9 +61,14 @@ def ensure_namespace(state: ClusterState, *, identity: Identity, journal: Journa
     Raises:
         LocalClusterError: the mounts could not be made.
     """
-    anchor = main_process(ROLE, identity=identity)
-    anchor_pid = _create(state, identity=identity, journal=journal) if anchor is None else anchor.pid
-    return [str(find_tool("nsenter")), f"--mount=/proc/{anchor_pid}/ns/mnt", "--"]
+    # Whoever is inside keeps the namespace; after a repair all must be in the same one.
+    inside = [process for role in (ROLE, *TENANTS) for process in find(identity=identity, role=role)]
+    pid = inside[0].pid if inside else _create(state, identity=identity, journal=journal)
+    enter = [str(find_tool("nsenter")), f"--mount=/proc/{pid}/ns/mnt", "--"]
+    if inside and main_process(ROLE, identity=identity) is None:
+        log = state.logs / f"{ROLE}.log"
+        start(ROLE, [*enter, "sleep", "infinity"], identity=identity, journal=journal, log=log)
+    return enter
 
 
 def undo_host_directory(entry: Entry, identity: Identity) -> None:

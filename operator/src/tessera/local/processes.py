@@ -28,12 +28,12 @@ PROCESS_VARIABLE = "TESSERA_CLUSTER_PROCESS"
 
 @dataclass(frozen=True)
 class FoundProcess:
-    """A living process with our mark: its pid, when it started (clock ticks since boot) and its role."""
+    """A living process with our mark: its pid, when it started (clock ticks since boot), role and session."""
 
     pid: int
     started_ticks: int
     role: str
-    parent: int
+    session: int
 
 
 def start(
@@ -80,10 +80,12 @@ def find(*, identity: Identity, role: str | None = None) -> list[FoundProcess]:
 
 
 def main_process(role: str, *, identity: Identity) -> FoundProcess | None:
-    """The process that was started for `role`: the one whose parent does not have that role too."""
+    """The process that was started for `role`, if it lives.
+
+    It leads its session; what it has started (a shim, say, which outlives its containerd) does not.
+    """
     candidates = find(identity=identity, role=role)
-    pids = {process.pid for process in candidates}
-    return next((process for process in candidates if process.parent not in pids), None)
+    return next((process for process in candidates if process.session == process.pid), None)
 
 
 def inspect(pid: int, *, identity: Identity) -> FoundProcess | None:
@@ -91,12 +93,12 @@ def inspect(pid: int, *, identity: Identity) -> FoundProcess | None:
     directory = Path("/proc") / str(pid)
     try:
         variables = parse_environment((directory / "environ").read_bytes())
-        state, parent, started_ticks = parse_stat((directory / "stat").read_text())
+        state, session, started_ticks = parse_stat((directory / "stat").read_text())
     except (OSError, ValueError):
         return None  # Gone, somebody else's, or a kernel thread.
     if variables.get(CLUSTER_VARIABLE) != identity.mark or state in "ZX":
         return None
-    return FoundProcess(pid, started_ticks, variables.get(PROCESS_VARIABLE, ""), parent)
+    return FoundProcess(pid, started_ticks, variables.get(PROCESS_VARIABLE, ""), session)
 
 
 def role_runs_elsewhere(role: str, *, identity: Identity) -> bool:
@@ -124,13 +126,13 @@ def parse_environment(block: bytes) -> dict[str, str]:
 
 
 def parse_stat(line: str) -> tuple[str, int, int]:
-    """State letter, parent pid and start time (clock ticks since boot) from `/proc/PID/stat`.
+    """State letter, session id and start time (clock ticks since boot) from `/proc/PID/stat`.
 
     The command's name stands in parentheses and may itself hold spaces and parentheses, so fields count from
     the last one.
     """
     fields = line[line.rindex(")") + 2 :].split()
-    return fields[0], int(fields[1]), int(fields[19])
+    return fields[0], int(fields[3]), int(fields[19])
 
 
 def kill_all(

@@ -1,0 +1,158 @@
+"""Two local clusters on one machine: each works, is repaired and goes away without the other noticing.
+
+With a real node this covers what a pod needs of it: logs, exec, the API server's service address, a volume.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tessera.local.cluster import LocalCluster
+from tessera.local.host import find_tool
+from tessera.local.pause_image import busybox_image
+from tessera.local.processes import main_process
+from tessera.local.progress import Progress
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+
+IS_ROOT = os.geteuid() == 0
+IMAGE = "docker.io/tessera-tests/busybox:1"
+KUBECTL_TIMEOUT = "--timeout=90s"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def invariants() -> None:
+    """These clusters hold nothing to watch, and the common one of the other tests need not run for them."""
+
+
+@pytest.fixture(scope="module")
+def clusters(cluster_directory: Path) -> Iterator[tuple[LocalCluster, LocalCluster]]:
+    """Two running clusters, started at the same moment."""
+    first, second = (
+        LocalCluster(f"{side}-{os.getpid()}", state_dir=cluster_directory, progress=Progress.silent())
+        for side in ("left", "right")
+    )
+    with ThreadPoolExecutor() as pool:
+        try:
+            for started in [pool.submit(first.up), pool.submit(second.up)]:
+                started.result()
+            yield first, second
+        finally:
+            for stopped in [pool.submit(first.down), pool.submit(second.down)]:
+                stopped.result()
+
+
+def run_pod(cluster: LocalCluster) -> None:
+    """A pod that says hello, writes to the local volume and stays; on a simulated node it only seems to."""
+    if IS_ROOT:
+        busybox = find_tool("busybox")
+        command = ["/bin/busybox", "sh"]
+        image = busybox_image(
+            name=IMAGE, busybox=busybox, command=command, applets=["sh", "nc", "cat", "sleep"]
+        )
+        cluster.node().import_images(image)
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "results"},
+        "spec": {
+            "storageClassName": "tessera-local",
+            "accessModes": ["ReadWriteMany"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "hello"},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "volumes": [{"name": "results", "persistentVolumeClaim": {"claimName": "results"}}],
+            "containers": [
+                {
+                    "name": "hello",
+                    "image": IMAGE,
+                    "imagePullPolicy": "Never",
+                    "command": ["sh", "-c", "echo hello; echo result > /results/file; exec sleep 3600"],
+                    "volumeMounts": [{"name": "results", "mountPath": "/results"}],
+                }
+            ],
+        },
+    }
+    kubectl = cluster.control_plane.kubectl
+    kubectl("apply", "-f", "-", input_text="\n".join(map(json.dumps, [claim, pod])))
+    kubectl("wait", "--for=condition=Ready", KUBECTL_TIMEOUT, "pod/hello")
+
+
+def test_a_pod_has_logs_exec_the_api_server_and_a_volume(clusters: tuple[LocalCluster, LocalCluster]) -> None:
+    for cluster in clusters:
+        run_pod(cluster)
+        kubectl = cluster.control_plane.kubectl
+        if not IS_ROOT:
+            assert "Running" in kubectl("get", "pod", "hello")
+            continue
+        assert kubectl("logs", "hello") == "hello\n"
+        probe = "nc -w 5 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT </dev/null && echo connected"
+        assert kubectl("exec", "hello", "--", "sh", "-c", probe) == "connected\n"
+        assert kubectl("exec", "hello", "--", "cat", "/results/file") == "result\n"
+        assert (cluster.state.output / "file").read_text() == "result\n"
+
+
+def test_the_clusters_share_nothing(clusters: tuple[LocalCluster, LocalCluster]) -> None:
+    first, second = (cluster.status() for cluster in clusters)
+    assert first is not None and second is not None
+    assert first.server != second.server
+    assert first.directory != second.directory
+    assert {each.pid for each in first.processes}.isdisjoint(each.pid for each in second.processes)
+    if IS_ROOT:
+        assert clusters[0].node().images() == clusters[1].node().images() != []
+        one, other = (cluster.control_plane.endpoints() for cluster in clusters)
+        assert one is not None and other is not None and one.address != other.address
+
+
+def test_up_repairs_what_was_killed_and_pods_live_on(clusters: tuple[LocalCluster, LocalCluster]) -> None:
+    first, second = clusters
+    identity = first.state.identity()
+    assert identity is not None
+    roles = (
+        ("kube-controller-manager", "kubelet", "mount-namespace", "containerd")
+        if IS_ROOT
+        else ("etcd", "kwok")
+    )
+    before = [main_process(role, identity=identity) for role in roles]
+    neighbours = second.status()
+    for process in before:
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+    first.up()
+    status = first.status()
+    assert status is not None and status.running
+    after = [main_process(role, identity=identity) for role in roles]
+    assert all(process is not None for process in after) and set(after).isdisjoint(before)
+    if IS_ROOT:
+        restarts = "jsonpath={.status.containerStatuses[0].restartCount}"
+        assert first.control_plane.kubectl("get", "pod", "hello", "-o", restarts) == "0"
+        assert first.control_plane.kubectl("logs", "hello") == "hello\n"
+    unchanged = second.status()
+    assert neighbours is not None and unchanged is not None
+    assert [each.pid for each in unchanged.processes] == [each.pid for each in neighbours.processes]
+
+
+def test_down_of_one_leaves_the_other_working(clusters: tuple[LocalCluster, LocalCluster]) -> None:
+    first, second = clusters
+    assert first.down()
+    status = second.status()
+    assert status is not None and status.running
+    assert "Running" in second.control_plane.kubectl("get", "pod", "hello")
+    if IS_ROOT:
+        assert second.control_plane.kubectl("exec", "hello", "--", "cat", "/results/file") == "result\n"
+        # Its mounts over the machine's standard directories are still there for new pods.
+        second.control_plane.kubectl("delete", "pod", "hello", "--wait")
+        run_pod(second)
+        assert second.control_plane.kubectl("logs", "hello") == "hello\n"

@@ -66,6 +66,7 @@ class LeaderElector:
         self._valid_until: float | None = None
         self._seen: tuple[str, Any] | None = None
         self._seen_at = 0.0
+        self._runs_out_at = 0.0
 
     @property
     def is_leader(self) -> bool:
@@ -127,7 +128,13 @@ class LeaderElector:
                 _log.debug("another replica was faster with Lease %s", self._name)
             except (ApiError, Unreachable, TimeoutError) as error:
                 _log.warning("cannot take Lease %s/%s: %s", self._namespace, self._name, error)
-            await asyncio.sleep(self._retry_seconds * random.uniform(1.0, 1.2))
+            await asyncio.sleep(self._until_next_try())
+
+    def _until_next_try(self) -> float:
+        """Seconds: the retry time, or less when the holder's time runs out before; candidates spread out."""
+        retry = self._retry_seconds * random.uniform(1.0, 1.2)
+        left = self._runs_out_at - self._clock()
+        return left + 0.1 * retry if 0 < left < retry else retry
 
     async def _renew_until_lost(self) -> None:
         """Returns when the Lease is lost: taken by another, or not renewed before the deadline."""
@@ -166,7 +173,8 @@ class LeaderElector:
         if record != self._seen:
             self._seen, self._seen_at = record, asked_at
         duration = float(spec.get("leaseDurationSeconds") or self._lease_seconds)
-        if holder not in ("", self._identity) and asked_at < self._seen_at + duration:
+        self._runs_out_at = self._seen_at + duration
+        if holder not in ("", self._identity) and asked_at < self._runs_out_at:
             return False
         await self._client.replace(LEASES, self._taken(lease, changed_hands=holder != self._identity))
         self._valid_until = asked_at + self._renew_deadline_seconds

@@ -194,7 +194,9 @@ class Accounts:
         async def both() -> list[Object] | None:
             selector = f"app.kubernetes.io/component={component}"
             found = (await self.admin.list(PODS, names.SYSTEM_NAMESPACE, label_selector=selector)).items
-            ready = [item for item in found if not bound or item["spec"].get("nodeName")]
+            # A pod on a node without a kubelet is never seen off: those of an earlier installation stay.
+            alive = [item for item in found if "deletionTimestamp" not in item["metadata"]]
+            ready = [item for item in alive if not bound or item["spec"].get("nodeName")]
             return ready if len(ready) == 2 else None
 
         return await eventually(f"two pods of {component}", both)

@@ -21,9 +21,10 @@ async def ensure_gpu_node(admin: KubeClient, name: str) -> None:
 async def test_an_agent_publishes_the_devices_of_its_node(accounts: Accounts) -> None:
     agent = await accounts.agent(OWN)
     made = await agent.create(RESOURCE_SLICES, resource_slice(OWN))
-    made["spec"]["pool"]["generation"] = 2
-    await agent.replace(RESOURCE_SLICES, made)
-    await agent.delete(RESOURCE_SLICES, made["metadata"]["name"])
+    name = made["metadata"]["name"]
+    changed = await agent.patch(RESOURCE_SLICES, name, body={"spec": {"pool": {"generation": 2}}})
+    assert changed["spec"]["pool"]["generation"] == 2
+    await agent.delete(RESOURCE_SLICES, name)
 
 
 async def test_an_agent_makes_its_gpu_node_and_writes_its_status(accounts: Accounts, chart_admin: KubeClient) -> None:

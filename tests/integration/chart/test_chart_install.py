@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from integration.chart.conftest import EVERYTHING_ON
-from integration.chart.installation import CHART, Helm, eventually, install, wait_for_policies
-from integration.chart.objects import Object
+from integration.chart.installation import CHART, Accounts, Helm, eventually, install, wait_for_policies
+from integration.chart.objects import NODES, Object, allocation_of, claim, lease
 from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import Forbidden, NotFound
@@ -21,10 +19,11 @@ from tessera.kube.resources import (
     CUSTOM_RESOURCE_DEFINITIONS,
     DAEMON_SETS,
     DEPLOYMENTS,
-    HETEROGENEOUS_TRAINING_JOBS,
+    LEASES,
     MIG_PARTITIONS,
     NAMESPACES,
     PODS,
+    RESOURCE_CLAIMS,
     SERVICE_ACCOUNTS,
     VALIDATING_ADMISSION_POLICIES,
 )
@@ -105,10 +104,11 @@ async def _spec_schema(admin: KubeClient) -> dict[str, Any]:
 
 
 async def test_uninstalling_keeps_the_crds_and_the_objects_and_a_new_install_takes_them_over(
-    cluster_helm: Helm, chart_cluster: ControlPlane, chart_admin: KubeClient, installed: Helm
+    cluster_helm: Helm, chart_cluster: ControlPlane, chart_admin: KubeClient, accounts: Accounts, chart_namespace: str
 ) -> None:
     example = {"apiVersion": names.API_VERSION, "kind": "MIGPartition", "metadata": {"name": "survivor"}}
     await chart_admin.create(MIG_PARTITIONS, example | {"spec": {"nodeSelector": {}}})
+    await chart_admin.apply(LEASES, lease("holder-before"))
     cluster_helm.run("uninstall", "tessera", "--namespace", SYSTEM)
     try:
         with pytest.raises(NotFound):
@@ -120,7 +120,26 @@ async def test_uninstalling_keeps_the_crds_and_the_objects_and_a_new_install_tak
         install(cluster_helm, values=EVERYTHING_ON)
         await asyncio.to_thread(wait_for_policies, chart_cluster)
     await chart_admin.delete(MIG_PARTITIONS, "survivor")
-    assert (await chart_admin.list(HETEROGENEOUS_TRAINING_JOBS)).items == []
+    await _the_lease_is_followed(chart_admin, accounts, chart_namespace)
+
+
+async def _the_lease_is_followed(admin: KubeClient, accounts: Accounts, namespace: str) -> None:
+    """The API server sees a hand-over: it would not, had the policy with the Lease as parameter been gone meanwhile."""
+    leader = (await accounts.pods_of("scheduler"))[0]["metadata"]["name"]
+    scheduler = await accounts.client(names.SCHEDULER_SERVICE_ACCOUNT, pod_name=leader)
+    await admin.create(RESOURCE_CLAIMS, claim("one"), namespace=namespace)
+    await admin.apply(LEASES, lease(leader))
+    body = {"status": {"allocation": allocation_of(NODES[0])}}
+
+    async def allocated() -> bool:
+        try:
+            await scheduler.patch(RESOURCE_CLAIMS, "one", namespace=namespace, body=body, subresource="status")
+        except Forbidden as not_yet:
+            assert "does not hold the lease" in str(not_yet)
+            return False
+        return True
+
+    await eventually("the new holder to be let through", allocated)
 
 
 @pytest.fixture

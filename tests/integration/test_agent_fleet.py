@@ -1,0 +1,160 @@
+"""The fleet: nodes without a kubelet are published, and their claims prepared and released."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tessera.agent.fleet import SIMULATED_NODE_LABEL, Fleet, FleetSettings
+from tessera.kube.client import KubeClient
+from tessera.kube.errors import NotFound
+from tessera.kube.resources import GPU_NODES, NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
+
+pytestmark = pytest.mark.integration
+LIMIT_SECONDS = 60.0
+
+
+async def eventually(what: str, probe: Callable[[], Awaitable[Any]]) -> Any:
+    """Wait until the probe returns something true."""
+    last: Any = None
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while not last:
+                last = await probe()
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        pytest.fail(f"gave up waiting for {what}; last seen: {last}")
+    return last
+
+
+@pytest.fixture
+async def nodes(admin: KubeClient) -> AsyncIterator[list[str]]:
+    names = [f"kwok-{uuid.uuid4().hex[:8]}" for _ in range(3)]
+    for name in names:
+        metadata = {"name": name, "labels": {SIMULATED_NODE_LABEL: "true"}}
+        await admin.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": metadata})
+    yield names
+    for name in names:
+        await admin.delete(NODES, name)
+
+
+@pytest.fixture
+async def fleet(admin: KubeClient, nodes: list[str], tmp_path: Path) -> AsyncIterator[Fleet]:
+    running = Fleet(admin, FleetSettings(state_dir=tmp_path, model="A30-24GB", count=2))
+    task = asyncio.create_task(running.run())
+    yield running
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def states(client: KubeClient, node: str) -> list[tuple[str, int, str]]:
+    status = (await client.get(GPU_NODES, node)).get("status") or {}
+    return [
+        (instance["profile"], instance["start"], instance["state"])
+        for gpu in status.get("gpus") or []
+        for instance in gpu.get("instances") or []
+    ]
+
+
+async def test_every_labelled_node_is_published(admin: KubeClient, nodes: list[str], fleet: Fleet) -> None:
+    async def all_ready() -> bool:
+        for name in nodes:
+            try:
+                status = (await admin.get(GPU_NODES, name)).get("status") or {}
+            except NotFound:
+                return False
+            if [item["reason"] for item in status.get("conditions") or []] != ["Published"]:
+                return False
+        return True
+
+    await eventually("three published nodes", all_ready)
+    assert fleet.published == 3
+    for name in nodes:
+        found = await admin.list(RESOURCE_SLICES, field_selector=f"spec.nodeName={name}")
+        assert sum(len(item["spec"].get("devices") or []) for item in found.items) == 26
+
+
+async def test_a_reserved_claim_is_prepared_and_released_when_its_allocation_goes(
+    admin: KubeClient, namespace: str, nodes: list[str], fleet: Fleet
+) -> None:
+    node = nodes[0]
+
+    async def device() -> str | None:
+        found = await admin.list(RESOURCE_SLICES, field_selector=f"spec.nodeName={node}")
+        return next(
+            (
+                str(item["name"])
+                for one in found.items
+                for item in one["spec"].get("devices") or []
+                if item["attributes"]["profile"]["string"] == "2g.12gb"
+            ),
+            None,
+        )
+
+    name = await eventually("a published device", device)
+    pod = await _allocate(admin, namespace, node, name)
+
+    async def in_use() -> bool:
+        return await states(admin, node) == [("2g.12gb", 0, "InUse")]
+
+    await eventually("the prepared slice", in_use)
+    await admin.delete(PODS, pod, namespace=namespace, grace_seconds=0)
+
+    async def warm() -> bool:
+        return await states(admin, node) == [("2g.12gb", 0, "Warm")]
+
+    await eventually("the released slice", warm)
+
+
+async def _allocate(client: KubeClient, namespace: str, node: str, device: str) -> str:
+    """A gated pod, its claim with the finalizer, and the allocation as the scheduler writes it."""
+    request = {"name": "slice", "exactly": {"deviceClassName": "slice.tessera.dev"}}
+    await client.create(
+        RESOURCE_CLAIMS,
+        {
+            "apiVersion": RESOURCE_CLAIMS.api_version,
+            "kind": RESOURCE_CLAIMS.kind,
+            "metadata": {
+                "name": "claim",
+                "namespace": namespace,
+                "finalizers": ["resource.kubernetes.io/delete-protection"],
+            },
+            "spec": {"devices": {"requests": [request]}},
+        },
+    )
+    pod = await client.create(
+        PODS,
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "pod", "namespace": namespace},
+            "spec": {
+                "schedulingGates": [{"name": "tessera.dev/placement"}],
+                "resourceClaims": [{"name": "slice", "resourceClaimName": "claim"}],
+                "containers": [
+                    {"name": "main", "image": "none", "resources": {"claims": [{"name": "slice"}]}}
+                ],
+            },
+        },
+    )
+    result = {"request": "slice", "driver": "gpu.tessera.dev", "pool": node, "device": device}
+    reserved = {"resource": "pods", "name": "pod", "uid": pod["metadata"]["uid"]}
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    await client.patch(
+        RESOURCE_CLAIMS,
+        "claim",
+        namespace=namespace,
+        subresource="status",
+        body={
+            "status": {
+                "allocation": {"allocationTimestamp": stamp, "devices": {"results": [result]}},
+                "reservedFor": [reserved],
+            }
+        },
+    )
+    return "pod"

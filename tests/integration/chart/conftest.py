@@ -1,8 +1,10 @@
-"""A control plane of its own with the chart installed by the real helm, and clients that speak as its processes.
+"""A control plane of its own with the chart installed by the real helm, and clients that speak as its
+processes.
 
-The admission policies hold for the whole cluster, so the chart gets a control plane apart from the one that other tests
-share. Two fake nodes are there: the DaemonSet puts an agent's pod on each, the Deployments make their pods, and no kubelet
-ever starts one. That is enough, because a policy looks at who writes: the tests write with tokens bound to those very pods.
+The admission policies hold for the whole cluster, so the chart gets a control plane apart from the one that
+other tests share. Two fake nodes are there: the DaemonSet puts an agent's pod on each, the Deployments make
+their pods, and no kubelet ever starts one. That is enough, because a policy looks at who writes: the tests
+write with tokens bound to those very pods.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from tessera.local.build import ensure_binaries
 from tessera.local.control_plane import ControlPlane
 from tessera.local.progress import Progress
 from tessera.local.state import ClusterState
-
 
 EVERYTHING_ON: Object = {
     "gates": {"clusterWide": True},
@@ -49,7 +50,9 @@ def chart_cluster(cluster_directory: Path) -> Iterator[ControlPlane]:
         for node in NODES:
             running.kubectl("apply", "-f", "-", input_text=json.dumps(_node(node)))
             status = {"status": _node_status()}
-            running.kubectl("patch", "node", node, "--subresource=status", "--type=merge", "-p", json.dumps(status))
+            running.kubectl(
+                "patch", "node", node, "--subresource=status", "--type=merge", "-p", json.dumps(status)
+            )
         yield running
 
 
@@ -64,7 +67,13 @@ def _node(name: str) -> Object:
 def _node_status() -> Object:
     room = {"cpu": "16", "memory": "64Gi", "pods": "110"}
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    ready = {"type": "Ready", "status": "True", "reason": "Test", "lastHeartbeatTime": now, "lastTransitionTime": now}
+    ready = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "Test",
+        "lastHeartbeatTime": now,
+        "lastTransitionTime": now,
+    }
     return {"capacity": room, "allocatable": room, "conditions": [ready]}
 
 
@@ -85,7 +94,9 @@ def installed(cluster_helm: Helm, chart_cluster: ControlPlane) -> Helm:
 @pytest.fixture
 async def chart_admin(chart_cluster: ControlPlane, installed: Helm) -> AsyncIterator[KubeClient]:
     """A client with all rights, on the cluster where the chart is installed."""
-    async with await KubeClient.connect(kubeconfig=chart_cluster.kubeconfig, field_manager="tessera-tests") as client:
+    async with await KubeClient.connect(
+        kubeconfig=chart_cluster.kubeconfig, field_manager="tessera-tests"
+    ) as client:
         yield client
 
 

@@ -73,7 +73,9 @@ class Helm:
     program: Path
     kubeconfig: Path | None = None
 
-    def run(self, *arguments: str, values: Object | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, values: Object | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         """Runs helm; `values` go in as a values file on standard input."""
         command = [str(self.program), *arguments]
         if self.kubeconfig is not None:
@@ -81,7 +83,12 @@ class Helm:
         if values is not None:
             command += ["--values", "-"]
         done = subprocess.run(
-            command, input=yaml.safe_dump(values or {}), capture_output=True, text=True, timeout=90, check=False
+            command,
+            input=yaml.safe_dump(values or {}),
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
         )
         if check and done.returncode != 0:
             pytest.fail(f"helm {' '.join(arguments)}: {done.stderr}")
@@ -89,7 +96,9 @@ class Helm:
 
     def template(self, values: Object | None = None) -> list[Object]:
         """All objects that the chart renders to, in the system namespace."""
-        done = self.run("template", "tessera", str(CHART), "--namespace", names.SYSTEM_NAMESPACE, values=values or {})
+        done = self.run(
+            "template", "tessera", str(CHART), "--namespace", names.SYSTEM_NAMESPACE, values=values or {}
+        )
         return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
@@ -98,7 +107,7 @@ def _says(probe: Callable[[], str], expected: str) -> bool:
 
 
 def install(helm: Helm, *, values: Object) -> None:
-    """`helm upgrade --install` into the system namespace; nothing can become ready here, so it does not wait."""
+    """`helm upgrade --install` into the system namespace, without waiting: nothing becomes ready here."""
     helm.run(
         "upgrade", "--install", "tessera", str(CHART), "--namespace", names.SYSTEM_NAMESPACE,
         "--create-namespace", values=values,
@@ -135,9 +144,15 @@ def wait_for_policies(cluster: ControlPlane) -> None:
     probes: dict[str, tuple[Callable[[], str], str]] = {
         "claim-finalizer": (lambda: created(claim("probe-2")), names.CLAIM_FINALIZER),
         "pod-gate": (lambda: created(pod("probe-2", claim="probe")), names.PLACEMENT_GATE),
-        "claim-no-bypass": (lambda: created(claim("probe-2", tolerate_all=True)), "claim-no-bypass.tessera.dev"),
+        "claim-no-bypass": (
+            lambda: created(claim("probe-2", tolerate_all=True)),
+            "claim-no-bypass.tessera.dev",
+        ),
         "agent-own-node": (lambda: created(gpu_node("x"), f"--as={agent}"), "agent-own-node.tessera.dev"),
-        "fleet-simulated-nodes": (lambda: created(gpu_node("x"), f"--as={fleet}"), "fleet-simulated-nodes.tessera.dev"),
+        "fleet-simulated-nodes": (
+            lambda: created(gpu_node("x"), f"--as={fleet}"),
+            "fleet-simulated-nodes.tessera.dev",
+        ),
         "scheduler-pod-patch": (
             lambda: answer("label", "pod", "probe", "x=y", "-n", "probe", f"--as={scheduler}"),
             "scheduler-pod-patch.tessera.dev",
@@ -151,8 +166,8 @@ def wait_for_policies(cluster: ControlPlane) -> None:
         ),
         "leading-allocator": (
             lambda: answer(
-                "apply", "--server-side", "--subresource=status", "--force-conflicts", "-n", "probe", "-f", "-",
-                f"--as={scheduler}", obj=claim("probe") | allocation,
+                "apply", "--server-side", "--subresource=status", "--force-conflicts", "-n", "probe",
+                "-f", "-", f"--as={scheduler}", obj=claim("probe") | allocation,
             ),
             "leading-allocator.tessera.dev",
         ),
@@ -170,7 +185,9 @@ class Accounts:
     authority: Path
     clients: AsyncExitStack
 
-    async def client(self, account: str, *, pod_name: str | None = None, namespace: str = names.SYSTEM_NAMESPACE) -> KubeClient:
+    async def client(
+        self, account: str, *, pod_name: str | None = None, namespace: str = names.SYSTEM_NAMESPACE
+    ) -> KubeClient:
         """A client with a fresh token of a service account, as the kubelet would mount it into `pod_name`."""
         request: Object = {
             "apiVersion": "authentication.k8s.io/v1",

@@ -23,14 +23,18 @@ def gated_namespace(name: str) -> Object:
     }
 
 
-def claim_spec(*, device_class: str = names.DEVICE_CLASS, tolerate_all: bool = False, alternatives: bool = False) -> Object:
+def claim_spec(
+    *, device_class: str = names.DEVICE_CLASS, tolerate_all: bool = False, alternatives: bool = False
+) -> Object:
     """Asks for one device of a class, alone or as the first of two alternatives."""
     wish: Object = {"deviceClassName": device_class}
     if tolerate_all:
         wish["tolerations"] = [{"operator": "Exists"}]
     if alternatives:
         first = {"name": "small", **wish}
-        return {"devices": {"requests": [{"name": "slice", "firstAvailable": [first, {"name": "large", **wish}]}]}}
+        return {
+            "devices": {"requests": [{"name": "slice", "firstAvailable": [first, {"name": "large", **wish}]}]}
+        }
     return {"devices": {"requests": [{"name": "slice", "exactly": wish}]}}
 
 
@@ -52,7 +56,9 @@ def claim_template(name: str, **wish: Any) -> Object:
     }
 
 
-def pod(name: str, *, claim: str | None = None, template: str | None = None, gates: tuple[str, ...] = ()) -> Object:
+def pod(
+    name: str, *, claim: str | None = None, template: str | None = None, gates: tuple[str, ...] = ()
+) -> Object:
     """A pod that uses a claim, by its name or by the name of its template, or none."""
     spec: Object = {
         "containers": [{"name": "main", "image": "example/image:1"}],
@@ -67,12 +73,23 @@ def pod(name: str, *, claim: str | None = None, template: str | None = None, gat
 
 
 def gpu_node(name: str) -> Object:
-    return {"apiVersion": names.API_VERSION, "kind": "GPUNode", "metadata": {"name": name}, "spec": {"gpus": []}}
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "GPUNode",
+        "metadata": {"name": name},
+        "spec": {"gpus": []},
+    }
 
 
-def resource_slice(node: str, *, driver: str = names.DRIVER, name: str | None = None, tainted: bool = True) -> Object:
+def resource_slice(
+    node: str, *, driver: str = names.DRIVER, name: str | None = None, tainted: bool = True
+) -> Object:
     """One slice of a pool with one device, of which our agents publish the like."""
-    taint = {"key": names.DEVICE_TAINT_KEY, "value": names.DEVICE_TAINT_VALUE, "effect": names.DEVICE_TAINT_EFFECT}
+    taint = {
+        "key": names.DEVICE_TAINT_KEY,
+        "value": names.DEVICE_TAINT_VALUE,
+        "effect": names.DEVICE_TAINT_EFFECT,
+    }
     device = {"name": DEVICE, **({"taints": [taint]} if tainted else {})}
     return {
         "apiVersion": "resource.k8s.io/v1",

@@ -27,7 +27,9 @@ async def test_an_agent_publishes_the_devices_of_its_node(accounts: Accounts) ->
     await agent.delete(RESOURCE_SLICES, name)
 
 
-async def test_an_agent_makes_its_gpu_node_and_writes_its_status(accounts: Accounts, chart_admin: KubeClient) -> None:
+async def test_an_agent_makes_its_gpu_node_and_writes_its_status(
+    accounts: Accounts, chart_admin: KubeClient
+) -> None:
     agent = await accounts.agent(OWN)
     await agent.create(GPU_NODES, gpu_node(OWN))
     made = await agent.patch(GPU_NODES, OWN, body={"status": {"observedGeneration": 1}}, subresource="status")
@@ -68,12 +70,16 @@ async def test_an_agent_may_not_change_or_remove_slices_of_another_node(
     await chart_admin.delete(RESOURCE_SLICES, name)
 
 
-async def test_an_agent_may_not_write_the_status_of_another_node(accounts: Accounts, chart_admin: KubeClient) -> None:
+async def test_an_agent_may_not_write_the_status_of_another_node(
+    accounts: Accounts, chart_admin: KubeClient
+) -> None:
     agent = await accounts.agent(OWN)
     await ensure_gpu_node(chart_admin, OTHER)
     body = {"status": {"observedGeneration": 1}}
     await refused(agent.patch(GPU_NODES, OTHER, body=body, subresource="status"), message=NOT_YOURS)
-    await refused(agent.create(GPU_NODES, gpu_node("gpu-node-c")), message="may not write objects of node gpu-node-c")
+    await refused(
+        agent.create(GPU_NODES, gpu_node("gpu-node-c")), message="may not write objects of node gpu-node-c"
+    )
 
 
 async def test_a_token_of_the_agents_account_without_a_node_writes_nothing(accounts: Accounts) -> None:

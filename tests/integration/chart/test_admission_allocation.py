@@ -1,10 +1,22 @@
-"""Who may allocate our devices: the scheduler's replica that holds the Lease, and nobody else, kube-scheduler included."""
+"""Who may allocate our devices: the scheduler's replica that holds the Lease, and nobody else.
+
+kube-scheduler is one of those others.
+"""
 
 from __future__ import annotations
 
 import pytest
 from integration.chart.installation import Accounts, eventually, refused
-from integration.chart.objects import NODES, Object, allocation_of, claim, claim_template, lease, pod, resource_slice
+from integration.chart.objects import (
+    NODES,
+    Object,
+    allocation_of,
+    claim,
+    claim_template,
+    lease,
+    pod,
+    resource_slice,
+)
 from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import Forbidden, Invalid
@@ -68,7 +80,7 @@ async def test_the_replica_that_holds_the_lease_allocates_and_the_other_does_not
     assert made["status"]["allocation"]["devices"]["results"][0]["pool"] == NODE
     await refused(allocate(standby, "two", chart_namespace), message=NOT_THE_LEADER)
 
-    # The lease changes hands: what was the leader is now stale, and is refused as soon as the new one is let through.
+    # The lease changes hands: what was the leader is stale, and refused once the new one is let through.
     await hand_lease_to(chart_admin, second)
     await allocates_when_the_lease_is_seen(standby, "two", chart_namespace)
     await refused(allocate(leader, "three", chart_namespace), message=NOT_THE_LEADER)
@@ -83,7 +95,11 @@ async def test_the_leader_takes_back_an_allocation(
     await chart_admin.create(RESOURCE_CLAIMS, claim("one"), namespace=chart_namespace)
     await allocates_when_the_lease_is_seen(leader, "one", chart_namespace)
     freed = await leader.patch(
-        RESOURCE_CLAIMS, "one", namespace=chart_namespace, body={"status": {"allocation": None}}, subresource="status"
+        RESOURCE_CLAIMS,
+        "one",
+        namespace=chart_namespace,
+        body={"status": {"allocation": None}},
+        subresource="status",
     )
     assert "allocation" not in freed.get("status", {})
 
@@ -93,7 +109,9 @@ async def test_the_schedulers_token_without_a_pod_allocates_nothing(
 ) -> None:
     holder = (await accounts.pods_of("scheduler"))[0]["metadata"]["name"]
     await hand_lease_to(chart_admin, holder)
-    await lease_is_seen(await accounts.client(names.SCHEDULER_SERVICE_ACCOUNT, pod_name=holder), chart_admin, chart_namespace)
+    await lease_is_seen(
+        await accounts.client(names.SCHEDULER_SERVICE_ACCOUNT, pod_name=holder), chart_admin, chart_namespace
+    )
     unbound = await accounts.client(names.SCHEDULER_SERVICE_ACCOUNT)
     await chart_admin.create(RESOURCE_CLAIMS, claim("one"), namespace=chart_namespace)
     await refused(allocate(unbound, "one", chart_namespace), message=NOT_THE_LEADER)
@@ -108,18 +126,26 @@ async def test_a_missing_lease_stops_neither_other_drivers_nor_lets_others_alloc
     await chart_admin.create(RESOURCE_CLAIMS, claim("ours"), namespace=chart_namespace)
     for number in range(5):
         name = f"nic-{number}"
-        await chart_admin.create(RESOURCE_CLAIMS, claim(name, device_class="nic.example.com"), namespace=chart_namespace)
+        await chart_admin.create(
+            RESOURCE_CLAIMS, claim(name, device_class="nic.example.com"), namespace=chart_namespace
+        )
         await allocate(chart_admin, name, chart_namespace, driver="nic.example.com")
         await refused(allocate(chart_admin, "ours", chart_namespace), message=NOT_THE_SCHEDULER)
 
 
-async def test_an_administrator_may_not_allocate_our_devices(chart_admin: KubeClient, chart_namespace: str) -> None:
+async def test_an_administrator_may_not_allocate_our_devices(
+    chart_admin: KubeClient, chart_namespace: str
+) -> None:
     await chart_admin.create(RESOURCE_CLAIMS, claim("one"), namespace=chart_namespace)
     await refused(allocate(chart_admin, "one", chart_namespace), message=NOT_THE_SCHEDULER)
 
 
-async def test_devices_of_other_drivers_are_not_our_business(chart_admin: KubeClient, chart_namespace: str) -> None:
-    await chart_admin.create(RESOURCE_CLAIMS, claim("nic", device_class="nic.example.com"), namespace=chart_namespace)
+async def test_devices_of_other_drivers_are_not_our_business(
+    chart_admin: KubeClient, chart_namespace: str
+) -> None:
+    await chart_admin.create(
+        RESOURCE_CLAIMS, claim("nic", device_class="nic.example.com"), namespace=chart_namespace
+    )
     await allocate(chart_admin, "nic", chart_namespace, driver="nic.example.com")
 
 
@@ -143,7 +169,9 @@ async def test_a_claim_that_tolerates_our_taint_is_refused_with_the_remedy(
             await chart_admin.create(resource, wanted, namespace=chart_namespace)
 
 
-async def test_a_claim_may_tolerate_other_taints_by_name(chart_admin: KubeClient, chart_namespace: str) -> None:
+async def test_a_claim_may_tolerate_other_taints_by_name(
+    chart_admin: KubeClient, chart_namespace: str
+) -> None:
     wanted = claim("one")
     wanted["spec"]["devices"]["requests"][0]["exactly"]["tolerations"] = [
         {"key": "example.com/degraded", "operator": "Exists"}
@@ -151,7 +179,7 @@ async def test_a_claim_may_tolerate_other_taints_by_name(chart_admin: KubeClient
     await chart_admin.create(RESOURCE_CLAIMS, wanted, namespace=chart_namespace)
 
 
-async def test_kube_scheduler_cannot_allocate_our_device_for_a_claim_of_another_class_that_tolerates_everything(
+async def test_kube_scheduler_cannot_allocate_our_device_to_another_class_that_tolerates_everything(
     chart_admin: KubeClient, chart_namespace: str
 ) -> None:
     """The way round the check at creation: a class of one's own that selects our devices."""

@@ -1,4 +1,4 @@
-"""The mutating policies: the finalizer on claims of our class, and the gate on pods that will wait for a claim."""
+"""The mutating policies: the finalizer on claims of our class, the gate on pods that wait for a claim."""
 
 from __future__ import annotations
 
@@ -36,11 +36,15 @@ def gates(obj: Object) -> list[str]:
 async def test_a_claim_of_our_class_gets_the_finalizer(
     chart_admin: KubeClient, chart_namespace: str, alternatives: bool
 ) -> None:
-    made = await chart_admin.create(RESOURCE_CLAIMS, claim("ours", alternatives=alternatives), namespace=chart_namespace)
+    made = await chart_admin.create(
+        RESOURCE_CLAIMS, claim("ours", alternatives=alternatives), namespace=chart_namespace
+    )
     assert made["metadata"]["finalizers"] == [names.CLAIM_FINALIZER]
 
 
-async def test_a_claim_that_has_other_finalizers_keeps_them(chart_admin: KubeClient, chart_namespace: str) -> None:
+async def test_a_claim_that_has_other_finalizers_keeps_them(
+    chart_admin: KubeClient, chart_namespace: str
+) -> None:
     wanted = claim("ours")
     wanted["metadata"]["finalizers"] = ["example.com/mine"]
     made = await chart_admin.create(RESOURCE_CLAIMS, wanted, namespace=chart_namespace, dry_run=True)
@@ -48,11 +52,15 @@ async def test_a_claim_that_has_other_finalizers_keeps_them(chart_admin: KubeCli
 
 
 async def test_a_claim_of_another_class_is_left_alone(chart_admin: KubeClient, chart_namespace: str) -> None:
-    made = await chart_admin.create(RESOURCE_CLAIMS, claim("theirs", device_class="nic.example.com"), namespace=chart_namespace)
+    made = await chart_admin.create(
+        RESOURCE_CLAIMS, claim("theirs", device_class="nic.example.com"), namespace=chart_namespace
+    )
     assert "finalizers" not in made["metadata"]
 
 
-async def test_a_claim_made_from_a_template_gets_the_finalizer(chart_admin: KubeClient, chart_namespace: str) -> None:
+async def test_a_claim_made_from_a_template_gets_the_finalizer(
+    chart_admin: KubeClient, chart_namespace: str
+) -> None:
     await chart_admin.create(RESOURCE_CLAIM_TEMPLATES, claim_template("ours"), namespace=chart_namespace)
     gated = pod("user", template="ours", gates=(names.PLACEMENT_GATE,))
     await chart_admin.create(PODS, gated, namespace=chart_namespace)
@@ -72,13 +80,21 @@ async def test_in_a_labelled_namespace_a_pod_with_a_claim_is_gated(
     assert gates(made) == [names.PLACEMENT_GATE]
 
 
-async def test_a_gate_of_the_pods_author_stays_beside_ours(chart_admin: KubeClient, labelled_namespace: str) -> None:
-    made = await chart_admin.create(PODS, pod("user", claim="any", gates=("example.com/mine",)), namespace=labelled_namespace)
+async def test_a_gate_of_the_pods_author_stays_beside_ours(
+    chart_admin: KubeClient, labelled_namespace: str
+) -> None:
+    made = await chart_admin.create(
+        PODS, pod("user", claim="any", gates=("example.com/mine",)), namespace=labelled_namespace
+    )
     assert sorted(gates(made)) == ["example.com/mine", names.PLACEMENT_GATE]
 
 
-async def test_a_pod_that_carries_our_gate_is_not_gated_twice(chart_admin: KubeClient, labelled_namespace: str) -> None:
-    made = await chart_admin.create(PODS, pod("user", claim="any", gates=(names.PLACEMENT_GATE,)), namespace=labelled_namespace)
+async def test_a_pod_that_carries_our_gate_is_not_gated_twice(
+    chart_admin: KubeClient, labelled_namespace: str
+) -> None:
+    made = await chart_admin.create(
+        PODS, pod("user", claim="any", gates=(names.PLACEMENT_GATE,)), namespace=labelled_namespace
+    )
     assert gates(made) == [names.PLACEMENT_GATE]
 
 
@@ -100,12 +116,16 @@ async def test_without_the_label_a_pod_that_names_a_claim_is_not_gated(
     assert gates(await chart_admin.create(PODS, pod("user", claim="any"), namespace=chart_namespace)) == []
 
 
-async def test_the_cluster_wide_gate_reads_the_template(chart_admin: KubeClient, chart_namespace: str) -> None:
+async def test_the_cluster_wide_gate_reads_the_template(
+    chart_admin: KubeClient, chart_namespace: str
+) -> None:
     for template in (claim_template("ours"), claim_template("theirs", device_class="nic.example.com")):
         await chart_admin.create(RESOURCE_CLAIM_TEMPLATES, template, namespace=chart_namespace)
 
     async def gated() -> bool:
-        dry = await chart_admin.create(PODS, pod("user", template="ours"), namespace=chart_namespace, dry_run=True)
+        dry = await chart_admin.create(
+            PODS, pod("user", template="ours"), namespace=chart_namespace, dry_run=True
+        )
         return gates(dry) == [names.PLACEMENT_GATE]
 
     await eventually("the template to be seen", gated)

@@ -14,6 +14,11 @@ from tessera.kube.resources import PODS
 
 pytestmark = pytest.mark.integration
 THEIR_GATE = "example.com/quota"
+ZONE_REQUIRED = {
+    "requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "Exists"}]}]
+    }
+}
 SPEC = "may change nothing in a pod's spec"
 METADATA = "may change nothing in a pod's metadata"
 GATES = f"may remove the gate {names.PLACEMENT_GATE} from a pod, and no other gate"
@@ -46,7 +51,9 @@ async def patch(client: KubeClient, target: Object, body: Any, kind: Any = "json
     return await client.patch(PODS, meta["name"], namespace=meta["namespace"], body=body, kind=kind)
 
 
-async def test_the_scheduler_removes_its_gate_and_leaves_the_others(scheduler: KubeClient, gated_pod: Object) -> None:
+async def test_the_scheduler_removes_its_gate_and_leaves_the_others(
+    scheduler: KubeClient, gated_pod: Object
+) -> None:
     changed = await patch(scheduler, gated_pod, without_our_gate())
     assert changed["spec"]["schedulingGates"] == [{"name": THEIR_GATE}]
 
@@ -60,7 +67,9 @@ async def test_the_scheduler_removes_its_gate_by_name(scheduler: KubeClient, gat
 async def test_the_last_gate_of_a_pod_can_be_ours(
     scheduler: KubeClient, chart_admin: KubeClient, chart_namespace: str
 ) -> None:
-    alone = await chart_admin.create(PODS, pod("alone", gates=(names.PLACEMENT_GATE,)), namespace=chart_namespace)
+    alone = await chart_admin.create(
+        PODS, pod("alone", gates=(names.PLACEMENT_GATE,)), namespace=chart_namespace
+    )
     changed = await patch(scheduler, alone, without_our_gate())
     assert "schedulingGates" not in changed["spec"]
 
@@ -73,17 +82,7 @@ async def test_the_last_gate_of_a_pod_can_be_ours(
         ({"op": "add", "path": "/spec/tolerations/-", "value": {"key": "a", "operator": "Exists"}}, SPEC),
         ({"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 60}, SPEC),
         (
-            {
-                "op": "add",
-                "path": "/spec/affinity",
-                "value": {
-                    "nodeAffinity": {
-                        "requiredDuringSchedulingIgnoredDuringExecution": {
-                            "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "Exists"}]}]
-                        }
-                    }
-                },
-            },
+            {"op": "add", "path": "/spec/affinity", "value": {"nodeAffinity": ZONE_REQUIRED}},
             SPEC,
         ),
         ({"op": "add", "path": "/metadata/labels", "value": {"app": "other"}}, METADATA),
@@ -110,12 +109,14 @@ async def test_ungating_may_carry_nothing_else(
     await refused(patch(scheduler, gated_pod, [*without_our_gate(), extra]), message=message)
     meta = gated_pod["metadata"]
     assert (await chart_admin.get(PODS, meta["name"], meta["namespace"]))["spec"] == gated_pod["spec"]
-    # The API server itself has nothing against the change: an administrator may make it, so it is the policy that says no.
+    # An administrator may make the same change: it is the policy that says no, not the API's own rules.
     await patch(chart_admin, gated_pod, [*without_our_gate(), extra])
 
 
 async def test_the_scheduler_may_not_remove_another_gate(scheduler: KubeClient, gated_pod: Object) -> None:
-    await refused(patch(scheduler, gated_pod, [{"op": "remove", "path": "/spec/schedulingGates/1"}]), message=GATES)
+    await refused(
+        patch(scheduler, gated_pod, [{"op": "remove", "path": "/spec/schedulingGates/1"}]), message=GATES
+    )
 
 
 async def test_the_scheduler_may_not_touch_a_pod_that_is_not_gated(
@@ -126,8 +127,12 @@ async def test_the_scheduler_may_not_touch_a_pod_that_is_not_gated(
     await refused(patch(scheduler, plain, image), message=SPEC)
 
 
-async def test_subresources_of_pods_are_closed_to_the_scheduler(scheduler: KubeClient, gated_pod: Object) -> None:
+async def test_subresources_of_pods_are_closed_to_the_scheduler(
+    scheduler: KubeClient, gated_pod: Object
+) -> None:
     meta = gated_pod["metadata"]
-    with pytest.raises(Forbidden, match="cannot patch resource \"pods/status\""):
+    with pytest.raises(Forbidden, match='cannot patch resource "pods/status"'):
         body = {"status": {"phase": "Failed"}}
-        await scheduler.patch(PODS, meta["name"], namespace=meta["namespace"], body=body, subresource="status")
+        await scheduler.patch(
+            PODS, meta["name"], namespace=meta["namespace"], body=body, subresource="status"
+        )

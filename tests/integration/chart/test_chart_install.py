@@ -1,4 +1,7 @@
-"""The chart on a real API server: it installs, upgrades its CRDs, keeps what users made, and its pods are as safe as they say."""
+"""The chart on a real API server: it installs, upgrades its CRDs, and keeps what users made.
+
+And its pods are as safe as docs/security.md says.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ def upgrade(helm: Helm, chart: Path) -> None:
     helm.run("upgrade", "tessera", str(chart), "--namespace", SYSTEM, values=EVERYTHING_ON)
 
 
-async def test_both_replicas_of_each_process_and_an_agent_per_node_are_wanted(chart_admin: KubeClient) -> None:
+async def test_both_replicas_of_each_process_and_an_agent_per_node_are_wanted(
+    chart_admin: KubeClient,
+) -> None:
     for name in ("tessera-operator", "tessera-scheduler"):
         assert (await chart_admin.get(DEPLOYMENTS, name, SYSTEM))["spec"]["replicas"] == 2
 
@@ -55,12 +60,19 @@ async def test_every_object_has_only_fields_that_the_api_server_knows(
     objects = [item for item in installed.template(EVERYTHING_ON) if item["kind"] != "PodMonitor"]
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     chart_cluster.kubectl(
-        "apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-", input_text=text
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--dry-run=server",
+        "--validate=strict",
+        "-f",
+        "-",
+        input_text=text,
     )
 
 
 async def test_no_policy_has_an_expression_that_the_api_server_doubts(chart_admin: KubeClient) -> None:
-    """The API server type-checks the expressions of validating policies, and writes what it found into their status."""
+    """The API server type-checks expressions of validating policies and says in status what it found."""
 
     async def checked() -> list[Object] | None:
         policies = (await chart_admin.list(VALIDATING_ADMISSION_POLICIES)).items
@@ -68,7 +80,10 @@ async def test_no_policy_has_an_expression_that_the_api_server_doubts(chart_admi
         return ours if ours and all("typeChecking" in policy.get("status", {}) for policy in ours) else None
 
     policies = await eventually("the type check", checked)
-    warnings = {policy["metadata"]["name"]: policy["status"]["typeChecking"].get("expressionWarnings") for policy in policies}
+    warnings = {
+        policy["metadata"]["name"]: policy["status"]["typeChecking"].get("expressionWarnings")
+        for policy in policies
+    }
     assert {name: found for name, found in warnings.items() if found} == {}
 
 
@@ -84,7 +99,9 @@ async def test_an_upgrade_brings_a_changed_crd_and_leaves_the_objects_alone(
     text = crd_file.read_text()
     marker = "          spec:\n            type: object\n"
     assert marker in text
-    crd_file.write_text(text.replace(marker, marker + "            x-kubernetes-preserve-unknown-fields: true\n", 1))
+    crd_file.write_text(
+        text.replace(marker, marker + "            x-kubernetes-preserve-unknown-fields: true\n", 1)
+    )
     try:
         upgrade(cluster_helm, newer)
         schema = await _spec_schema(chart_admin)
@@ -104,7 +121,11 @@ async def _spec_schema(admin: KubeClient) -> dict[str, Any]:
 
 
 async def test_uninstalling_keeps_the_crds_and_the_objects_and_a_new_install_takes_them_over(
-    cluster_helm: Helm, chart_cluster: ControlPlane, chart_admin: KubeClient, accounts: Accounts, chart_namespace: str
+    cluster_helm: Helm,
+    chart_cluster: ControlPlane,
+    chart_admin: KubeClient,
+    accounts: Accounts,
+    chart_namespace: str,
 ) -> None:
     example = {"apiVersion": names.API_VERSION, "kind": "MIGPartition", "metadata": {"name": "survivor"}}
     await chart_admin.create(MIG_PARTITIONS, example | {"spec": {"nodeSelector": {}}})
@@ -124,7 +145,7 @@ async def test_uninstalling_keeps_the_crds_and_the_objects_and_a_new_install_tak
 
 
 async def _the_lease_is_followed(admin: KubeClient, accounts: Accounts, namespace: str) -> None:
-    """The API server sees a hand-over: it would not, had the policy with the Lease as parameter been gone meanwhile."""
+    """The API server sees a hand-over: it would not, had the policy with the Lease been gone meanwhile."""
     leader = (await accounts.pods_of("scheduler"))[0]["metadata"]["name"]
     scheduler = await accounts.client(names.SCHEDULER_SERVICE_ACCOUNT, pod_name=leader)
     await admin.create(RESOURCE_CLAIMS, claim("one"), namespace=namespace)
@@ -133,7 +154,9 @@ async def _the_lease_is_followed(admin: KubeClient, accounts: Accounts, namespac
 
     async def allocated() -> bool:
         try:
-            await scheduler.patch(RESOURCE_CLAIMS, "one", namespace=namespace, body=body, subresource="status")
+            await scheduler.patch(
+                RESOURCE_CLAIMS, "one", namespace=namespace, body=body, subresource="status"
+            )
         except Forbidden as not_yet:
             assert "does not hold the lease" in str(not_yet)
             return False
@@ -144,10 +167,14 @@ async def _the_lease_is_followed(admin: KubeClient, accounts: Accounts, namespac
 
 @pytest.fixture
 async def restricted_namespace(chart_admin: KubeClient, chart_namespace: str) -> str:
-    """A namespace that takes only pods of the restricted Pod Security Standard, with the chart's accounts in it."""
+    """A namespace that takes only pods of the restricted Pod Security Standard, with our accounts in it."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     await chart_admin.patch(NAMESPACES, chart_namespace, body={"metadata": {"labels": labels}})
-    for account in (names.OPERATOR_SERVICE_ACCOUNT, names.SCHEDULER_SERVICE_ACCOUNT, names.AGENT_SERVICE_ACCOUNT):
+    for account in (
+        names.OPERATOR_SERVICE_ACCOUNT,
+        names.SCHEDULER_SERVICE_ACCOUNT,
+        names.AGENT_SERVICE_ACCOUNT,
+    ):
         await chart_admin.create(SERVICE_ACCOUNTS, {"metadata": {"name": account}}, namespace=chart_namespace)
     return chart_namespace
 
@@ -174,13 +201,22 @@ async def test_what_the_agent_asks_beyond_the_restricted_standard_is_host_direct
     installed: Helm, chart_admin: KubeClient, restricted_namespace: str
 ) -> None:
     """With the simulator: a new privilege in the DaemonSet must show here, and in docs/security.md."""
-    rendered = {item["kind"]: item for item in installed.template({"agent": {"simulator": {"enabled": True}}})}
+    rendered = {
+        item["kind"]: item for item in installed.template({"agent": {"simulator": {"enabled": True}}})
+    }
     with pytest.raises(Forbidden) as refusal:
         await chart_admin.create(PODS, pod_of(rendered["DaemonSet"], restricted_namespace), dry_run=True)
     violations = str(refusal.value).split('"restricted:latest": ')[1]
     for reason in ("restricted volume types", "runAsNonRoot != true", "runAsUser=0"):
         assert reason in violations
-    for privilege in ("privileged", "hostPID", "host namespaces", "capabilities", "allowPrivilegeEscalation", "seccomp"):
+    for privilege in (
+        "privileged",
+        "hostPID",
+        "host namespaces",
+        "capabilities",
+        "allowPrivilegeEscalation",
+        "seccomp",
+    ):
         assert privilege not in violations
 
 

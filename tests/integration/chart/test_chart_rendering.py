@@ -37,7 +37,10 @@ def test_strict_lint_finds_nothing(helm: Helm) -> None:
     ("values", "complaint"),
     [
         ({"agnet": {}}, "'agnet' not allowed"),
-        ({"agent": {"simulater": {"enabled": True}}}, "'/agent': additional properties 'simulater' not allowed"),
+        (
+            {"agent": {"simulater": {"enabled": True}}},
+            "'/agent': additional properties 'simulater' not allowed",
+        ),
         ({"agent": {"kubeletDir": "var/lib/kubelet"}}, "/agent/kubeletDir"),
         ({"scheduler": {"policy": "fdg"}}, "/scheduler/policy"),
         ({"scheduler": {"takebackGraceSeconds": 0}}, "/scheduler/takebackGraceSeconds"),
@@ -63,7 +66,12 @@ def test_the_processes_get_their_flags(helm: Helm) -> None:
             "image": {"repository": "registry.example/tessera", "tag": "v9"},
             "worker": {"image": "registry.example/worker:v9", "localEnvironmentPath": "/opt/environment"},
             "scheduler": {"policy": "mfi", "takebackGraceSeconds": 7},
-            "agent": {"kubeletDir": "/k", "cdiDir": "/c", "stateDir": "/s", "simulator": {"enabled": True, "count": 3}},
+            "agent": {
+                "kubeletDir": "/k",
+                "cdiDir": "/c",
+                "stateDir": "/s",
+                "simulator": {"enabled": True, "count": 3},
+            },
         }
     )
     operator = container(objects, "Deployment", "tessera-operator")
@@ -78,8 +86,8 @@ def test_the_processes_get_their_flags(helm: Helm) -> None:
     ]  # fmt: skip
     agent = container(objects, "DaemonSet", "tessera-agent")
     assert agent["args"] == [
-        "agent", "--node-name=$(NODE_NAME)", "--kubelet-dir=/k", "--cdi-dir=/c", "--state-dir=/s", "--port=8080",
-        "--simulate=H100-80GB", "--simulate-count=3",
+        "agent", "--node-name=$(NODE_NAME)", "--kubelet-dir=/k", "--cdi-dir=/c", "--state-dir=/s",
+        "--port=8080", "--simulate=H100-80GB", "--simulate-count=3",
     ]  # fmt: skip
 
 
@@ -91,8 +99,14 @@ def test_a_digest_wins_over_a_tag(helm: Helm) -> None:
 
 def test_the_agent_sees_host_directories_at_their_own_paths(helm: Helm) -> None:
     spec = one(helm.template(SIMULATOR), "DaemonSet", "tessera-agent")["spec"]["template"]["spec"]
-    on_host = {volume["name"]: volume["hostPath"]["path"] for volume in spec["volumes"] if "hostPath" in volume}
-    inside = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"] if mount["name"] != "tmp"}
+    on_host = {
+        volume["name"]: volume["hostPath"]["path"] for volume in spec["volumes"] if "hostPath" in volume
+    }
+    inside = {
+        mount["name"]: mount["mountPath"]
+        for mount in spec["containers"][0]["volumeMounts"]
+        if mount["name"] != "tmp"
+    }
     assert inside == on_host
     assert sorted(on_host.values()) == [
         "/var/lib/kubelet/plugins/gpu.tessera.dev",
@@ -116,13 +130,19 @@ def test_no_role_has_a_wildcard(helm: Helm) -> None:
     for item in helm.template({"fleet": {"enabled": True}}):
         if item["kind"] in ("ClusterRole", "Role"):
             for rule in item["rules"]:
-                assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]], item["metadata"]["name"]
+                assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]], item["metadata"][
+                    "name"
+                ]
 
 
 def test_every_object_carries_the_common_labels(helm: Helm) -> None:
-    for item in helm.template({"fleet": {"enabled": True}, "podMonitor": {"enabled": True}, "deviceClass": {"create": True}}):
+    for item in helm.template(
+        {"fleet": {"enabled": True}, "podMonitor": {"enabled": True}, "deviceClass": {"create": True}}
+    ):
         labels = item["metadata"].get("labels", {})
-        assert labels.get("app.kubernetes.io/part-of") == "tessera", f"{item['kind']} {item['metadata']['name']}"
+        assert labels.get("app.kubernetes.io/part-of") == "tessera", (
+            f"{item['kind']} {item['metadata']['name']}"
+        )
 
 
 def kinds(objects: list[Object]) -> set[tuple[str, str]]:
@@ -173,8 +193,12 @@ def test_crds_can_be_made_to_go_with_the_release(helm: Helm) -> None:
 
 
 def test_policies_follow_the_release_namespace(helm: Helm) -> None:
-    done = helm.run("template", "tessera", str(CHART), "--namespace", "elsewhere", values={"fleet": {"enabled": True}})
-    policies = [item for item in yaml.safe_load_all(done.stdout) if item and item["kind"].endswith("AdmissionPolicy")]
+    done = helm.run(
+        "template", "tessera", str(CHART), "--namespace", "elsewhere", values={"fleet": {"enabled": True}}
+    )
+    policies = [
+        item for item in yaml.safe_load_all(done.stdout) if item and item["kind"].endswith("AdmissionPolicy")
+    ]
     text = yaml.safe_dump(policies)
     assert "system:serviceaccount:elsewhere:tessera-scheduler" in text
     assert "tessera-system" not in text

@@ -1,4 +1,4 @@
-"""Every value of the chart is described, has a schema, and stands in the chart's README; names agree with the code."""
+"""Every value of the chart is described, has a schema, and is in its README; names agree with the code."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def schema() -> dict[str, Any]:
 
 def test_every_value_is_described(values_text: str) -> None:
     described = dict(described_values(values_text))
-    assert [path for path in leaves(yaml.safe_load(values_text), set(described)) if path not in described] == []
+    assert [
+        path for path in leaves(yaml.safe_load(values_text), set(described)) if path not in described
+    ] == []
 
 
 def test_the_readme_lists_every_value(values_text: str) -> None:
@@ -120,7 +122,10 @@ def test_no_object_of_the_schema_is_open_by_oversight(schema: dict[str, Any]) ->
 
 def test_the_chart_spells_names_as_the_code_does() -> None:
     spelled = dict(
-        re.findall(r'define "tessera\.(\w+)" -}}([^{}\n]+){{- end }}', (CHART / "templates" / "_names.tpl").read_text())
+        re.findall(
+            r'define "tessera\.(\w+)" -}}([^{}\n]+){{- end }}',
+            (CHART / "templates" / "_names.tpl").read_text(),
+        )
     )
     assert spelled == {
         "driver": names.DRIVER,

@@ -11,6 +11,7 @@ from tessera.api.crd import KINDS, chart_template, crd, crd_yaml, structural_sch
 from tessera.api.meta import ApiModel, Kind
 from tessera.api.names import PROFILE_PATTERN
 from tessera.api.reasons import Reason
+from tessera.api.reference import reasons_page
 from tessera.cli.generate import find_root, generated_files
 
 BY_KIND = [pytest.param(kind, id=kind.kind) for kind in KINDS]
@@ -127,6 +128,12 @@ def test_reasons_are_words_that_a_condition_may_hold() -> None:
     for reason in Reason:
         assert reason.isidentifier()
         assert reason[0].isupper()
+
+
+def test_every_reason_has_a_meaning_for_the_reference_page() -> None:
+    page = reasons_page()
+    for reason in Reason:
+        assert f"| `{reason}` | " in page
 
 
 @pytest.mark.parametrize(

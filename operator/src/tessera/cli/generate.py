@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from tessera.api.crd import KINDS, chart_template, crd_name, crd_yaml
-from tessera.api.reference import index_page, kind_page
+from tessera.api.reference import index_page, kind_page, reasons_page
 from tessera.metrics.reference import render as metrics_page
 
 
@@ -23,6 +23,7 @@ def generated_files() -> dict[Path, str]:
     """Path below the repository -> content, of everything that is generated."""
     files: dict[Path, str] = {
         Path("docs/reference/README.md"): index_page(KINDS),
+        Path("docs/reference/Reasons.md"): reasons_page(),
         Path("docs/metrics.md"): metrics_page(),
     }
     for kind in KINDS:

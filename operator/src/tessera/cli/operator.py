@@ -87,7 +87,7 @@ async def serve(settings: OperatorSettings, *, lease_namespace: str, port: int) 
     """Run one replica until SIGTERM or SIGINT.
 
     Raises:
-        TesseraError: the Lease was lost, or the operator ended by itself.
+        TesseraError: the port is taken, the Lease was lost, or the operator cannot go on.
     """
     metrics.BUILD_INFO.labels("operator", version("tessera")).set(1)
     async with await KubeClient.connect(
@@ -96,7 +96,14 @@ async def serve(settings: OperatorSettings, *, lease_namespace: str, port: int) 
         field_manager=OPERATOR_FIELD_MANAGER,
     ) as client:
         operator = Operator(client, settings)
-        server = await start_server(port, checks={"caches": operator.trouble})
+        try:
+            server = await start_server(port, checks={"caches": operator.trouble})
+        except OSError as error:
+            raise TesseraError(
+                f"port {port} cannot be opened",
+                str(error),
+                "Stop what listens there, or choose another --port",
+            ) from error
         elector = LeaderElector(
             client, namespace=lease_namespace, name=OPERATOR_LEASE, identity=settings.identity
         )

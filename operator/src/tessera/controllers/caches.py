@@ -34,7 +34,8 @@ from tessera.kube.resources import (
 
 Object = dict[str, Any]
 MANAGED = f"{names.MANAGED_BY_LABEL}={names.MANAGED_BY_VALUE}"
-SYNC_SECONDS = 60.0
+SYNC_SECONDS = 30.0
+"""How long the first lists may take, all together, before the process gives up and is started anew."""
 OWNER_INDEX = "training-job"
 DEVICE_INDEX = "device"
 
@@ -89,7 +90,7 @@ class Caches:
             self.partitions,
         )
 
-    async def start(self) -> None:
+    async def start(self, *, limit_seconds: float = SYNC_SECONDS) -> None:
         """Begin to follow, and wait for the first complete lists.
 
         Raises:
@@ -97,7 +98,7 @@ class Caches:
         """
         for informer in self.informers():
             informer.start()
-        await asyncio.gather(*(informer.wait_synced(SYNC_SECONDS) for informer in self.informers()))
+        await asyncio.gather(*(informer.wait_synced(limit_seconds) for informer in self.informers()))
 
     async def stop(self) -> None:
         """Stop following."""

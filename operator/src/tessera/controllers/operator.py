@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tessera.api.errors import TesseraError
 from tessera.api.reasons import Reason
 from tessera.controllers import gpu_node, partition, training_job
 from tessera.controllers.caches import Caches
@@ -79,11 +80,10 @@ class Operator:
         """Reconcile until cancelled.
 
         Raises:
-            TesseraError: kopf ended by itself.
-            TimeoutError: the API server did not give a first list in time.
+            TesseraError: the API server did not give a first list in time, or kopf ended by itself.
         """
         try:
-            await self._caches.start()
+            await self._start_caches()
             self._running = True
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._queue.run(), name="queue")
@@ -96,6 +96,18 @@ class Operator:
             self._running = False
             await self._caches.stop()
             await self._events.flush()
+
+    async def _start_caches(self) -> None:
+        try:
+            await self._caches.start()
+        except TimeoutError as error:
+            raise TesseraError(
+                "the operator cannot begin",
+                str(error),
+                "Install or upgrade the CRDs (chart value crds.install, or kubectl apply -f crds/) and "
+                "give the "
+                "operator's account the rights of the chart",
+            ) from error
 
     async def trouble(self) -> str | None:
         """Why this replica is not at work although it leads; None while all is well or while it waits."""

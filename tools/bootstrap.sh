@@ -78,10 +78,12 @@ install_uv() { # <python>
         "machine reaches its package index, and run this again."
 }
 
-uv="$(find_uv)" || {
-    install_uv "$(find_python)"
+# Each substitution is an assignment of its own: elsewhere a `stop` inside it would end only the subshell.
+if ! uv="$(find_uv)"; then
+    python="$(find_python)"
+    install_uv "$python"
     uv="$(find_uv)" || stop "uv was installed into $cache/uv and does not run; see $cache/uv-install.log"
-}
+fi
 export UV="$uv" UV_PYTHON_DOWNLOADS=never
 if [ ! -x .venv/bin/python ]; then
     UV_PYTHON="$(find_python)"

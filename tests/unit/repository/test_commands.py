@@ -1,0 +1,74 @@
+"""One set of commands: the Makefile's, for developers and for continuous integration alike."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+MAKEFILE = (ROOT / "Makefile").read_text()
+WORKFLOW = ROOT / ".github" / "workflows" / "ci.yaml"
+
+
+def targets() -> list[str]:
+    return re.findall(r"^([a-z][a-z0-9-]*):", MAKEFILE, re.MULTILINE)
+
+
+def workflow_commands() -> str:
+    jobs = yaml.safe_load(WORKFLOW.read_text())["jobs"]
+    return "\n".join(step["run"] for job in jobs.values() for step in job["steps"] if "run" in step)
+
+
+@pytest.mark.parametrize("target", ["demo", "demo-down", "test", "check", "generate", "help"])
+def test_the_commands_of_the_readme_exist(target: str) -> None:
+    assert target in targets()
+
+
+def test_every_target_is_explained_by_make_help() -> None:
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    explained = re.findall(r"^  make ([a-z0-9-]+) +\S", shown, re.MULTILINE)
+    assert sorted(explained) == sorted(targets())
+
+
+def test_every_target_is_phony() -> None:
+    """A file called `test` or `check` must not stand for a test or a check."""
+    phony = re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)
+    assert phony is not None
+    assert sorted(phony[1].split()) == sorted(targets())
+
+
+def test_continuous_integration_calls_make_test() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    lines = [line.strip() for line in script.read_text().splitlines()]
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert "set -euo pipefail" in lines
+    assert lines[-1] == "exec make test"
+
+
+def test_make_test_runs_the_three_levels_in_order() -> None:
+    recipe = MAKEFILE.split("\ntest: ")[1].splitlines()[1]
+    assert recipe.split()[-4:] == ["tools/run-tests", "unit", "integration", "e2e"]
+
+
+def test_the_workflow_runs_what_developers_run() -> None:
+    commands = workflow_commands()
+    assert ".ci/run" in commands
+    used = set(re.findall(r"^make ([a-z-]+)", commands, re.MULTILINE))
+    assert "check" in used
+    assert used <= set(targets())
+
+
+def test_the_workflow_has_least_rights_and_time_limits() -> None:
+    workflow = yaml.safe_load(WORKFLOW.read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    assert all(job["timeout-minutes"] <= 60 for job in workflow["jobs"].values())
+
+
+@pytest.mark.parametrize("script", [".ci/run", "tools/bootstrap.sh", "tools/run-tests", "tools/requirements"])
+def test_scripts_are_executable_and_parse(script: str) -> None:
+    assert os.access(ROOT / script, os.X_OK)
+    subprocess.run(["bash", "-n", script], cwd=ROOT, check=True)

@@ -65,7 +65,7 @@ def test_the_processes_get_their_flags(helm: Helm) -> None:
         {
             "image": {"repository": "registry.example/tessera", "tag": "v9"},
             "worker": {"image": "registry.example/worker:v9", "localEnvironmentPath": "/opt/environment"},
-            "scheduler": {"policy": "mfi", "takebackGraceSeconds": 7},
+            "scheduler": {"policy": "best_fit", "takebackGraceSeconds": 7},
             "agent": {
                 "kubeletDir": "/k",
                 "cdiDir": "/c",
@@ -82,13 +82,22 @@ def test_the_processes_get_their_flags(helm: Helm) -> None:
     ]  # fmt: skip
     assert container(objects, "Deployment", "tessera-scheduler")["args"] == [
         "scheduler", "--lease-namespace=$(POD_NAMESPACE)", "--identity=$(POD_NAME)", "--port=8080",
-        "--policy=mfi", "--takeback-grace=7",
+        "--policy=best_fit", "--takeback-grace=7",
     ]  # fmt: skip
     agent = container(objects, "DaemonSet", "tessera-agent")
     assert agent["args"] == [
         "agent", "--node-name=$(NODE_NAME)", "--kubelet-dir=/k", "--cdi-dir=/c", "--state-dir=/s",
         "--port=8080", "--simulate=H100-80GB", "--simulate-count=3",
     ]  # fmt: skip
+
+
+def test_mig_mode_is_left_alone_unless_asked_for(helm: Helm) -> None:
+    def flags(values: Object) -> list[str]:
+        found: list[str] = container(helm.template(values), "DaemonSet", "tessera-agent")["args"]
+        return found
+
+    assert "--enable-mig" not in flags({})
+    assert "--enable-mig" in flags({"agent": {"enableMIG": True}})
 
 
 def test_a_digest_wins_over_a_tag(helm: Helm) -> None:

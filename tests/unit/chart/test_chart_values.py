@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from tessera.api import names
+from tessera.placement.policies import POLICIES
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CHART = REPOSITORY / "charts" / "tessera"
@@ -153,3 +154,7 @@ def test_the_chart_has_the_version_of_the_distribution() -> None:
 
 def test_the_agents_nodes_are_chosen_by_the_label_of_the_code(values_text: str) -> None:
     assert yaml.safe_load(values_text)["agent"]["nodeSelector"] == {names.GPU_NODE_LABEL: "true"}
+
+
+def test_the_chart_offers_the_policies_that_the_scheduler_has(schema: dict[str, Any]) -> None:
+    assert schema["properties"]["scheduler"]["properties"]["policy"]["enum"] == sorted(POLICIES)

@@ -31,9 +31,13 @@ PROFILES = {
 
 
 async def until(
-    condition: Callable[[], Awaitable[Any]], *, seconds: float = 30.0, what: str = "the condition"
+    condition: Callable[[], Awaitable[Any]],
+    *,
+    seconds: float = 30.0,
+    what: str = "the condition",
+    state: Callable[[], Awaitable[object]] | None = None,
 ) -> Any:
-    """The first true answer of `condition`; fails with `what` after `seconds`."""
+    """The first true answer of `condition`; fails with `what`, and the `state` by then, after `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             while True:
@@ -41,7 +45,7 @@ async def until(
                     return answer
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        pytest.fail(f"{what} did not come true within {seconds} s")
+        pytest.fail(f"{what} did not come true within {seconds} s: {await state() if state else ''}")
 
 
 def device_name(gpu: str, profile: str, start: int) -> str:
@@ -197,7 +201,10 @@ class Cluster:
         async def node() -> str:
             return str((await self.pod(name))["spec"].get("nodeName") or "")
 
-        return str(await until(node, seconds=seconds, what=f"pod {name} bound"))
+        async def state() -> object:
+            return (await self.pod(name))["status"], await self.reasons(name)
+
+        return str(await until(node, seconds=seconds, what=f"pod {name} bound", state=state))
 
     async def devices(self, claim: str) -> list[str]:
         status = (await self.claim(claim)).get("status") or {}

@@ -5,8 +5,9 @@ Runs only when a request could not be placed, so it may look at every GPU.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
+from tessera.placement.geometry import Geometry
 from tessera.placement.request import Alternative, Feasible, Request, Unplaceable
 from tessera.placement.state import ClusterState, Gpu, numbers
 
@@ -85,30 +86,48 @@ def _no_room(
 def _remedy(state: ClusterState, requests: Sequence[Request], label: str, reachable: int) -> str:
     """Name one slice whose release would make room, when a single request of a single slice is asked for."""
     if len(requests) == 1:
-        best: tuple[int, int, str] | None = None
-        for number in numbers(reachable):
-            gpu = state.gpus[number]
-            for owner, index in gpu.held.items():
-                if _fits_without(gpu, index, requests[0].alternatives):
-                    candidate = (gpu.geometry.placements[index].width, number, str(owner))
-                    best = candidate if best is None else min(best, candidate)
-        if best is not None:
-            return f"freeing {best[2]} on {state.gpus[best[1]].name} would make room"
+        victim = _smallest_victim(state, requests[0].alternatives, reachable)
+        if victim is not None:
+            return f"freeing {victim[1]} on {victim[0].name} would make room"
     return f"wait for running work to end, ask for less than {label}, or add a GPU"
 
 
-def _fits_without(gpu: Gpu, index: int, alternatives: tuple[Alternative, ...]) -> bool:
+def _smallest_victim(
+    state: ClusterState, alternatives: tuple[Alternative, ...], reachable: int
+) -> tuple[Gpu, Hashable] | None:
+    """The owner of the narrowest placement without which one slice would fit; the lowest GPU wins ties."""
+    offers = [offer for alternative in alternatives if alternative.count == 1 for offer in alternative.offers]
+    width: int | None = None
+    best: tuple[Gpu, Hashable] | None = None
+    # The answer depends on what is left and on which offers name the GPU; thousands of GPUs share a few cases.
+    known: dict[tuple[Geometry, int, tuple[bool, ...]], bool] = {}
+    for number in numbers(reachable):
+        gpu = state.gpus[number]
+        named = tuple(offer.gpus is None or bool(offer.gpus >> number & 1) for offer in offers)
+        for owner, index in gpu.held.items():
+            placement = gpu.geometry.placements[index]
+            if width is not None and placement.width >= width:
+                continue
+            key = _key_without(gpu, index)
+            case = (gpu.geometry, key, named)
+            if case not in known:
+                known[case] = any(
+                    here
+                    and offer.geometry is gpu.geometry
+                    and any(gpu.geometry.fits(key, i) for i in offer.placements)
+                    for offer, here in zip(offers, named, strict=True)
+                )
+            if known[case]:
+                width, best = placement.width, (gpu, owner)
+    return best
+
+
+def _key_without(gpu: Gpu, index: int) -> int:
+    if not gpu.overlapping:
+        return gpu.geometry.with_released(gpu.key, index)
     held = list(gpu.held.values())
     held.remove(index)
-    key = gpu.geometry.key_of(held)
-    return any(
-        alternative.count == 1
-        and offer.geometry is gpu.geometry
-        and (offer.gpus is None or offer.gpus >> gpu.number & 1)
-        and any(gpu.geometry.fits(key, i) for i in offer.placements)
-        for alternative in alternatives
-        for offer in alternative.offers
-    )
+    return gpu.geometry.key_of(held)
 
 
 def _offered_on(state: ClusterState, alternatives: list[Alternative]) -> int:

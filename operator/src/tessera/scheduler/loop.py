@@ -99,6 +99,7 @@ class Scheduler:
         follow = _Informers(self._client, self._note)
         try:
             await follow.start()
+            _log.info("the cluster is listed; scheduling begins")
             await self._rounds(follow)
         except LeadershipLost as error:
             _log.warning("%s", error)

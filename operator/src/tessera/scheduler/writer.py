@@ -185,6 +185,8 @@ class Writer:
         self._told = {uid: told for uid, told in self._told.items() if uid in uids}
 
     def _tell(self, obj: Any, kind: EventType, reason: str, action: str, message: str) -> None:
+        metadata = obj["metadata"]
+        _log.info("%s %s/%s: %s: %s", obj["kind"], metadata["namespace"], metadata["name"], reason, message)
         self._events.emit(obj, type=kind, reason=reason, action=action, message=message)
 
     # Writing.

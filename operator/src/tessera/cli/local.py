@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -20,12 +20,10 @@ from rich.table import Table
 from tessera.local.build import ensure_binaries
 from tessera.local.cluster import ClusterStatus, LocalCluster
 from tessera.local.errors import LocalClusterError
+from tessera.local.kind import KindCluster
 from tessera.local.progress import Progress
 from tessera.local.state import DEFAULT_NAME
 from tessera.local.versions import KUBERNETES_VERSION
-
-if TYPE_CHECKING:
-    from tessera.local.kind import KindCluster
 
 
 def cluster_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -45,15 +43,6 @@ def cluster_options(function: Callable[..., None]) -> Callable[..., None]:
     return named(placed(guarded))
 
 
-provider_option = click.option(
-    "--provider",
-    type=click.Choice(["modules", "kind"]),
-    default="modules",
-    show_default=True,
-    help="Binaries built from Go modules, or kind on Docker.",
-)
-
-
 @click.group()
 def command() -> None:
     """Start, stop and inspect a local cluster."""
@@ -61,7 +50,13 @@ def command() -> None:
 
 @command.command()
 @cluster_options
-@provider_option
+@click.option(
+    "--provider",
+    type=click.Choice(["modules", "kind"]),
+    default="modules",
+    show_default=True,
+    help="Binaries built from Go modules, or kind on Docker.",
+)
 @click.option(
     "--nodes",
     type=click.IntRange(min=1, max=5000),
@@ -79,11 +74,9 @@ def up(*, name: str, state_dir: Path | None, provider: str, nodes: int | None) -
 
 @command.command()
 @cluster_options
-@provider_option
-def down(*, name: str, state_dir: Path | None, provider: str) -> None:
-    """Remove the cluster with everything that it made on this machine."""
-    cluster = LocalCluster(name, state_dir=state_dir) if provider == "modules" else _kind(name, state_dir)
-    removed = cluster.down()
+def down(*, name: str, state_dir: Path | None) -> None:
+    """Remove the cluster with everything that it made on this machine, its volumes included."""
+    removed = any([LocalCluster(name, state_dir=state_dir).down(), _kind(name, state_dir).down()])
     click.echo(f"cluster {name} is gone" if removed else f"there is no cluster {name}")
 
 
@@ -134,8 +127,6 @@ def logs(*, name: str, state_dir: Path | None, process: str, follow: bool, lines
 
 
 def _kind(name: str, state_dir: Path | None) -> KindCluster:
-    from tessera.local.kind import KindCluster
-
     return KindCluster(name, state_dir=state_dir, progress=Progress())
 
 
@@ -147,7 +138,7 @@ def _become(command_line: list[str]) -> NoReturn:
 
 def _status(name: str, state_dir: Path | None) -> ClusterStatus:
     cluster = LocalCluster(name, state_dir=state_dir, progress=Progress.silent())
-    found = cluster.status()
+    found = cluster.status() or _kind(name, state_dir).status()
     if found is None:
         raise LocalClusterError(f"there is no cluster {name}: start it with `tessera local up --name {name}`")
     return found

@@ -6,12 +6,10 @@ whose processes died, and does nothing to a healthy one. `down` works from the j
 
 from __future__ import annotations
 
-import fcntl
+import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tessera.local.build import CONTROL_PLANE_PROGRAMS, NODE_PROGRAMS, ensure_binaries
@@ -59,6 +57,27 @@ class ClusterStatus:
         return bool(self.processes) and all(process.pid is not None for process in self.processes)
 
 
+@dataclass(frozen=True)
+class WantedNodes:
+    """Which nodes a cluster is made of."""
+
+    real: bool
+    simulated: int
+
+
+def choose_nodes(requested: int | None, *, known: WantedNodes | None, is_root: bool) -> WantedNodes:
+    """The nodes of a cluster, from the simulated ones that are asked for and those it was made with.
+
+    >>> choose_nodes(None, known=None, is_root=True)
+    WantedNodes(real=True, simulated=0)
+    """
+    if known is not None:
+        return WantedNodes(known.real, known.simulated if requested is None else requested)
+    if requested is not None:
+        return WantedNodes(real=False, simulated=requested)
+    return WantedNodes(real=is_root, simulated=0 if is_root else DEFAULT_KWOK_NODES)
+
+
 class LocalCluster:
     """The cluster called `name`.
 
@@ -82,22 +101,22 @@ class LocalCluster:
         """Brings the cluster to a Ready node.
 
         Args:
-            kwok_nodes: how many simulated nodes to have instead of a real one. None means a real node as
-                root, and three simulated ones otherwise.
+            kwok_nodes: how many simulated nodes to have; beside the real one, if the cluster has that. None
+                means what the cluster had before; in a new one a real node as root, and three simulated ones
+                otherwise.
 
         Raises:
             LocalClusterError: with the reason and the remedy; what was made stays, for `logs` and `down`.
         """
-        if kwok_nodes is None and os.geteuid() != 0:
-            self.progress.say(f"not root: {DEFAULT_KWOK_NODES} simulated (KWOK) nodes instead of a real one")
-            kwok_nodes = DEFAULT_KWOK_NODES
         identity = self.state.create(self.control_plane.journal)
-        with self._exclusively():
-            if kwok_nodes is None:
+        with self.state.exclusively(progress=self.progress):
+            wanted = self._wanted_nodes(kwok_nodes)
+            if wanted.real:
                 self._up_with_real_node(identity)
             else:
                 self.control_plane.up()
-                KwokNodes(self.control_plane, identity=identity).up(kwok_nodes)
+            if wanted.simulated:
+                KwokNodes(self.control_plane, identity=identity).up(wanted.simulated)
             ensure_storage(self.control_plane)
             # Until the controller manager has made it, every pod is refused.
             self.control_plane.kubectl("wait", "--for=create", "--timeout=30s", "serviceaccount/default")
@@ -141,6 +160,18 @@ class LocalCluster:
             processes=tuple(self._process_status(role, identity) for role in roles),
         )
 
+    def _wanted_nodes(self, kwok_nodes: int | None) -> WantedNodes:
+        """What to have, from the request and what the cluster was made with; remembered for the next `up`."""
+        record = self.state.directory / "nodes.json"
+        known = WantedNodes(**json.loads(record.read_text())) if record.exists() else None
+        wanted = choose_nodes(kwok_nodes, known=known, is_root=os.geteuid() == 0)
+        if known is None and kwok_nodes is None and not wanted.real:
+            self.progress.say(f"not root: {wanted.simulated} simulated (KWOK) nodes instead of a real one")
+        unfinished = record.with_name(f".nodes.{os.getpid()}")
+        unfinished.write_text(json.dumps(asdict(wanted)))
+        unfinished.rename(record)
+        return wanted
+
     def _up_with_real_node(self, identity: Identity) -> None:
         ensure_node_tools(progress=self.progress)
         # Before anything is made: a compile error should not leave half a cluster.
@@ -167,17 +198,3 @@ class LocalCluster:
             boot_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
             uptime = boot_seconds - process.started_ticks / os.sysconf("SC_CLK_TCK")
         return ProcessStatus(role, process.pid if process else None, uptime, self.state.logs / f"{role}.log")
-
-    @contextmanager
-    def _exclusively(self) -> Iterator[None]:
-        """Keeps a second `up` of the same cluster waiting; the kernel drops the lock when the holder dies."""
-        descriptor = os.open(self.state.directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                with self.progress.step("waiting for another `up` of this cluster"):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)

@@ -7,15 +7,18 @@ for ours.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tessera.local.errors import LocalClusterError
 from tessera.local.journal import JOURNAL_NAME, Journal, Kind, refuse_foreign_directory
+from tessera.local.progress import Progress
 
 DEFAULT_NAME = "tessera"
 NAME_PATTERN = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
@@ -116,6 +119,28 @@ class ClusterState:
         self.logs.mkdir(exist_ok=True)
         self.pki.mkdir(mode=0o700, exist_ok=True)
         return identity
+
+    @contextmanager
+    def exclusively(self, *, progress: Progress) -> Iterator[None]:
+        """Makes commands on the same cluster wait for each other.
+
+        The directory, which must exist, is its own lock file; the kernel drops the lock when its holder dies.
+
+        Raises:
+            LocalClusterError: the command that was waited for removed the cluster.
+        """
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with progress.step(f"waiting for another command on cluster {self.name}"):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink == 0:
+                raise LocalClusterError(f"cluster {self.name} was removed meanwhile: run the command again")
+            yield
+        finally:
+            os.close(descriptor)
 
 
 def existing_clusters(state_dir: Path | None = None) -> Iterator[ClusterState]:

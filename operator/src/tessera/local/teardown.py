@@ -31,22 +31,27 @@ def tear_down(state: ClusterState, *, progress: Progress) -> bool:
     refuse_foreign_directory(state.directory)
     if not state.directory.exists():
         return False
-    identity = state.identity()
-    if identity is not None:
-        with progress.step(f"removing cluster {identity.name}"):
-            for entry in reversed(state.journal.entries()):
-                undo = UNDO.get(entry.kind)
-                if undo is not None:
-                    undo(entry, identity)
-            # Children that a process started, under a role of nobody's line.
-            kill_all(lambda: find(identity=identity), identity=identity)
-    # The journal goes last: a teardown that is killed here can be repeated.
-    for path in state.directory.iterdir():
-        if path != state.journal.path:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    state.journal.path.unlink(missing_ok=True)
-    state.directory.rmdir()
+    with state.exclusively(progress=progress):
+        identity = state.identity()
+        if identity is not None:
+            with progress.step(f"removing cluster {identity.name}"):
+                _undo_all(state, identity)
+        # The journal goes last: a teardown that is killed here can be repeated.
+        for path in state.directory.iterdir():
+            if path != state.journal.path:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        state.journal.path.unlink(missing_ok=True)
+        state.directory.rmdir()
     return True
+
+
+def _undo_all(state: ClusterState, identity: Identity) -> None:
+    for entry in reversed(state.journal.entries()):
+        undo = UNDO.get(entry.kind)
+        if undo is not None:
+            undo(entry, identity)
+    # Children that a process started, under a role of nobody's line.
+    kill_all(lambda: find(identity=identity), identity=identity)
 
 
 def _undo_process(entry: Entry, identity: Identity) -> None:

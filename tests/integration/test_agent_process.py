@@ -221,7 +221,7 @@ class AgentProcess:
         text = (self.cdi / f"gpu.tessera.dev-claim-{claim.uid}.json").read_text()
         (device,) = json.loads(text)["devices"]
         pairs = dict(entry.split("=", 1) for entry in device["containerEdits"]["env"])
-        return pairs["TESSERA_SLICE_UUID"]
+        return str(pairs["TESSERA_SLICE_UUID"])
 
 
 @pytest.fixture
@@ -356,6 +356,23 @@ async def test_a_claim_of_the_same_name_made_again_is_another_claim(agent: Agent
     await agent.allocate("first", "2g.20gb", 4)
     stale = dra_v1_pb2.Claim(namespace=agent.namespace, name="first", uid=str(uuid.uuid4()))
     assert "was made again" in (await agent.prepare(stale)).error
+
+
+async def test_slices_that_a_restarted_kubelet_wiped_are_published_again(agent: AgentProcess) -> None:
+    await agent.start()
+    await agent.condition("Published")
+    selector = f"spec.nodeName={agent.node}"
+    before = (await agent.client.list(RESOURCE_SLICES, field_selector=selector)).items
+    for item in before:
+        await agent.client.delete(RESOURCE_SLICES, item["metadata"]["name"])
+
+    async def back() -> bool:
+        found = (await agent.client.list(RESOURCE_SLICES, field_selector=selector)).items
+        fresh = {item["metadata"]["uid"] for item in found} - {item["metadata"]["uid"] for item in before}
+        generations = {item["spec"]["pool"]["generation"] for item in found}
+        return len(fresh) == len(before) and len(generations) == 1
+
+    await eventually("the slices", back)
 
 
 async def test_sigterm_ends_the_agent_cleanly(agent: AgentProcess) -> None:

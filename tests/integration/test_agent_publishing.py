@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -41,7 +42,9 @@ class Node:
         return next(item for item in status["conditions"] if item["type"] == "Ready")
 
 
-async def _node(client: KubeClient, directory: Path, model: str, count: int) -> Node:
+async def _node(
+    client: KubeClient, directory: Path, model: str, count: int, *, enable_mig: bool = True
+) -> Node:
     name = f"node-{uuid.uuid4().hex[:8]}"
     await client.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
     library = SimulatedLibrary.at(directory / "simulator", model=model, count=count, seed=name)
@@ -50,7 +53,7 @@ async def _node(client: KubeClient, directory: Path, model: str, count: int) -> 
         driver=LocalDriver(NVML(library), simulated=True),
         checkpoint=CheckpointFile(directory / "checkpoint.json"),
         cdi=CDIDirectory(directory / "cdi", simulated=True),
-        options=NodeOptions(name=name, enable_mig=True),
+        options=NodeOptions(name=name, enable_mig=enable_mig),
     )
     agent.open()
     agent.registered = True
@@ -117,3 +120,33 @@ async def test_the_status_is_written_once_while_nothing_changes(h100: Node) -> N
     before = (await h100.client.get(GPU_NODES, h100.name))["metadata"]["resourceVersion"]
     await asyncio.gather(h100.agent.refresh())
     assert (await h100.client.get(GPU_NODES, h100.name))["metadata"]["resourceVersion"] == before
+
+
+async def test_mig_is_switched_on_where_the_operator_wants_it(admin: KubeClient, tmp_path: Path) -> None:
+    node = await _node(admin, tmp_path, "H100-80GB", 2, enable_mig=False)
+    await node.agent.refresh()
+    condition = await node.ready()
+    assert (condition["status"], condition["reason"]) == ("False", "MIGDisabled")
+    assert await node.slices() == []
+    uuid_of_first = (await admin.get(GPU_NODES, node.name))["status"]["gpus"][0]["uuid"]
+    desired = {"spec": {"gpus": [{"uuid": uuid_of_first, "partition": "default"}]}}
+    await admin.patch(GPU_NODES, node.name, body=desired)
+    await node.agent.refresh()
+    status = (await admin.get(GPU_NODES, node.name))["status"]
+    assert [gpu["migMode"] for gpu in status["gpus"]] == ["Enabled", "Disabled"]
+    assert sum(len(item["spec"].get("devices") or []) for item in await node.slices()) == 25
+    assert (await node.ready())["reason"] == "Published"
+    await admin.delete(NODES, node.name)
+
+
+async def test_a_gpu_that_a_client_holds_keeps_its_mode_and_the_condition_says_why(
+    admin: KubeClient, tmp_path: Path
+) -> None:
+    node = await _node(admin, tmp_path, "H100-80GB", 1)
+    control.hold(node.simulator, index=0, pid=os.getpid())
+    await node.agent.refresh()
+    condition = await node.ready()
+    assert condition["reason"] == "MIGDisabled"
+    assert "IN_USE" in condition["message"]
+    assert "stop its processes" in condition["message"]
+    await admin.delete(NODES, node.name)

@@ -13,7 +13,10 @@ Workbench = Any
 
 
 def rebuilt(
-    bench: Workbench, *, claims: tuple[AllocatedClaim, ...] = (), published: set[str] = frozenset()
+    bench: Workbench,
+    *,
+    claims: tuple[AllocatedClaim, ...] = (),
+    published: frozenset[str] | set[str] = frozenset(),
 ) -> Ledger:
     return rebuild(
         gpus=bench.nvml.inventory().gpus, specs=bench.cdi.records(), claims=claims, published=set(published)

@@ -18,19 +18,22 @@ from typing import Any
 
 from tessera.agent.cdi import CDIDirectory
 from tessera.agent.checkpoint import CheckpointFile, DamagedCheckpoint, DeviceRecord, Ledger
-from tessera.agent.claims import ClaimKey, ClaimReader, PrepareError
+from tessera.agent.claim_reader import ClaimReader
+from tessera.agent.claims import ClaimKey, PrepareError
 from tessera.agent.devices import Owner
 from tessera.agent.gpunode import GPUNodeWriter, View, state_of
 from tessera.agent.publisher import Publisher
 from tessera.agent.recovery import published_uuids, rebuild
 from tessera.agent.transactions import Transactions
+from tessera.api.names import DRIVER
 from tessera.api.reasons import Reason
 from tessera.gpu.driver import GPU, Driver, Inventory
 from tessera.gpu.faults import NVMLFault, symbol
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import ApiError, Unreachable
 from tessera.kube.events import EventRecorder
-from tessera.kube.resources import NODES, RESOURCE_CLAIMS
+from tessera.kube.informer import Informer
+from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
 from tessera.metrics.registry import (
     PREPARE_ERRORS_TOTAL,
     PREPARE_SECONDS,
@@ -83,6 +86,7 @@ class NodeAgent:
         self._events = EventRecorder(client, component="agent", instance=options.name)
         self._transactions = Transactions(driver=driver, checkpoint=checkpoint, cdi=cdi, ledger=Ledger())
         self._owner: Owner | None = None
+        self._publisher: Publisher | None = None
         self._lost_ledger = False
         self._wake = asyncio.Event()
         self._inventory: Inventory | None = None
@@ -117,6 +121,37 @@ class NodeAgent:
 
     async def serve(self) -> None:
         """Refresh for ever. Failures are reported in the GPUNode where possible, and tried again."""
+        watches = self._watches()
+        for watch in watches:
+            watch.start()
+        try:
+            await self._refresh_forever()
+        finally:
+            await asyncio.gather(*(watch.stop() for watch in watches))
+
+    def _watches(self) -> tuple[Informer, Informer]:
+        """What others change of ours:
+
+        a restarted kubelet wipes the slices, the operator writes the GPUNode's spec.
+        """
+        name = self._options.name
+
+        def slice_moved(kind: str, obj: dict[str, Any], old: dict[str, Any] | None) -> None:
+            if kind == "DELETED":
+                self.poke()
+
+        def node_moved(kind: str, obj: dict[str, Any], old: dict[str, Any] | None) -> None:
+            generations = {item["metadata"].get("generation") for item in (obj, old) if item is not None}
+            if kind == "DELETED" or len(generations) > 1:
+                self.poke()
+
+        selector = f"spec.nodeName={name},spec.driver={DRIVER}"
+        return (
+            Informer(self._client, RESOURCE_SLICES, field_selector=selector, on_change=slice_moved),
+            Informer(self._client, GPU_NODES, field_selector=f"metadata.name={name}", on_change=node_moved),
+        )
+
+    async def _refresh_forever(self) -> None:
         while True:
             self._wake.clear()
             self.last_attempt = time.monotonic()
@@ -174,6 +209,7 @@ class NodeAgent:
         if self._owner is None:
             node = await self._client.get(NODES, self._options.name)
             self._owner = Owner(name=self._options.name, uid=node["metadata"]["uid"])
+            self._publisher = Publisher(self._client, self._owner)
         writer = GPUNodeWriter(self._client, self._owner)
         gpu_node = await writer.ensure()
         fault: NVMLFault | None = None
@@ -205,13 +241,13 @@ class NodeAgent:
 
     async def _publish(self, fault: NVMLFault | None) -> None:
         """Publish usable GPUs. One failed look changes nothing; after several the devices are withdrawn."""
-        assert self._owner is not None
+        assert self._publisher is not None
         if fault is not None and 0 < self._faults_in_a_row < _FAULTS_UNTIL_WITHDRAWN:
             return
         gpus: tuple[GPU, ...] = ()
         if fault is None and self._inventory is not None:
             gpus = self._inventory.gpus
-        await Publisher(self._client, self._owner).publish(gpus)
+        await self._publisher.publish(gpus)
 
     async def _rebuild(self, gpu_node: Mapping[str, Any]) -> None:
         inventory = await self._driver.inventory()

@@ -27,16 +27,19 @@ class Publisher:
     def __init__(self, client: KubeClient, owner: Owner) -> None:
         self._client = client
         self._owner = owner
+        self._last_generation = 0
 
     async def publish(self, gpus: Iterable[GPU]) -> int:
         """Bring the pool up to date; returns its generation. Raises `ApiError` or `Unreachable`."""
         gpus = tuple(gpus)
         present = await self._present()
-        generation = max((item["spec"]["pool"]["generation"] for item in present), default=0)
+        # Slices may have been wiped (by a restarting kubelet): the pool goes on where it was.
+        known = (item["spec"]["pool"]["generation"] for item in present)
+        generation: int = max(known, default=self._last_generation)
         wanted = slices_for(self._owner, gpus, generation=generation)
         same_generation = {item["spec"]["pool"]["generation"] for item in present} <= {generation}
         if same_generation and content_hash(_essentials(present)) == content_hash(wanted):
-            return int(generation)
+            return generation
         wanted = slices_for(self._owner, gpus, generation=generation + 1)
         for item in wanted:
             await self._client.apply(RESOURCE_SLICES, item)
@@ -50,7 +53,8 @@ class Publisher:
             self._owner.name,
             generation + 1,
         )
-        return int(generation) + 1
+        self._last_generation = generation + 1
+        return self._last_generation
 
     async def _present(self) -> list[dict[str, Any]]:
         slices = await self._client.list(

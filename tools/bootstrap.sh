@@ -105,6 +105,7 @@ esac
 "${sync[@]}" || stop "uv could not make the environment; the reason stands above. It needs the package index and, for" \
     "the profile dev, 8 GB of free disk."
 unset UV_PYTHON
-export PATH="$PWD/.venv/bin:$PATH"
+# uv goes last: the environment that carries it has a python and a pip of its own, which nobody should meet.
+export PATH="$PWD/.venv/bin:$PATH:$(dirname "$uv")"
 say "ready: $*"
 exec "$@"

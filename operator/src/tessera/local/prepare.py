@@ -39,7 +39,8 @@ def prepare(level: str, *, progress: Progress) -> None:
         LocalClusterError: with the reason and the remedy.
     """
     as_root = os.geteuid() == 0
-    ensure_binaries(programs_for(level, as_root=as_root), progress=progress)
+    if programs := programs_for(level, as_root=as_root):
+        ensure_binaries(programs, progress=progress)
     if level == "images" or (level == "e2e" and as_root):
         for image in (build_operator_image(progress=progress), build_worker_image_thin(progress=progress)):
             progress.say(f"{image.name} is in {image.archive}")

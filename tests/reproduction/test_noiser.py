@@ -1,4 +1,4 @@
-"""NoiSER at its recorded setting, three seeds: the table of docs/results/noiser.md. Minutes, so not part of `make test`.
+"""NoiSER at its recorded setting, three seeds: the table of docs/results/noiser.md. Takes minutes.
 
 `pytest tests/reproduction/test_noiser.py -m reproduction` prints that table.
 """

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 PATIENCE_SECONDS = 240.0
-PRELOADED = ["tessera_workloads.runner", "tessera_workloads.noiser.workload", "torch._dynamo"]
+PRELOADED = ["tessera_workloads.runner", "tessera_workloads.noiser.workload"]
 
 
 class WorkerProcess:

@@ -38,6 +38,11 @@ class TensorBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tensors:
             self._add(tensor)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # To skip the compiler it would first be imported; see `optimizers` for why that is spared.
+        return False
+
     def __torch_dispatch__(
         self,
         func: Callable[..., Any],

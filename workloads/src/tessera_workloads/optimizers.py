@@ -1,7 +1,12 @@
-"""Turn a declared optimiser (`OptimizerSpec`) into torch's, for exactly the model parameters that an update
-trains.
+"""Turn a declared optimiser (`OptimizerSpec`) into torch's, for exactly the parameters that an update trains.
+
+torch's optimisers import torch's compiler at their first use, only to keep themselves out of compiled
+regions. That takes as much CPU time as importing torch itself, in every pod that starts. The loop calls its
+optimisers eagerly, never inside a compiled region, so the compiler is left out (`_spare_the_compiler`,
+`BuiltOptimizer.step`).
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -32,7 +37,9 @@ class BuiltOptimizer:
         clip = self.update.optimizer.clip_norm
         if clip is not None:
             nn.utils.clip_grad_norm_(self.trained, clip)
-        self.optimizer.step()
+        # The plain method: its decorators only add the compiler's graph breaks, and switching gradients off.
+        with torch.no_grad():
+            inspect.unwrap(type(self.optimizer).step)(self.optimizer)
 
 
 def build_optimizer(model: nn.Module, update: Update) -> BuiltOptimizer:
@@ -72,7 +79,19 @@ def build_optimizer(model: nn.Module, update: Update) -> BuiltOptimizer:
     )
 
 
+def _spare_the_compiler() -> None:
+    """Mark the decorated methods of torch's optimisers as already kept out of compiled regions.
+
+    `torch._compile._disable_dynamo` remembers its work in this attribute; with another torch it is without
+    effect.
+    """
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        method = inspect.unwrap(getattr(torch.optim.Optimizer, name))
+        method.__dict__.setdefault("__dynamo_disable", method)
+
+
 def _construct(spec: OptimizerSpec, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
+    _spare_the_compiler()
     # The rate given here is a placeholder that must never be used: `set_lr` precedes every step.
     if spec.kind == "sgd":
         return torch.optim.SGD(list(groups), lr=0.0, momentum=spec.momentum, fused=True)

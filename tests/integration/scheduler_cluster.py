@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from tessera.api import names
 from tessera.kube.client import KubeClient
+from tessera.kube.conditions import micro_timestamp
 from tessera.kube.errors import NotFound
 from tessera.kube.resources import (
     EVENTS,
+    LEASES,
     NODES,
     PODS,
     RESOURCE_CLAIM_TEMPLATES,
@@ -105,11 +107,14 @@ class Cluster:
         self.client = client
         self.namespace = namespace
         self.nodes: list[str] = []
+        self._heart: asyncio.Task[None] | None = None
 
     async def add_node(self, letter: str, *, cpu: str = "8") -> str:
         """A Ready node with one GPU; named after the namespace so that tests do not meet."""
         name = f"{self.namespace}-{letter}"
         self.nodes.append(name)
+        if self._heart is None:
+            self._heart = asyncio.create_task(self._beat())
         status = {
             "capacity": {"cpu": cpu, "memory": "16Gi", "pods": "20"},
             "allocatable": {"cpu": cpu, "memory": "16Gi", "pods": "20"},
@@ -233,7 +238,19 @@ class Cluster:
             if e["regarding"]["name"] == name and e.get("reportingController") == "tessera.dev/scheduler"
         ]
 
+    async def _beat(self) -> None:
+        """Renew the nodes' Leases as kubelets do: a node without is not ready after 40 s."""
+        while True:
+            for node in list(self.nodes):
+                spec = {"holderIdentity": node, "leaseDurationSeconds": 40, "renewTime": micro_timestamp()}
+                lease = {"metadata": {"name": node, "namespace": "kube-node-lease"}, "spec": spec}
+                await self.client.apply(LEASES, lease)
+            await asyncio.sleep(5)
+
     async def clean_up(self) -> None:
+        if self._heart is not None:
+            self._heart.cancel()
+            await asyncio.gather(self._heart, return_exceptions=True)
         pods = (await self.client.list(PODS, self.namespace)).items
         for pod in pods:
             await self.client.delete(PODS, pod["metadata"]["name"], namespace=self.namespace, grace_seconds=0)

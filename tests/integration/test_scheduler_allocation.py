@@ -210,7 +210,7 @@ async def test_an_allocation_that_kube_scheduler_clears_is_made_elsewhere(
     assert await cluster.bound("train", seconds=60) == second
 
     async def allocated() -> list[str]:
-        # With this test's short grace time the slice may be taken back while the pod is being bound; it is then
+        # With this short grace time the slice may be taken back while the pod is being bound; it is then
         # allocated again, on the pod's own node.
         return await cluster.devices("slice")
 

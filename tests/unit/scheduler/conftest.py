@@ -235,18 +235,18 @@ def world() -> World:
     return made
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def empty_world() -> Callable[[], World]:
     return World
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def request_for() -> Callable[..., Object]:
     """Makes one `exactly` request for a profile."""
     return exactly
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def publish() -> Callable[..., list[Object]]:
     """Makes the ResourceSlices of a node."""
     return published_slices

@@ -99,7 +99,7 @@ def _smallest_victim(
     offers = [offer for alternative in alternatives if alternative.count == 1 for offer in alternative.offers]
     width: int | None = None
     best: tuple[Gpu, Hashable] | None = None
-    # The answer depends on what is left and on which offers name the GPU; thousands of GPUs share a few cases.
+    # The answer depends on what is left and on which offers name the GPU: thousands share few cases.
     known: dict[tuple[Geometry, int, tuple[bool, ...]], bool] = {}
     for number in numbers(reachable):
         gpu = state.gpus[number]

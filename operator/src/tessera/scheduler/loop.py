@@ -136,6 +136,13 @@ class Scheduler:
             except (ApiError, Unreachable) as error:
                 self._trouble = f"the API server does not answer as it should: {error}"
                 _log.warning("%s", self._trouble)
+            except LeadershipLost:
+                raise
+            except Exception:
+                # The edge of the loop: a defect must not become a crash loop that stops all scheduling.
+                metrics.UNHANDLED_ERRORS_TOTAL.labels("scheduler round").inc()
+                self._trouble = "a round failed by a defect; see the log"
+                _log.exception("a round failed; the next one starts from a new snapshot")
             self._round_ended_at = time.monotonic()
             await self._wait(at_least=max(_GATHER_SECONDS, time.monotonic() - started))
 

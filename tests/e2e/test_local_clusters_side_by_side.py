@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 from tessera.local.cluster import LocalCluster
-from tessera.local.host import find_tool
+from tessera.local.host import can_have_node, find_tool
 from tessera.local.pause_image import busybox_image
 from tessera.local.processes import main_process
 from tessera.local.progress import Progress
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
-IS_ROOT = os.geteuid() == 0
+REAL_NODE = can_have_node()
 IMAGE = "docker.io/tessera-tests/busybox:1"
 KUBECTL_TIMEOUT = "--timeout=90s"
 
@@ -50,7 +50,7 @@ def clusters(cluster_directory: Path) -> Iterator[tuple[LocalCluster, LocalClust
 
 def run_pod(cluster: LocalCluster) -> None:
     """A pod that says hello, writes to the local volume and stays; on a simulated node it only seems to."""
-    if IS_ROOT:
+    if REAL_NODE:
         busybox = find_tool("busybox")
         command = ["/bin/busybox", "sh"]
         image = busybox_image(
@@ -94,7 +94,7 @@ def test_a_pod_has_logs_exec_the_api_server_and_a_volume(clusters: tuple[LocalCl
     for cluster in clusters:
         run_pod(cluster)
         kubectl = cluster.control_plane.kubectl
-        if not IS_ROOT:
+        if not REAL_NODE:
             assert "Running" in kubectl("get", "pod", "hello")
             continue
         assert kubectl("logs", "hello") == "hello\n"
@@ -110,7 +110,7 @@ def test_the_clusters_share_nothing(clusters: tuple[LocalCluster, LocalCluster])
     assert first.server != second.server
     assert first.directory != second.directory
     assert {each.pid for each in first.processes}.isdisjoint(each.pid for each in second.processes)
-    if IS_ROOT:
+    if REAL_NODE:
         assert clusters[0].node().images() == clusters[1].node().images() != []
         one, other = (cluster.control_plane.endpoints() for cluster in clusters)
         assert one is not None and other is not None and one.address != other.address
@@ -122,7 +122,7 @@ def test_up_repairs_what_was_killed_and_pods_live_on(clusters: tuple[LocalCluste
     assert identity is not None
     roles = (
         ("kube-controller-manager", "kubelet", "mount-namespace", "containerd")
-        if IS_ROOT
+        if REAL_NODE
         else ("etcd", "kwok")
     )
     before = [main_process(role, identity=identity) for role in roles]
@@ -135,7 +135,7 @@ def test_up_repairs_what_was_killed_and_pods_live_on(clusters: tuple[LocalCluste
     assert status is not None and status.running
     after = [main_process(role, identity=identity) for role in roles]
     assert all(process is not None for process in after) and set(after).isdisjoint(before)
-    if IS_ROOT:
+    if REAL_NODE:
         restarts = "jsonpath={.status.containerStatuses[0].restartCount}"
         assert first.control_plane.kubectl("get", "pod", "hello", "-o", restarts) == "0"
         assert first.control_plane.kubectl("logs", "hello") == "hello\n"
@@ -150,7 +150,7 @@ def test_down_of_one_leaves_the_other_working(clusters: tuple[LocalCluster, Loca
     status = second.status()
     assert status is not None and status.running
     assert "Running" in second.control_plane.kubectl("get", "pod", "hello")
-    if IS_ROOT:
+    if REAL_NODE:
         assert second.control_plane.kubectl("exec", "hello", "--", "cat", "/results/file") == "result\n"
         # Its mounts over the machine's standard directories are still there for new pods.
         second.control_plane.kubectl("delete", "pod", "hello", "--wait")

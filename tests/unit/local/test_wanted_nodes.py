@@ -27,4 +27,4 @@ THREE = WantedNodes(real=False, simulated=3)
 def test_nodes(
     requested: int | None, known: WantedNodes | None, is_root: bool, expected: WantedNodes
 ) -> None:
-    assert choose_nodes(requested, known=known, is_root=is_root) == expected
+    assert choose_nodes(requested, known=known, can_have_node=is_root) == expected

@@ -15,7 +15,7 @@ from pathlib import Path
 from tessera.local.build import CONTROL_PLANE_PROGRAMS, NODE_PROGRAMS, ensure_binaries
 from tessera.local.control_plane import ControlPlane, Endpoints
 from tessera.local.errors import LocalClusterError
-from tessera.local.host import ensure_node_tools
+from tessera.local.host import can_have_node, ensure_node_tools
 from tessera.local.journal import Kind
 from tessera.local.kwok import KwokNodes
 from tessera.local.network import ClusterNetwork, ensure_bridge, ensure_rules
@@ -65,17 +65,17 @@ class WantedNodes:
     simulated: int
 
 
-def choose_nodes(requested: int | None, *, known: WantedNodes | None, is_root: bool) -> WantedNodes:
+def choose_nodes(requested: int | None, *, known: WantedNodes | None, can_have_node: bool) -> WantedNodes:
     """The nodes of a cluster, from the simulated ones that are asked for and those it was made with.
 
-    >>> choose_nodes(None, known=None, is_root=True)
+    >>> choose_nodes(None, known=None, can_have_node=True)
     WantedNodes(real=True, simulated=0)
     """
     if known is not None:
         return WantedNodes(known.real, known.simulated if requested is None else requested)
     if requested is not None:
         return WantedNodes(real=False, simulated=requested)
-    return WantedNodes(real=is_root, simulated=0 if is_root else DEFAULT_KWOK_NODES)
+    return WantedNodes(real=can_have_node, simulated=0 if can_have_node else DEFAULT_KWOK_NODES)
 
 
 class LocalCluster:
@@ -164,9 +164,12 @@ class LocalCluster:
         """What to have, from the request and what the cluster was made with; remembered for the next `up`."""
         record = self.state.directory / "nodes.json"
         known = WantedNodes(**json.loads(record.read_text())) if record.exists() else None
-        wanted = choose_nodes(kwok_nodes, known=known, is_root=os.geteuid() == 0)
+        wanted = choose_nodes(kwok_nodes, known=known, can_have_node=can_have_node())
         if known is None and kwok_nodes is None and not wanted.real:
-            self.progress.say(f"not root: {wanted.simulated} simulated (KWOK) nodes instead of a real one")
+            self.progress.say(
+                f"not root (with CAP_SYS_ADMIN and CAP_NET_ADMIN): {wanted.simulated} simulated (KWOK) nodes "
+                "instead of a real one"
+            )
         unfinished = record.with_name(f".nodes.{os.getpid()}")
         unfinished.write_text(json.dumps(asdict(wanted)))
         unfinished.rename(record)

@@ -6,6 +6,7 @@ installed; elsewhere the error names the programs and the packages that carry th
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,20 @@ NODE_TOOLS = {
     "nsenter": "util-linux",
     "busybox": "busybox-static",
 }
+# CAP_NET_ADMIN and CAP_SYS_ADMIN (linux/capability.h).
+NODE_CAPABILITIES = (12, 21)
+
+
+def can_have_node() -> bool:
+    """Whether this process may make a real node: root, with the rights to mount and to make interfaces.
+
+    Root inside a container usually lacks the latter two.
+    """
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff")
+    )
+    effective = int(line.split()[1], 16)
+    return os.geteuid() == 0 and all(effective >> capability & 1 for capability in NODE_CAPABILITIES)
 
 
 def find_tool(name: str) -> Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from integration.chart.installation import Accounts, Helm, install, wait_for_policies
-from integration.chart.objects import NODES, Object
+from integration.chart.objects import NODES, Object, node_status
 from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.local.build import ensure_binaries
@@ -49,7 +48,7 @@ def chart_cluster(cluster_directory: Path) -> Iterator[ControlPlane]:
     with ControlPlane(state) as running:
         for node in NODES:
             running.kubectl("apply", "-f", "-", input_text=json.dumps(_node(node)))
-            status = {"status": _node_status()}
+            status = {"status": node_status()}
             running.kubectl(
                 "patch", "node", node, "--subresource=status", "--type=merge", "-p", json.dumps(status)
             )
@@ -62,19 +61,6 @@ def _node(name: str) -> Object:
         "kind": "Node",
         "metadata": {"name": name, "labels": {names.GPU_NODE_LABEL: "true", "kubernetes.io/hostname": name}},
     }
-
-
-def _node_status() -> Object:
-    room = {"cpu": "16", "memory": "64Gi", "pods": "110"}
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    ready = {
-        "type": "Ready",
-        "status": "True",
-        "reason": "Test",
-        "lastHeartbeatTime": now,
-        "lastTransitionTime": now,
-    }
-    return {"capacity": room, "allocatable": room, "conditions": [ready]}
 
 
 @pytest.fixture(scope="session")

@@ -185,10 +185,8 @@ class Accounts:
     authority: Path
     clients: AsyncExitStack
 
-    async def client(
-        self, account: str, *, pod_name: str | None = None, namespace: str = names.SYSTEM_NAMESPACE
-    ) -> KubeClient:
-        """A client with a fresh token of a service account, as the kubelet would mount it into `pod_name`."""
+    async def token(self, account: str, *, pod_name: str | None = None) -> str:
+        """A fresh token of a service account, as the kubelet would mount it into the pod `pod_name`."""
         request: Object = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
@@ -196,14 +194,33 @@ class Accounts:
         }
         if pod_name:
             request["spec"]["boundObjectRef"] = {"apiVersion": "v1", "kind": "Pod", "name": pod_name}
-        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
-        token = (await self.admin.raw("POST", path, body=request))["status"]["token"]
+        path = f"/api/v1/namespaces/{names.SYSTEM_NAMESPACE}/serviceaccounts/{account}/token"
+        token: str = (await self.admin.raw("POST", path, body=request))["status"]["token"]
+        return token
+
+    async def client(self, account: str, *, pod_name: str | None = None) -> KubeClient:
+        """A client of a service account, with a token that is bound to the pod `pod_name`, or to none."""
+        token = await self.token(account, pod_name=pod_name)
         credentials = Credentials(
             server=self.server,
             tls=ssl.create_default_context(cafile=str(self.authority)),
             read_authorization=lambda: f"Bearer {token}",
         )
         return await self.clients.enter_async_context(KubeClient(credentials, field_manager=account))
+
+    async def kubeconfig(self, account: str, *, pod_name: str) -> str:
+        """The kubeconfig of a process that is to run as `account` in `pod_name`."""
+        token = await self.token(account, pod_name=pod_name)
+        cluster = {"server": self.server, "certificate-authority": str(self.authority)}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": "test", "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        }
+        return yaml.safe_dump(config)
 
     async def pods_of(self, component: str, *, bound: bool = False) -> list[Object]:
         """The chart's pods of one process, when all of them are there (and on a node, with `bound`)."""
@@ -218,12 +235,17 @@ class Accounts:
 
         return await eventually(f"two pods of {component}", both)
 
-    async def agent(self, node: str) -> KubeClient:
-        """The agent's pod on `node`."""
+    async def agent_pod(self, node: str) -> str:
+        """The name of the agent's pod on `node`."""
         for item in await self.pods_of("agent", bound=True):
             if item["spec"]["nodeName"] == node:
-                return await self.client(names.AGENT_SERVICE_ACCOUNT, pod_name=item["metadata"]["name"])
+                name: str = item["metadata"]["name"]
+                return name
         pytest.fail(f"no agent's pod is on node {node}")
+
+    async def agent(self, node: str) -> KubeClient:
+        """A client with the token of the agent's pod on `node`."""
+        return await self.client(names.AGENT_SERVICE_ACCOUNT, pod_name=await self.agent_pod(node))
 
 
 async def refused(write: Awaitable[Any], *, message: str) -> None:

@@ -123,3 +123,17 @@ def lease(holder: str) -> Object:
         "metadata": {"name": names.SCHEDULER_LEASE, "namespace": names.SYSTEM_NAMESPACE},
         "spec": {"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": now, "acquireTime": now},
     }
+
+
+def node_status() -> Object:
+    """A node that its kubelet has just found in good health."""
+    room = {"cpu": "16", "memory": "64Gi", "pods": "110"}
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    ready = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "Test",
+        "lastHeartbeatTime": now,
+        "lastTransitionTime": now,
+    }
+    return {"capacity": room, "allocatable": room, "conditions": [ready]}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from integration.chart.installation import FLEET_SERVICE_ACCOUNT, Accounts, refused
 from integration.chart.objects import NODES, gpu_node, resource_slice
 from tessera.api import names
 from tessera.kube.client import KubeClient
+from tessera.kube.errors import NotFound
 from tessera.kube.resources import GPU_NODES, RESOURCE_SLICES
 
 pytestmark = pytest.mark.integration
@@ -31,6 +34,8 @@ async def test_an_agent_makes_its_gpu_node_and_writes_its_status(
     accounts: Accounts, chart_admin: KubeClient
 ) -> None:
     agent = await accounts.agent(OWN)
+    with suppress(NotFound):
+        await chart_admin.delete(GPU_NODES, OWN)
     await agent.create(GPU_NODES, gpu_node(OWN))
     made = await agent.patch(GPU_NODES, OWN, body={"status": {"observedGeneration": 1}}, subresource="status")
     assert made["status"] == {"observedGeneration": 1}

@@ -360,6 +360,7 @@ def test_slices_of_an_older_generation_do_not_count() -> None:
         ({"matchLabels": {"zone": "1"}}, ["a", "b"]),
         ({"matchExpressions": [{"key": "zone", "operator": "In", "values": ["2", "3"]}]}, ["c"]),
         ({"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["2"]}]}, ["a", "b"]),
+        ({"matchExpressions": [{"key": "spot", "operator": "NotIn", "values": ["n"]}]}, ["a", "b", "c"]),
         ({"matchExpressions": [{"key": "spot", "operator": "Exists"}]}, ["b"]),
         (
             {"matchLabels": {"zone": "1"}, "matchExpressions": [{"key": "spot", "operator": "DoesNotExist"}]},
@@ -384,8 +385,8 @@ def test_two_partitions_may_share_a_node_and_the_agent_learns_which_gpu_is_whose
     first = partition_object("first", age=2, uid="1", gpus={"indexes": [0]})
     second = partition_object("second", age=1, uid="2", gpus={"indexes": [1]}, migMode="Unmanaged")
     reports = [gpu_report("n1", 0), gpu_report("n1", 1), gpu_report("n1", 2)]
-    obj = gpu_node_object("n1", *reports)
-    view = cluster([first, second], nodes=[node("n1")], gpu_nodes=[obj])
+    obj, other = gpu_node_object("n1", *reports), gpu_node_object("n2", gpu_report("n2"))
+    view = cluster([first, second], nodes=[node("n1"), node("n2")], gpu_nodes=[obj, other])
     (child,) = gpu_node.reconcile(obj, gpus=view.gpus, owners=view.owners).children
     wanted = [
         {"uuid": "GPU-n1-0", "partition": "first", "mode": "dynamic", "migMode": "Enabled"},

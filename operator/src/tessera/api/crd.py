@@ -188,8 +188,6 @@ def _structural(
     }
     if result.get("default", ...) is None:
         del result["default"]
-    if isinstance(result.get("additionalProperties"), bool):
-        del result["additionalProperties"]
     if "description" in result:
         result["description"] = re.sub(r"\s+", " ", result["description"].replace("``", "`")).strip()
     if "const" in node:

@@ -35,8 +35,8 @@ def reasons_page() -> str:
     """The page of all reasons: what a user who found one in a condition, an event or a metric looks up."""
     lines = [_HEADER, "# Reasons", ""]
     lines += [
-        "The reason of a condition is also the reason of its event and the `reason` label of metrics. What to "
-        "do about it stands in the message beside it.",
+        "The reason of a condition is also the reason of its event and the `reason` label of metrics. "
+        "What to do about it stands in the message beside it.",
         "",
         "| reason | meaning |",
         "|---|---|",

@@ -105,8 +105,7 @@ class Operator:
                 "the operator cannot begin",
                 str(error),
                 "Install or upgrade the CRDs (chart value crds.install, or kubectl apply -f crds/) and "
-                "give the "
-                "operator's account the rights of the chart",
+                "give the operator's account the rights of the chart",
             ) from error
 
     async def trouble(self) -> str | None:

@@ -1,4 +1,4 @@
-"""The legal layouts of a GPU, against the counts that were found by exhaustive search over NVIDIA's tables."""
+"""The legal layouts of a GPU, against counts found by exhaustive search over NVIDIA's tables."""
 
 from __future__ import annotations
 
@@ -28,21 +28,53 @@ def test_legal_and_maximal_layouts_are_those_of_the_hardware(
 
 
 def test_memory_slices_bound_compute_slices_on_known_models(w8_all: Geometry, w4: Geometry) -> None:
-    assert not w8_all.counts_compute
-    assert not w4.counts_compute
+    assert w8_all.counted == ()
+    assert w4.counted == ()
 
 
 def test_compute_is_counted_where_memory_does_not_bound_it() -> None:
     wide = tuple(LegalPlacement("3g.1gb", start, 1, 3) for start in range(4))
     geometry = geometry_of(model="thin", memory_slices=4, compute_slices=7, placements=wide)
-    assert geometry.counts_compute
+    assert geometry.counted == ("compute-slices",)
     key = geometry.with_placed(geometry.with_placed(0, 0), 1)
     assert geometry.occupancy(key).free == 2
     assert geometry.occupancy(key).fitting == ()
     assert geometry.occupancy(geometry.with_released(key, 0)).fitting == (0, 2, 3)
 
 
-def test_media_engines_exist_once_per_gpu(w8_all: Geometry) -> None:
+def test_an_amount_that_placements_share_can_run_out_before_the_slices() -> None:
+    """A board with `+me.all`: one instance may take all four media engines, then only `-me` fits beside it."""
+    with_media = tuple(LegalPlacement("1g", start, 1, 1, draws=(("media-engines", 1),)) for start in range(4))
+    without = tuple(LegalPlacement("1g-me", start, 1, 1) for start in range(4))
+    everything = tuple(
+        LegalPlacement("1g+me.all", start, 1, 1, draws=(("media-engines", 4),)) for start in range(4)
+    )
+    geometry = geometry_of(
+        model="media",
+        memory_slices=4,
+        compute_slices=4,
+        placements=with_media + without + everything,
+        limits=(("media-engines", 4),),
+    )
+    assert geometry.counted == ("media-engines",)
+    first = geometry.index_of("1g+me.all", 0)
+    assert first is not None
+    key = geometry.with_placed(0, first)
+    assert geometry.occupancy(key).profiles == {"1g-me"}
+    assert geometry.occupancy(geometry.with_released(key, first)).profiles == {"1g", "1g-me", "1g+me.all"}
+    one = geometry.index_of("1g", 1)
+    assert one is not None
+    assert geometry.occupancy(geometry.with_placed(0, one)).profiles == {"1g", "1g-me"}
+    assert geometry.key_of([first, one]) == key + geometry.with_placed(0, one)
+
+
+def test_a_draw_without_a_limit_is_refused() -> None:
+    placement = LegalPlacement("1g", 0, 1, 1, draws=(("media-engines", 1),))
+    with pytest.raises(IllegalGeometry, match="no limit is given for media-engines"):
+        geometry_of(model="odd", memory_slices=1, compute_slices=1, placements=(placement,))
+
+
+def test_media_extensions_exist_once_per_gpu(w8_all: Geometry) -> None:
     first = w8_all.index_of("1g.10gb+me", 0)
     assert first is not None
     occupancy = w8_all.occupancy(w8_all.with_placed(0, first))

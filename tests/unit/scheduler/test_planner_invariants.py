@@ -57,7 +57,7 @@ def _check(world: Any) -> None:
                 media[device.gpu] = name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 100_000), policy=st.sampled_from(sorted(POLICIES)))
 def test_no_sequence_of_events_leads_to_a_shared_slice(
     empty_world: Callable[[], Any], request_for: Any, seed: int, policy: str
@@ -89,7 +89,7 @@ def test_no_sequence_of_events_leads_to_a_shared_slice(
     assert allocated <= after
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 100_000))
 def test_the_same_snapshot_gives_the_same_decisions(
     empty_world: Callable[[], Any], request_for: Any, seed: int

@@ -4,19 +4,22 @@ A GPU is a row of memory slices. A *placement* is a profile at a start; it cover
 slices, and two placements exclude each other when they share a slice. That is one AND of two integers, so
 the occupancy of a GPU is kept as one integer, its *key*. Two further limits ride in the same integer:
 
-- resources of which a GPU has one (the media engines that a `+me` profile takes) are further bits above the
-  slices;
-- compute slices are counted above those, but only for models where the memory slices do not bound them
-  already (they do on every model known today, so that the key is the plain occupancy mask there).
+- resources of which a GPU has one (the media extensions that a `+me` profile takes) are further bits above;
+- resources that are counted (compute slices, media engines) have a field each above those, but only for
+  models where the other limits do not bound them already. On every board with an H100's profiles they do, so
+  that the key is the plain occupancy mask there.
 
 Everything that depends on a key only (free slices, what still fits) is computed once per key and kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
+
+_FIELD_BITS = 16
+_FIELD = (1 << _FIELD_BITS) - 1
 
 
 class IllegalGeometry(ValueError):
@@ -28,7 +31,8 @@ class LegalPlacement:
     """A profile at a start that the GPU accepts. `start` and `width` count memory slices, `compute` compute
     slices.
 
-    `exclusive` names resources that exist once per GPU, such as `media-extensions`.
+    `exclusive` names resources that exist once per GPU, such as `media-extensions`; `draws` are amounts of
+    resources that a GPU has several of, such as ("media-engines", 2).
     """
 
     profile: str
@@ -36,6 +40,7 @@ class LegalPlacement:
     width: int
     compute: int
     exclusive: tuple[str, ...] = ()
+    draws: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +59,43 @@ class Geometry:
     """
 
     def __init__(
-        self, *, model: str, memory_slices: int, compute_slices: int, placements: tuple[LegalPlacement, ...]
+        self,
+        *,
+        model: str,
+        memory_slices: int,
+        compute_slices: int,
+        placements: tuple[LegalPlacement, ...],
+        limits: tuple[tuple[str, int], ...] = (),
     ) -> None:
         self.model = model
         self.memory_slices = memory_slices
         self.compute_slices = compute_slices
         self.placements = placements
         self.profiles = tuple(dict.fromkeys(p.profile for p in placements))
-        self._check()
+        self._check({name for name, _ in limits})
         groups = sorted({name for p in placements for name in p.exclusive})
-        self._compute_shift = memory_slices + len(groups)
-        self._bit_mask = (1 << self._compute_shift) - 1
         self._memory_mask = (1 << memory_slices) - 1
         self._bits = tuple(self._bits_of(p, groups) for p in placements)
-        self.counts_compute = self._most_compute() > compute_slices
-        unit = 1 << self._compute_shift if self.counts_compute else 0
-        self._deltas = tuple(bits + unit * p.compute for bits, p in zip(self._bits, placements, strict=True))
+        amounts: dict[str, tuple[int, ...]] = {"compute-slices": tuple(p.compute for p in placements)}
+        amounts |= {name: tuple(dict(p.draws).get(name, 0) for p in placements) for name, _ in limits}
+        totals = {"compute-slices": compute_slices, **dict(limits)}
+        self.counted = tuple(n for n, drawn in amounts.items() if self._most(drawn) > totals[n])
+        """The resources that can run out before the memory slices do."""
+        shifts = {n: memory_slices + len(groups) + at * _FIELD_BITS for at, n in enumerate(self.counted)}
+        self._draws = tuple(
+            tuple((shifts[n], amounts[n][i], totals[n]) for n in self.counted) for i in range(len(placements))
+        )
+        self._deltas = tuple(
+            bits + sum(amount << shift for shift, amount, _ in draws)
+            for bits, draws in zip(self._bits, self._draws, strict=True)
+        )
         self._index = {(p.profile, p.start): i for i, p in enumerate(placements)}
         self._occupancies: dict[int, Occupancy] = {}
 
     def __repr__(self) -> str:
         return f"Geometry({self.model}, {self.memory_slices} slices, {len(self.placements)} placements)"
 
-    def _check(self) -> None:
+    def _check(self, limited: set[str]) -> None:
         if not self.placements or self.memory_slices <= 0:
             raise IllegalGeometry(f"{self.model}: a GPU needs at least one memory slice and one placement")
         for p in self.placements:
@@ -87,6 +106,9 @@ class Geometry:
                 )
         if len({(p.profile, p.start) for p in self.placements}) != len(self.placements):
             raise IllegalGeometry(f"{self.model}: a profile is listed twice at one start")
+        unlimited = {name for p in self.placements for name, _ in p.draws} - limited
+        if unlimited:
+            raise IllegalGeometry(f"{self.model}: no limit is given for {', '.join(sorted(unlimited))}")
 
     def _bits_of(self, placement: LegalPlacement, groups: list[str]) -> int:
         bits = ((1 << placement.width) - 1) << placement.start
@@ -94,19 +116,13 @@ class Geometry:
             bits |= 1 << (self.memory_slices + groups.index(name))
         return bits
 
-    def _most_compute(self) -> int:
-        """The most compute slices that disjoint placements can add up to; memory bounds it to 7 on known
-        models.
-        """
+    def _most(self, amounts: tuple[int, ...]) -> int:
+        """The most of a resource that placements can add up to which exclude each other by nothing else."""
 
         @cache
         def most(used: int) -> int:
             return max(
-                (
-                    p.compute + most(used | b)
-                    for p, b in zip(self.placements, self._bits, strict=True)
-                    if not used & b
-                ),
+                (n + most(used | b) for n, b in zip(amounts, self._bits, strict=True) if not used & b),
                 default=0,
             )
 
@@ -124,9 +140,7 @@ class Geometry:
         """Whether the placement is free on a GPU with this key."""
         if key & self._bits[index]:
             return False
-        if not self.counts_compute:
-            return True
-        return (key >> self._compute_shift) + self.placements[index].compute <= self.compute_slices
+        return all((key >> shift & _FIELD) + amount <= limit for shift, amount, limit in self._draws[index])
 
     def with_placed(self, key: int, index: int) -> int:
         """The key after the placement is taken. Only defined when it fits."""
@@ -136,16 +150,16 @@ class Geometry:
         """The key after the placement is given back. Only defined when the key holds it."""
         return key - self._deltas[index]
 
-    def key_of(self, indices: Iterable[int]) -> int:
+    def key_of(self, indices: Collection[int]) -> int:
         """The key of a set of placements, also of one that overlaps (which only an error elsewhere can
         make).
         """
-        bits = 0
-        compute = 0
+        key = 0
         for index in indices:
-            bits |= self._bits[index]
-            compute += self.placements[index].compute
-        return bits + ((compute << self._compute_shift) if self.counts_compute else 0)
+            key |= self._bits[index]
+        for index in indices:
+            key += self._deltas[index] - self._bits[index]
+        return key
 
     def overlap(self, a: int, b: int) -> bool:
         """Whether two placements share a memory slice or an exclusive resource."""
@@ -176,7 +190,7 @@ class Geometry:
 
         yield from grow(0, 0, ())
 
-    def is_maximal(self, layout: Iterable[int]) -> bool:
+    def is_maximal(self, layout: Collection[int]) -> bool:
         """Whether nothing more fits beside this layout."""
         return not self.occupancy(self.key_of(layout)).fitting
 
@@ -191,16 +205,22 @@ def _longest_run(bits: int) -> int:
 
 @lru_cache(maxsize=4096)
 def geometry_of(
-    *, model: str, memory_slices: int, compute_slices: int, placements: tuple[LegalPlacement, ...]
+    *,
+    model: str,
+    memory_slices: int,
+    compute_slices: int,
+    placements: tuple[LegalPlacement, ...],
+    limits: tuple[tuple[str, int], ...] = (),
 ) -> Geometry:
     """The geometry with these properties; equal arguments give the same object, so that GPUs can be grouped
-    by it.
+    by it. `limits` are how much a GPU has of each resource that placements draw.
 
-    Raises IllegalGeometry when a placement leaves the GPU or is listed twice.
+    Raises IllegalGeometry when a placement leaves the GPU or is listed twice, or draws what has no limit.
     """
     return Geometry(
         model=model,
         memory_slices=memory_slices,
         compute_slices=compute_slices,
         placements=tuple(sorted(placements, key=lambda p: (p.width, p.compute, p.profile, p.start))),
+        limits=limits,
     )

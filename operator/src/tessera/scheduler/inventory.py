@@ -120,11 +120,11 @@ class InventoryReader:
 
 
 def _read_pool(pool: str, specs: list[Mapping[str, Any]]) -> list[PublishedGpu]:
-    compute: dict[str, int] = {}
-    for spec in specs:
-        for counters in spec.get("sharedCounters") or ():
-            slices = (counters.get("counters") or {}).get(_COMPUTE_COUNTER, {}).get("value", "0")
-            compute[counters["name"]] = int(parse_quantity(str(slices)))
+    totals = {
+        counters["name"]: _amounts(counters["counters"])
+        for spec in specs
+        for counters in spec.get("sharedCounters") or ()
+    }
     devices: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for spec in specs:
         for device in spec.get("devices") or ():
@@ -133,7 +133,7 @@ def _read_pool(pool: str, specs: list[Mapping[str, Any]]) -> list[PublishedGpu]:
     gpus = []
     for (node, counter_set), published in devices.items():
         try:
-            gpus.append(_read_gpu(pool, node, counter_set, published, compute.get(counter_set, 0)))
+            gpus.append(_read_gpu(pool, node, counter_set, published, totals[counter_set]))
         except (KeyError, ValueError, IllegalGeometry) as error:
             _log.error(
                 "GPU %s of node %s is left out, its ResourceSlice is malformed: %r", counter_set, node, error
@@ -142,17 +142,18 @@ def _read_pool(pool: str, specs: list[Mapping[str, Any]]) -> list[PublishedGpu]:
 
 
 def _read_gpu(
-    pool: str, node: str, counter_set: str, published: list[Mapping[str, Any]], compute_slices: int
+    pool: str, node: str, counter_set: str, published: list[Mapping[str, Any]], totals: Mapping[str, int]
 ) -> PublishedGpu:
     name = f"{node}/{counter_set}"
     views = [_view(device) for device in published]
-    legal = [_placement(device, view) for device, view in zip(published, views, strict=True)]
+    legal = [_placement(device, view, totals) for device, view in zip(published, views, strict=True)]
     first = views[0].attributes
     geometry = geometry_of(
         model=str(first[names.DRIVER, names.ATTRIBUTE_MODEL]),
         memory_slices=int(first[names.DRIVER, names.ATTRIBUTE_GPU_MEMORY_SLICES]),
-        compute_slices=compute_slices,
+        compute_slices=totals[_COMPUTE_COUNTER],
         placements=tuple(sorted(legal)),
+        limits=tuple(sorted((name, total) for name, total in totals.items() if _is_shared(name, total))),
     )
     devices: dict[int, Device] = {}
     for device, view, placement in zip(published, views, legal, strict=True):
@@ -192,28 +193,40 @@ def _view(device: Mapping[str, Any]) -> DeviceView:
     return DeviceView(driver=names.DRIVER, attributes=attributes, capacity=capacity)
 
 
-def _placement(device: Mapping[str, Any], view: DeviceView) -> LegalPlacement:
+def _placement(device: Mapping[str, Any], view: DeviceView, totals: Mapping[str, int]) -> LegalPlacement:
     """The placement; its extent must agree with the memory slices that the device draws, or the room would be
     counted wrong.
     """
-    drawn = {name for consumed in device["consumesCounters"] for name in consumed["counters"]}
+    drawn = {
+        n: a for consumed in device["consumesCounters"] for n, a in _amounts(consumed["counters"]).items()
+    }
     start = int(view.attributes[names.DRIVER, names.ATTRIBUTE_START])
     width = int(view.attributes[names.DRIVER, names.ATTRIBUTE_MEMORY_SLICES])
-    if {c for c in drawn if c.startswith(_MEMORY_COUNTER)} != {
-        f"{_MEMORY_COUNTER}{start + i}" for i in range(width)
-    }:
+    covered = {f"{_MEMORY_COUNTER}{start + i}" for i in range(width)}
+    if {name for name in drawn if name.startswith(_MEMORY_COUNTER)} != covered:
         raise ValueError(
             f"{device['name']}: counters {sorted(drawn)} disagree with start {start}, {width} slices"
         )
+    others = {n: a for n, a in drawn.items() if not n.startswith(_MEMORY_COUNTER) and n != _COMPUTE_COUNTER}
     return LegalPlacement(
         profile=str(view.attributes[names.DRIVER, names.ATTRIBUTE_PROFILE]),
         start=start,
         width=width,
-        compute=int(view.attributes[names.DRIVER, names.ATTRIBUTE_COMPUTE_SLICES]),
-        exclusive=tuple(
-            sorted(c for c in drawn if not c.startswith(_MEMORY_COUNTER) and c != _COMPUTE_COUNTER)
+        compute=drawn.get(_COMPUTE_COUNTER, 0),
+        exclusive=tuple(sorted(name for name in others if totals[name] == 1)),
+        draws=tuple(
+            sorted((name, amount) for name, amount in others.items() if _is_shared(name, totals[name]))
         ),
     )
+
+
+def _is_shared(counter: str, total: int) -> bool:
+    """Whether the counter is an amount that placements share, beside slices and what exists only once."""
+    return total > 1 and counter != _COMPUTE_COUNTER and not counter.startswith(_MEMORY_COUNTER)
+
+
+def _amounts(counters: Mapping[str, Any]) -> dict[str, int]:
+    return {name: int(parse_quantity(str(box["value"]))) for name, box in counters.items()}
 
 
 def read_taints(taints: Iterable[Mapping[str, Any]] | None) -> tuple[Taint, ...]:

@@ -64,7 +64,7 @@ def test_two_placements_fit_together_when_the_counters_allow_both(name: str) -> 
 
 @pytest.mark.parametrize("name", sorted(models()))
 def test_full_layouts_respect_every_counter(name: str) -> None:
-    """Filling a GPU with any one profile first, then with whatever fits, draws no counter beyond its limit."""
+    """Filling a GPU with one placement first, then with whatever fits, draws no counter beyond its limit."""
     gpu, draws, limits = published(name)
     for first in range(len(draws)):
         key = 0

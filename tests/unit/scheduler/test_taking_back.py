@@ -48,6 +48,12 @@ def test_a_fresh_allocation_has_its_own_grace_time(stuck: Any) -> None:
     assert given_up(stuck) == []
 
 
+def test_a_pod_that_kube_scheduler_has_not_judged_yet_keeps_its_slice(stuck: Any) -> None:
+    stuck.pods["p"]["status"]["conditions"][0]["reason"] = "SchedulingGated"
+    stuck.touch(stuck.pods["p"])
+    assert given_up(stuck) == []
+
+
 def test_a_pod_that_was_not_refused_keeps_its_slice(stuck: Any) -> None:
     stuck.pods["p"]["status"]["conditions"] = []
     stuck.touch(stuck.pods["p"])

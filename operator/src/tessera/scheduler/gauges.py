@@ -13,8 +13,7 @@ def show_state(state: ClusterState, policy: Policy) -> None:
     """Set the gauges anew; GPUs that are gone vanish from them. Costs a pass over all GPUs."""
     measure = policy if isinstance(policy, FragmentationGradient) else FragmentationGradient()
     allocated: Counter[str] = Counter()
-    metrics.FRAGMENTATION_RATIO.clear()
-    metrics.LARGEST_PLACEABLE_PROFILE_SLICES.clear()
+    clear_state()
     for gpu in state.gpus:
         geometry = gpu.geometry
         allocated.update(geometry.placements[index].profile for index in gpu.held.values())
@@ -24,6 +23,12 @@ def show_state(state: ClusterState, policy: Policy) -> None:
         name = gpu.name.rpartition("/")[2]
         metrics.FRAGMENTATION_RATIO.labels(gpu.node, name).set(ratio)
         metrics.LARGEST_PLACEABLE_PROFILE_SLICES.labels(gpu.node, name).set(largest)
-    metrics.ALLOCATED_SLICES.clear()
     for profile in {p for g in state.geometries() for p in g.profiles}:
         metrics.ALLOCATED_SLICES.labels(profile).set(allocated[profile])
+
+
+def clear_state() -> None:
+    """Show nothing: this replica does not know."""
+    metrics.FRAGMENTATION_RATIO.clear()
+    metrics.LARGEST_PLACEABLE_PROFILE_SLICES.clear()
+    metrics.ALLOCATED_SLICES.clear()

@@ -23,7 +23,7 @@ from tessera.kube.lease import LeaderElector, LeadershipLost
 from tessera.kube.resources import NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
 from tessera.metrics import registry as metrics
 from tessera.placement.policies import POLICIES
-from tessera.scheduler.gauges import show_state
+from tessera.scheduler.gauges import clear_state, show_state
 from tessera.scheduler.planner import Planner
 from tessera.scheduler.snapshot import SnapshotReader
 from tessera.scheduler.writer import Writer
@@ -103,8 +103,14 @@ class Scheduler:
             await self._rounds(follow)
         except LeadershipLost as error:
             _log.warning("%s", error)
+        except TimeoutError as error:
+            self._trouble = f"the cluster cannot be listed: {error}"
+            _log.error("%s; the Lease is given back", self._trouble)
         finally:
             await follow.stop()
+            # What a leader showed must not stand beside the next leader's numbers.
+            metrics.PENDING_PODS.set(0)
+            clear_state()
 
     async def _rounds(self, follow: _Informers) -> None:
         planner = Planner(

@@ -248,7 +248,12 @@ def _pod_claims(spec: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[Pod
 
 def _unschedulable_since(status: Mapping[str, Any]) -> float | None:
     for condition in status.get("conditions") or ():
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+        # While the reason is still SchedulingGated, kube-scheduler has not judged the ungated pod yet.
+        if (
+            condition["type"] == "PodScheduled"
+            and condition["status"] == "False"
+            and condition.get("reason") != "SchedulingGated"
+        ):
             return read_time(condition.get("lastTransitionTime"))
     return None
 

@@ -18,7 +18,6 @@ from tessera.api.reasons import Reason
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import ApiError, Forbidden, NotFound, Unreachable
 from tessera.kube.events import EventRecorder, EventType
-from tessera.kube.lease import LeadershipLost
 from tessera.kube.resources import PODS, RESOURCE_CLAIMS, Resource
 from tessera.metrics import registry as metrics
 from tessera.scheduler.actions import Action, GiveUp, Place, PodPlacement, Protect, Refuse
@@ -167,8 +166,11 @@ class Writer:
         for claim in refusal.claims:
             self._tell(claim.raw, kind, refusal.reason, "Place", refusal.message)
             if claim.message != text:
-                body = message_patch(claim, text)
-                await self._write(RESOURCE_CLAIMS, claim.key, lambda c=claim, b=body: self._patch_claim(c, b))  # type: ignore[misc]
+                await self._note(claim, text)
+
+    async def _note(self, claim: Claim, text: str) -> None:
+        body = message_patch(claim, text)
+        await self._write(RESOURCE_CLAIMS, claim.key, lambda: self._patch_claim(claim, body))
 
     def _is_news(self, uid: str, refusal: Refuse, now: float) -> bool:
         """A new reason at once, new words for the same reason only every half minute: free room changes all
@@ -226,6 +228,3 @@ class Writer:
             else:
                 return True
         return False
-
-
-__all__ = ["LeadershipLost", "Writer"]

@@ -1,0 +1,34 @@
+"""The gauges of the scheduler show the state, and vanish with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tessera.metrics.registry import REGISTRY
+from tessera.placement.policies import FirstFit
+from tessera.scheduler.gauges import clear_state, show_state
+from tessera.scheduler.planner import Planner
+
+
+def sample(name: str, **labels: str) -> float | None:
+    return REGISTRY.get_sample_value(f"tessera_{name}", labels)
+
+
+def test_gauges_show_what_is_held_and_what_still_fits(world: Any) -> None:
+    world.add_pod_with_claim("a", "4g.40gb", gates=())
+    world.allocate("a", "gpu-aaaaaaaa-4g-40gb-0", node="node-a", pod="a")
+    planner = Planner(FirstFit(), grace_seconds=30)
+    planner.plan(world.snapshot())
+    show_state(planner.occupancy.state, planner.engine.policy)
+    assert sample("allocated_slices", profile="4g.40gb") == 1
+    assert sample("allocated_slices", profile="7g.80gb") == 0
+    assert sample("largest_placeable_profile_slices", node="node-a", gpu="gpu-aaaaaaaa") == 4
+    assert sample("largest_placeable_profile_slices", node="node-b", gpu="gpu-bbbbbbbb") == 8
+    # Of seven profiles, 4g and 7g cannot use the four free slices: 4 x 2/7 of 8.
+    fragmentation = sample("fragmentation_ratio", node="node-a", gpu="gpu-aaaaaaaa")
+    assert fragmentation == pytest.approx(4 * 2 / 7 / 8)
+    assert sample("fragmentation_ratio", node="node-b", gpu="gpu-bbbbbbbb") == 0
+    clear_state()
+    assert sample("allocated_slices", profile="4g.40gb") is None
+    assert sample("fragmentation_ratio", node="node-a", gpu="gpu-aaaaaaaa") is None

@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tessera.local.build import CONTROL_PLANE_PROGRAMS, NODE_PROGRAMS, ensure_binaries
+from tessera.local.build import CONTROL_PLANE_PROGRAMS, NODE_PROGRAMS, ensure_binaries, find_go
 from tessera.local.control_plane import ControlPlane, Endpoints
 from tessera.local.errors import LocalClusterError
 from tessera.local.host import can_have_node, ensure_node_tools
@@ -108,6 +108,7 @@ class LocalCluster:
         Raises:
             LocalClusterError: with the reason and the remedy; what was made stays, for `logs` and `down`.
         """
+        find_go()  # Said before anything is made.
         identity = self.state.create(self.control_plane.journal)
         with self.state.exclusively(progress=self.progress):
             wanted = self._wanted_nodes(kwok_nodes)

@@ -12,7 +12,7 @@ from tessera.kube.client import KubeClient
 from tessera.kube.errors import NotFound
 from tessera.kube.resources import GPU_NODES, RESOURCE_SLICES
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 OWN, OTHER = NODES
 NOT_YOURS = f"agent of node {OWN} may not write objects of node {OTHER}"
 

@@ -30,7 +30,7 @@ from tessera.kube.resources import (
     RESOURCE_SLICES,
 )
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 NODE = NODES[0]
 NOT_THE_LEADER = f"does not hold the lease {names.SYSTEM_NAMESPACE}/{names.SCHEDULER_LEASE}"
 NOT_THE_SCHEDULER = f"only {names.SCHEDULER_SERVICE_ACCOUNT} allocates devices of {names.DRIVER}"

@@ -12,7 +12,7 @@ from tessera.kube.client import KubeClient
 from tessera.kube.errors import Forbidden
 from tessera.kube.resources import PODS
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 THEIR_GATE = "example.com/quota"
 ZONE_REQUIRED = {
     "requiredDuringSchedulingIgnoredDuringExecution": {

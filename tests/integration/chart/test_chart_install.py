@@ -32,7 +32,7 @@ from tessera.kube.resources import (
 )
 from tessera.local.control_plane import ControlPlane
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 SYSTEM = names.SYSTEM_NAMESPACE
 CRD = "migpartitions.tessera.dev"
 

@@ -9,7 +9,7 @@ import yaml
 from integration.chart.installation import CHART, Helm
 from integration.chart.objects import Object
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 SIMULATOR = {"agent": {"simulator": {"enabled": True}}}
 
 

@@ -10,7 +10,7 @@ from integration.chart.installation import FLEET_SERVICE_ACCOUNT, eventually
 from tessera.api import names
 from tessera.kube.client import KubeClient
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 SYSTEM = names.SYSTEM_NAMESPACE
 ELSEWHERE = "default"
 

@@ -276,6 +276,7 @@ async def test_a_claim_is_prepared_reported_released_and_its_slice_used_again(ag
 
 async def test_a_killed_agent_adopts_what_runs(agent: AgentProcess) -> None:
     await agent.start()
+    ready_since = (await agent.condition("Published"))["lastTransitionTime"]
     claim = await agent.allocate("running", "3g.40gb", 4)
     await agent.prepare(claim)
     before = agent.spec_uuid(claim)
@@ -285,6 +286,7 @@ async def test_a_killed_agent_adopts_what_runs(agent: AgentProcess) -> None:
     assert shown["uuid"] == before
     await agent.prepare(claim)
     assert agent.spec_uuid(claim) == before
+    assert (await agent.condition("Published"))["lastTransitionTime"] == ready_since
 
 
 async def test_a_torn_checkpoint_is_rebuilt_and_told(agent: AgentProcess) -> None:

@@ -21,7 +21,7 @@ from tessera.agent.checkpoint import CheckpointFile, DamagedCheckpoint, DeviceRe
 from tessera.agent.claim_reader import ClaimReader
 from tessera.agent.claims import ClaimKey, PrepareError
 from tessera.agent.devices import Owner
-from tessera.agent.gpunode import GPUNodeWriter, View, state_of
+from tessera.agent.gpunode import READY, GPUNodeWriter, View, state_of
 from tessera.agent.publisher import Publisher
 from tessera.agent.recovery import published_uuids, rebuild
 from tessera.agent.transactions import Transactions
@@ -30,6 +30,7 @@ from tessera.api.reasons import Reason
 from tessera.gpu.driver import GPU, Driver, Inventory
 from tessera.gpu.faults import NVMLFault, symbol
 from tessera.kube.client import KubeClient
+from tessera.kube.conditions import is_true
 from tessera.kube.errors import ApiError, Unreachable
 from tessera.kube.events import EventRecorder
 from tessera.kube.informer import Informer
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 2.0
 _FAULTS_UNTIL_WITHDRAWN = 3
+_REGISTRATION_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class NodeAgent:
         self._gauges: set[tuple[str, str]] = set()
         self.registered = False
         self.refreshed = False
-        self.last_attempt = time.monotonic()
+        self.last_attempt = self._started = time.monotonic()
 
     def open(self) -> None:
         """Read the checkpoint.
@@ -231,13 +233,21 @@ class NodeAgent:
             inventory=self._inventory,
             ledger=ledger,
             fault=fault,
-            registered=self.registered,
+            registered=self.registered or self._awaits_registration(gpu_node),
             simulated=self._driver.simulated,
             mig_notes=notes,
         )
         await writer.write(view)
         self._count(view)
         self.refreshed = True
+
+    def _awaits_registration(self, gpu_node: Mapping[str, Any]) -> bool:
+        """A restarted agent of a ready node stays ready while the kubelet finds it again:
+
+        seconds, as a rule.
+        """
+        ready = is_true((gpu_node.get("status") or {}).get("conditions"), READY)
+        return ready and time.monotonic() - self._started < _REGISTRATION_SECONDS
 
     async def _publish(self, fault: NVMLFault | None) -> None:
         """Publish usable GPUs. One failed look changes nothing; after several the devices are withdrawn."""

@@ -329,3 +329,23 @@ async def test_a_parameter_that_is_a_list_is_refused_without_a_pod(
         in (failed["message"])
     )
     assert (await admin.list(JOBS, namespace)).items == []
+
+
+async def test_a_job_is_found_even_when_no_event_of_it_was_heard(
+    control_plane: ControlPlane, admin: KubeClient, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deaf(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("tessera.controllers.operator.run_kopf", deaf)
+    async with await KubeClient.connect(
+        kubeconfig=control_plane.kubeconfig, field_manager=names.OPERATOR_FIELD_MANAGER
+    ) as client:
+        settings = OperatorSettings(worker=WorkerSettings(image="tessera/worker:test"), resync_seconds=0.2)
+        task = asyncio.create_task(Operator(client, settings).run())
+        try:
+            await admin.create(HETEROGENEOUS_TRAINING_JOBS, training_job(namespace))
+            await condition(admin, namespace, "Admitted", "Admitted")
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

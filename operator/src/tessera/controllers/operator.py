@@ -25,7 +25,7 @@ from tessera.controllers.plan import Key, Plan, Terminal
 from tessera.controllers.progress import ProgressPoller
 from tessera.controllers.worker_pod import WorkerSettings
 from tessera.kube.client import KubeClient
-from tessera.kube.errors import NotFound
+from tessera.kube.errors import ApiError, NotFound, Unreachable
 from tessera.kube.events import EventRecorder
 from tessera.kube.logging import about
 from tessera.kube.resources import GPU_NODES, HETEROGENEOUS_TRAINING_JOBS, MIG_PARTITIONS, Resource
@@ -53,6 +53,8 @@ class OperatorSettings:
     """Where workers answer ``/progress``."""
     poll_seconds: float = 5.0
     """Seconds between two questions to one worker."""
+    resync_seconds: float = 60.0
+    """Seconds between two looks at every object, in case a watch has lost something."""
 
 
 class Operator:
@@ -88,6 +90,7 @@ class Operator:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._queue.run(), name="queue")
                 group.create_task(self._poller.run(), name="progress")
+                group.create_task(self._resync(), name="resync")
                 group.create_task(
                     run_kopf(WATCHED_BY_KOPF, kubeconfig=self._settings.kubeconfig, on_seen=self._queue.add),
                     name="kopf",
@@ -111,6 +114,19 @@ class Operator:
     async def trouble(self) -> str | None:
         """Why this replica is not at work although it leads; None while all is well or while it waits."""
         return self._caches.trouble() if self._running else None
+
+    async def _resync(self) -> None:
+        """Look at every object now and then: any event may be lost, also one that kopf should have heard."""
+        while True:
+            try:
+                jobs = await self._client.list(HETEROGENEOUS_TRAINING_JOBS)
+            except (ApiError, Unreachable) as error:
+                _log.warning("the training jobs could not be listed: %s", error)
+            else:
+                for job in jobs.items:
+                    self._queue.add(_training_key(job["metadata"]["namespace"], job["metadata"]["name"]))
+            self._fleet_moved()
+            await asyncio.sleep(self._settings.resync_seconds)
 
     def _fleet_moved(self) -> None:
         if not self._running:

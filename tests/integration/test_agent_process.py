@@ -339,27 +339,6 @@ async def test_death_between_both_creations_leaves_no_orphan(agent: AgentProcess
     await agent.reported(("2g.20gb", 4, "InUse"))
 
 
-async def test_a_claim_that_was_deleted_is_refused_or_released_from_the_checkpoint(
-    agent: AgentProcess,
-) -> None:
-    await agent.start()
-    claim, never = await agent.allocate("first", "2g.20gb", 4), await agent.allocate("never", "2g.20gb", 0)
-    await agent.prepare(claim)
-    for name in ("first", "never"):
-        await agent.client.delete(RESOURCE_CLAIMS, name, namespace=agent.namespace)
-    assert "does not exist any more" in (await agent.prepare(never)).error
-    assert (await agent.unprepare(claim)).error == ""
-    assert (await agent.unprepare(never)).error == ""
-    await agent.reported(("2g.20gb", 4, "Warm"))
-
-
-async def test_a_claim_of_the_same_name_made_again_is_another_claim(agent: AgentProcess) -> None:
-    await agent.start()
-    await agent.allocate("first", "2g.20gb", 4)
-    stale = dra_v1_pb2.Claim(namespace=agent.namespace, name="first", uid=str(uuid.uuid4()))
-    assert "was made again" in (await agent.prepare(stale)).error
-
-
 async def test_slices_that_a_restarted_kubelet_wiped_are_published_again(agent: AgentProcess) -> None:
     await agent.start()
     await agent.condition("Published")

@@ -1,4 +1,4 @@
-"""What the agent publishes, as a real API server sees it."""
+"""What the agent publishes and reads, with a real API server; the agent runs in this process."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tessera.agent.cdi import CDIDirectory
 from tessera.agent.checkpoint import CheckpointFile
+from tessera.agent.claims import ClaimKey, PrepareError
 from tessera.agent.node import NodeAgent, NodeOptions
+from tessera.gpu.device_names import encode
 from tessera.gpu.driver import LocalDriver
 from tessera.gpu.nvml import NVML
 from tessera.gpu.simulator import control
 from tessera.gpu.simulator.library import SimulatedLibrary
 from tessera.kube.client import KubeClient
-from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_SLICES
+from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
 
 pytestmark = pytest.mark.integration
 
@@ -36,6 +39,28 @@ class Node:
     async def slices(self) -> list[dict[str, Any]]:
         found = await self.client.list(RESOURCE_SLICES, field_selector=f"spec.nodeName={self.name}")
         return found.items
+
+    async def allocate(self, namespace: str, name: str, profile: str, start: int) -> ClaimKey:
+        """A claim with an allocation, as the scheduler writes it."""
+        request = {"name": "slice", "exactly": {"deviceClassName": "slice.tessera.dev"}}
+        claim = await self.client.create(
+            RESOURCE_CLAIMS,
+            {
+                "apiVersion": RESOURCE_CLAIMS.api_version,
+                "kind": RESOURCE_CLAIMS.kind,
+                "metadata": {"name": name, "namespace": namespace},
+                "spec": {"devices": {"requests": [request]}},
+            },
+        )
+        gpu = (await self.client.get(GPU_NODES, self.name))["status"]["gpus"][0]["uuid"]
+        device = encode(gpu_uuid=gpu, profile=profile, start=start)
+        result = {"request": "slice", "driver": "gpu.tessera.dev", "pool": self.name, "device": device}
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        status = {"allocation": {"allocationTimestamp": stamp, "devices": {"results": [result]}}}
+        await self.client.patch(
+            RESOURCE_CLAIMS, name, namespace=namespace, body={"status": status}, subresource="status"
+        )
+        return ClaimKey(namespace=namespace, name=name, uid=claim["metadata"]["uid"])
 
     async def ready(self) -> dict[str, Any]:
         status = (await self.client.get(GPU_NODES, self.name))["status"]
@@ -150,3 +175,40 @@ async def test_a_gpu_that_a_client_holds_keeps_its_mode_and_the_condition_says_w
     assert "IN_USE" in condition["message"]
     assert "stop its processes" in condition["message"]
     await admin.delete(NODES, node.name)
+
+
+async def test_a_claim_that_was_deleted_is_refused_or_released_from_the_checkpoint(
+    h100: Node, namespace: str
+) -> None:
+    await h100.agent.refresh()
+    prepared = await h100.allocate(namespace, "prepared", "2g.20gb", 4)
+    never = await h100.allocate(namespace, "never", "2g.20gb", 0)
+    await h100.agent.prepare(prepared, timeout_seconds=10)
+    for name in ("prepared", "never"):
+        await h100.client.delete(RESOURCE_CLAIMS, name, namespace=namespace)
+    with pytest.raises(PrepareError, match="does not exist any more"):
+        await h100.agent.prepare(never, timeout_seconds=10)
+    await h100.agent.unprepare(prepared)
+    await h100.agent.unprepare(never)
+    assert [warm.start for warm in h100.agent.ledger.warm.values()] == [4]
+
+
+async def test_a_claim_of_the_same_name_made_again_is_another_claim(h100: Node, namespace: str) -> None:
+    await h100.agent.refresh()
+    claim = await h100.allocate(namespace, "claim", "2g.20gb", 4)
+    with pytest.raises(PrepareError, match="was made again"):
+        await h100.agent.prepare(replace(claim, uid=str(uuid.uuid4())), timeout_seconds=10)
+
+
+async def test_a_claim_without_an_allocation_here_is_refused(h100: Node, namespace: str) -> None:
+    await h100.agent.refresh()
+    claim = await h100.allocate(namespace, "claim", "2g.20gb", 4)
+    await h100.client.patch(
+        RESOURCE_CLAIMS,
+        "claim",
+        namespace=namespace,
+        body={"status": {"allocation": None}},
+        subresource="status",
+    )
+    with pytest.raises(PrepareError, match=f"no device of gpu.tessera.dev on node {h100.name}"):
+        await h100.agent.prepare(claim, timeout_seconds=10)

@@ -23,7 +23,10 @@ from pathlib import Path
 from tessera.local.errors import NotOursError
 
 KILL_AFTER_VARIABLE = "TESSERA_LOCAL_KILL_AFTER_JOURNAL_LINE"
-"""For tests of recovery: the process kills itself with SIGKILL right after it has synced this many lines."""
+"""For tests of recovery: the process kills itself with SIGKILL right after it has synced a line.
+
+The value says which: a number (the n-th line of this process), or how the line begins (`process/kubelet`).
+"""
 
 
 class Kind(StrEnum):
@@ -51,8 +54,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        kill_after = os.environ.get(KILL_AFTER_VARIABLE)
-        self._lines_until_kill = int(kill_after) if kill_after else None
+        self._kill_after = os.environ.get(KILL_AFTER_VARIABLE, "")
+        self._lines = 0
 
     def exists(self) -> bool:
         """Whether anything was ever announced."""
@@ -73,7 +76,7 @@ class Journal:
             os.fsync(journal.fileno())
         if created:
             _sync_directory(self.path.parent)
-        self._maybe_kill()
+        self._maybe_kill(entry)
 
     def entries(self) -> list[Entry]:
         """All complete lines, oldest first.
@@ -97,11 +100,10 @@ class Journal:
         """The first line: the cluster's own name and uid."""
         return next((entry for entry in self.entries() if entry.kind is Kind.CLUSTER), None)
 
-    def _maybe_kill(self) -> None:
-        if self._lines_until_kill is None:
-            return
-        self._lines_until_kill -= 1
-        if self._lines_until_kill <= 0:
+    def _maybe_kill(self, entry: Entry) -> None:
+        self._lines += 1
+        line = f"{entry.kind}/{entry.name}"
+        if self._kill_after and (self._kill_after == str(self._lines) or line.startswith(self._kill_after)):
             os.kill(os.getpid(), signal.SIGKILL)
 
 

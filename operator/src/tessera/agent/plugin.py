@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 
-from tessera.agent.claims import ClaimKey
+from tessera.agent.claims import ClaimKey, PrepareError
 from tessera.agent.proto import (
     dra_v1_pb2,
     dra_v1_pb2_grpc,
@@ -33,6 +33,7 @@ from tessera.agent.proto import (
 )
 from tessera.api.errors import TesseraError
 from tessera.api.names import DRIVER
+from tessera.metrics.registry import UNHANDLED_ERRORS_TOTAL
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class _DRAService:
         try:
             devices = await self._plugin.prepare(key, timeout_seconds=deadline - time.monotonic())
         except Exception as error:
-            log.warning("claim %s was not prepared: %s", key, error)
+            _note(error, f"claim {key} was not prepared")
             return self._messages.NodePrepareResourceResponse(error=str(error) or repr(error))
         return self._messages.NodePrepareResourceResponse(
             devices=[
@@ -167,9 +168,18 @@ class _DRAService:
         try:
             await self._plugin.unprepare(key)
         except Exception as error:
-            log.warning("claim %s was not released: %s", key, error)
+            _note(error, f"claim {key} was not released")
             return self._messages.NodeUnprepareResourceResponse(error=str(error) or repr(error))
         return self._messages.NodeUnprepareResourceResponse()
+
+
+def _note(error: Exception, what: str) -> None:
+    """Log a failure; one that we did not foresee is a defect and keeps its traceback."""
+    if isinstance(error, PrepareError):
+        log.warning("%s: %s", what, error)
+    else:
+        log.exception("%s", what)
+        UNHANDLED_ERRORS_TOTAL.labels("kubelet request").inc()
 
 
 def _key(claim: Any) -> ClaimKey:

@@ -213,6 +213,15 @@ def test_first_available_names_the_chosen_alternative(world: Any, planner: Plann
     assert action.pods[0].claims[0].results[0].request == "slice/half"
 
 
+@pytest.mark.parametrize("name", ["gpuUUID", "gpu" + '" + "' + "UUID"])
+def test_a_selector_may_name_one_gpu(world: Any, planner: Planner, request_for: Any, name: str) -> None:
+    expression = f'device.attributes["gpu.tessera.dev"]["{name}"] == "GPU-bbbbbbbb"'
+    world.add_claim("c", request_for("1g.10gb", selectors=[{"cel": {"expression": expression}}]))
+    world.add_pod("p", "c")
+    (devices,) = placed(planner.plan(world.snapshot())).values()
+    assert devices[0].startswith("gpu-bbbbbbbb-1g-10gb")
+
+
 def test_a_count_and_a_constraint_within_a_claim(world: Any, planner: Planner, request_for: Any) -> None:
     same = [{"requests": ["pair"], "matchAttribute": "gpu.tessera.dev/gpuUUID"}]
     apart = [{"distinctAttribute": "gpu.tessera.dev/gpuUUID"}]

@@ -43,7 +43,7 @@ def test_compute_is_counted_where_memory_does_not_bound_it() -> None:
 
 
 def test_an_amount_that_placements_share_can_run_out_before_the_slices() -> None:
-    """A board with `+me.all`: one instance may take all four media engines, then only `-me` fits beside it."""
+    """A board with `+me.all`: one instance may take all media engines, then only `-me` fits beside it."""
     with_media = tuple(LegalPlacement("1g", start, 1, 1, draws=(("media-engines", 1),)) for start in range(4))
     without = tuple(LegalPlacement("1g-me", start, 1, 1) for start in range(4))
     everything = tuple(

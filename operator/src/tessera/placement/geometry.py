@@ -14,7 +14,7 @@ Everything that depends on a key only (free slices, what still fits) is computed
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 

@@ -39,6 +39,22 @@ def score(picture: Picture, truth: Picture) -> Score:
     )
 
 
+@dataclass(frozen=True)
+class Enhanced:
+    """A dark photo after the network, scored before and after."""
+
+    pair: Pair
+    picture: Picture
+    before: Score
+    after: Score
+
+
+def enhance_and_score(model: nn.Module, pair: Pair, device: torch.device) -> Enhanced:
+    """Enhance one photo and compare it, and its dark form, with the truth."""
+    picture = enhance(model, pair.dark, device)
+    return Enhanced(pair, picture, score(pair.dark, pair.truth), score(picture, pair.truth))
+
+
 def psnr(picture: Picture, truth: Picture) -> float:
     """Peak signal-to-noise ratio in dB at peak 1: -10 log10(mean squared error).
 
@@ -101,19 +117,19 @@ def white_point_mean(dark: Picture) -> Picture:
     return mean
 
 
-def night_sky_scores(pair: Pair, enhanced: Picture) -> dict[str, Score]:
+def night_sky_scores(sky: Enhanced) -> dict[str, Score]:
     """The failure, its repair by a target mean, and the trivial pictures that know that mean as well."""
+    pair, enhanced = sky.pair, sky.picture
     true_mean = pair.truth.mean(axis=(0, 1))
     pictures = {
-        "dark": pair.dark,
-        "noiser": enhanced,
         "shifted_true_mean": shift_mean(enhanced, true_mean),
         "shifted_exposure": shift_mean(enhanced, np.minimum(pair.dark.mean(axis=(0, 1)) / EXPOSURE, 1)),
         "shifted_white_point": shift_mean(enhanced, white_point_mean(pair.dark)),
         "constant_true_mean": np.broadcast_to(true_mean, pair.truth.shape).astype(np.float32),
         "gain_true_mean": gain(pair.dark, float(pair.truth.mean())),
     }
-    return {name: score(picture, pair.truth) for name, picture in pictures.items()}
+    scores = {name: score(picture, pair.truth) for name, picture in pictures.items()}
+    return {"dark": sky.before, "noiser": sky.after} | scores
 
 
 def _clip(picture: NDArray[np.floating]) -> Picture:

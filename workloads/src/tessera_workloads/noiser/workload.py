@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from tessera_workloads.noiser import evaluation, picture
-from tessera_workloads.noiser.data import NIGHT_SKY, DarkPhotos, Noise, Pair, Picture
-from tessera_workloads.noiser.evaluation import CONTROLS, Score
+from tessera_workloads.noiser.data import NIGHT_SKY, DarkPhotos, Noise
+from tessera_workloads.noiser.evaluation import CONTROLS, Enhanced, Score
 from tessera_workloads.noiser.model import NoiserNet, self_regression_loss
 from tessera_workloads.noiser.parameters import NoiserParameters
 from tessera_workloads.protocol import (
@@ -75,10 +75,9 @@ class Noiser(Workload[NoiserParameters]):
     def evaluate(self, p: NoiserParameters, model: nn.Module, data: Dataset, device: torch.device) -> Metrics:
         """PSNR and SSIM of NoiSER and of the controls on every photo; the night sky apart; pictures."""
         assert isinstance(data, DarkPhotos)
-        photos = [(pair, evaluation.enhance(model, pair.dark, device)) for pair in data.photos]
-        rows = [_photo_row(pair, enhanced) for pair, enhanced in photos]
-        night = (data.night_sky, evaluation.enhance(model, data.night_sky.dark, device))
-        sky = evaluation.night_sky_scores(*night)
+        photos = [evaluation.enhance_and_score(model, pair, device) for pair in data.photos]
+        night = evaluation.enhance_and_score(model, data.night_sky, device)
+        rows, sky = [_photo_row(photo) for photo in photos], evaluation.night_sky_scores(night)
         return Metrics(
             values=_values(model, rows, sky),
             tables={"photos": rows, "night_sky": _sky_rows(sky)},
@@ -111,11 +110,11 @@ class Noiser(Workload[NoiserParameters]):
         return checks
 
 
-def _photo_row(pair: Pair, enhanced: Picture) -> dict[str, Any]:
+def _photo_row(photo: Enhanced) -> dict[str, Any]:
     """Every method's scores on one photo, and whether NoiSER improved it enough."""
-    pictures = {"dark": pair.dark, "noiser": enhanced}
-    pictures |= {name: method(pair.dark) for name, method in CONTROLS.items()}
-    scores = {method: evaluation.score(one, pair.truth) for method, one in pictures.items()}
+    pair = photo.pair
+    scores = {"dark": photo.before, "noiser": photo.after}
+    scores |= {name: evaluation.score(method(pair.dark), pair.truth) for name, method in CONTROLS.items()}
     row: dict[str, Any] = {"photo": pair.name}
     for method, one in scores.items():
         row[f"psnr_{method}"], row[f"ssim_{method}"] = one.psnr, one.ssim
@@ -144,11 +143,11 @@ def _sky_rows(sky: Mapping[str, Score]) -> list[dict[str, Any]]:
     ]
 
 
-def _pictures(enhanced_pairs: list[tuple[Pair, Picture]]) -> dict[str, bytes]:
+def _pictures(photos: list[Enhanced]) -> dict[str, bytes]:
     """The before/after sheet, and every picture of it as a file of its own."""
     sheet, singles = [], {}
-    for pair, enhanced in enhanced_pairs:
-        before, after = evaluation.score(pair.dark, pair.truth), evaluation.score(enhanced, pair.truth)
+    for photo in photos:
+        pair, enhanced, before, after = photo.pair, photo.picture, photo.before, photo.after
         notes = [
             f"PSNR  {before.psnr:.1f} to {after.psnr:.1f} dB",
             f"SSIM  {before.ssim:.2f} to {after.ssim:.2f}",

@@ -1,10 +1,14 @@
 """Checkpoints: whole or not at all, and what a torn one leads to."""
 
+import struct
 from pathlib import Path
 
 import pytest
 import torch
 from tessera_workloads.checkpoint import Checkpoint, CheckpointStore, decode, encode, weights_hash
+
+FOUR_HUNDRED = struct.pack("<f", 400.0)
+"""The bytes of one weight of `checkpoint(400)`."""
 
 
 def checkpoint(ordinal: int, *, phase: str | None = "train") -> Checkpoint:
@@ -58,10 +62,15 @@ def test_a_phase_end_is_newer_than_its_last_step(store: CheckpointStore) -> None
 def test_a_torn_checkpoint_falls_back_to_the_one_before_it(store: CheckpointStore, damage: str) -> None:
     store.save(checkpoint(200))
     newest = store.save(checkpoint(400))
-    content = bytearray(newest.read_bytes())
-    content[-20] ^= 1
-    torn = {"truncate": content[:-100], "empty": b"", "flip": content, "garbage": b"x" * 500}[damage]
-    newest.write_bytes(bytes(torn))
+    content = newest.read_bytes()
+    torn = {
+        "truncate": content[:-100],
+        "empty": b"",
+        "flip": content.replace(FOUR_HUNDRED, struct.pack("<f", 401.0)),
+        "garbage": b"x" * 500,
+    }[damage]
+    assert torn != content
+    newest.write_bytes(torn)
     found, said = load(store)
     assert found is not None
     assert found.step == 200

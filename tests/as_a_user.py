@@ -91,7 +91,7 @@ def training_job(name: str, *, profile: str = "1g.10gb", steps: int = 800, **spe
         "spec": {
             "workload": workload,
             "seed": 0,
-            "resources": {"slice": {"profile": profile}, "cpu": 1, "hostMemory": "2Gi"},
+            "resources": {"slice": {"profile": profile}, "cpu": "200m", "hostMemory": "2Gi"},
             **spec,
         },
     }

@@ -139,7 +139,7 @@ def test_suspend_keeps_the_checkpoint_and_resume_goes_on(kubectl: Kubectl, real_
             },
         },
     )
-    parameters = {"steps": 4000, "hidden": 16}
+    parameters = {"steps": 2500, "hidden": 16}
     kubectl.apply(
         training_job(
             "pause",

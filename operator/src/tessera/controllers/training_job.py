@@ -224,7 +224,7 @@ def _status(
         "restarts": _restarts(before, situation),
     }
     progress = _progress(view.progress, situation, before.progress)
-    placement = _placement(situation, before.placement, suspended=spec.suspend)
+    placement = _placement(situation, before, suspended=spec.suspend)
     fields = {
         "progress": progress,
         "placement": placement,
@@ -266,8 +266,9 @@ def _progress(polled: Progress | None, situation: Situation, before: Progress | 
 
 
 def _placement(
-    situation: Situation, before: PlacementStatus | None, *, suspended: bool
+    situation: Situation, status: HeterogeneousTrainingJobStatus, *, suspended: bool
 ) -> PlacementStatus | None:
+    before = status.placement
     if situation.placement is not None:
         if (
             situation.placement.gpu is None
@@ -277,9 +278,13 @@ def _placement(
             # The node's ResourceSlices are not there for a moment (the agent restarts): keep what was known.
             return before.model_copy(update={"claim": situation.placement.claim})
         return situation.placement
-    if situation.finish is not None:
-        return before
-    return None
+    # The claim of a pod that ends is freed before the Job knows the end: the slice is the one held last.
+    replaced = (
+        situation.pod is not None
+        and status.pod is not None
+        and situation.pod["metadata"]["uid"] != status.pod.uid
+    )
+    return None if suspended or replaced else before
 
 
 def _result(situation: Situation) -> Result | None:

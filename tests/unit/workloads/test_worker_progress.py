@@ -26,7 +26,6 @@ def get(url: str) -> str:
 
 def test_progress_has_every_key_of_the_contract_from_the_first_second(served: tuple[Progress, str]) -> None:
     seen = json.loads(get(served[1] + "/progress"))
-    assert seen.pop("elapsedSeconds") >= 0
     assert seen == {
         "workload": "example",
         "phase": "starting",

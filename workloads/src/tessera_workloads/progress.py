@@ -8,8 +8,6 @@ server starts before torch is imported, so that a pod answers from its first sec
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -26,10 +24,8 @@ _RATE_MEMORY = 0.05
 class Progress:
     """The state of one run as others see it. Steps count within the current phase."""
 
-    def __init__(self, *, workload: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, workload: str) -> None:
         self._lock = threading.Lock()
-        self._clock = clock
-        self._began = clock()
         self._phase = "starting"
         self._step = 0
         self._steps = 0
@@ -124,7 +120,6 @@ class Progress:
                 "loss": self._loss,
                 "checkpointStep": self._checkpoint_step,
                 "resumedFromStep": self._resumed_from,
-                "elapsedSeconds": round(self._clock() - self._began, 1),
             }
 
 

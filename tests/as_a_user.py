@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,3 +121,49 @@ def kill_pod_processes(pod: Object, sig: signal.Signals = signal.SIGKILL) -> lis
     for pid in pids:
         os.kill(pid, sig)
     return pids
+
+
+def claimed_pod(name: str, *, profile: str, image: str) -> list[Object]:
+    """A pod of no job of ours: any user's, with an ordinary claim; it prints its slice's profile and ends."""
+    selector = f'device.attributes["gpu.tessera.dev"].profile == "{profile}"'
+    exactly = {"deviceClassName": "slice.tessera.dev", "selectors": [{"cel": {"expression": selector}}]}
+    program = "import os; print(os.environ['TESSERA_SLICE_PROFILE'], os.environ['CUDA_VISIBLE_DEVICES'])"
+    container = {
+        "name": "main",
+        "image": image,
+        "imagePullPolicy": "Never",
+        "command": ["python3.11", "-c", program],
+        "resources": {"claims": [{"name": "slice"}]},
+    }
+    return [
+        {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceClaimTemplate",
+            "metadata": {"name": name},
+            "spec": {"spec": {"devices": {"requests": [{"name": "slice", "exactly": exactly}]}}},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name},
+            "spec": {
+                "restartPolicy": "Never",
+                "containers": [container],
+                "resourceClaims": [{"name": "slice", "resourceClaimTemplateName": name}],
+            },
+        },
+    ]
+
+
+def serves_a_claimed_pod(kubectl: Kubectl, *, profile: str, image: str) -> None:
+    """The whole path for a pod of no job of ours: placed, bound, cut, injected, run."""
+    name = f"plain-{uuid.uuid4().hex[:6]}"
+    kubectl.apply(*claimed_pod(name, profile=profile, image=image))
+
+    def ended() -> bool:
+        return ((kubectl.get("pod", name) or {}).get("status") or {}).get("phase") == "Succeeded"
+
+    wait_for(f"pod {name} on a {profile} slice to succeed", ended, seconds=90)
+    said = kubectl.run("logs", name).stdout.split()
+    assert said[0] == profile
+    assert said[1].startswith("MIG-")

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 import pytest
-from as_a_user import SYSTEM, Kubectl, condition, kill_pod_processes, training_job, wait_for
+from as_a_user import (
+    SYSTEM,
+    Kubectl,
+    condition,
+    kill_pod_processes,
+    serves_a_claimed_pod,
+    training_job,
+    wait_for,
+)
 from tessera.local.stack import Stack
 
 Object = dict[str, Any]
-RUNS_FOR_SECONDS = {"steps": 2000, "hidden": 16}
+RUNS_FOR_SECONDS = {"steps": 800, "hidden": 16}
 
 
 def leader_of(kubectl: Kubectl, lease: str) -> str | None:
@@ -73,8 +80,7 @@ def test_the_leader_is_killed(component: str, kubectl: Kubectl, real_node: Stack
     leader = wait_for("a leader", lambda: leader_of(kubectl, f"tessera-{component}"))
     kill_and_wait(kubectl, component, leader)
     completed_once(kubectl, "lives-on", pod)
-    after = start(kubectl, "after")
-    completed_once(kubectl, "after", after)
+    serves_a_claimed_pod(kubectl, profile="1g.10gb", image=real_node.worker_image)
 
 
 @pytest.mark.timeout(400)
@@ -92,7 +98,7 @@ def test_a_deleted_scheduler_leader_is_replaced_within_twenty_seconds(
     taken = time.monotonic() - lost
     # A bound of the protocol (15 s lease, 2 s retry), not of the machine's speed.
     assert taken < 20, f"the Lease changed hands after {taken:.1f} s"
-    completed_once(kubectl, "next", start(kubectl, "next"))
+    serves_a_claimed_pod(kubectl, profile="1g.10gb", image=real_node.worker_image)
 
 
 @pytest.mark.timeout(400)
@@ -103,7 +109,7 @@ def test_the_agent_is_killed(kubectl: Kubectl, real_node: Stack) -> None:
     kill_and_wait(kubectl, "agent", agent)
     completed_once(kubectl, "under-agent", pod)
     assert len(before) == 1
-    completed_once(kubectl, "again", start(kubectl, "again"))
+    serves_a_claimed_pod(kubectl, profile="4g.40gb", image=real_node.worker_image)
 
 
 def in_use(kubectl: Kubectl) -> list[str]:
@@ -124,7 +130,7 @@ def test_the_agents_checkpoint_is_torn(kubectl: Kubectl, real_node: Stack) -> No
     kill_and_wait(kubectl, "agent", agent["metadata"]["name"])
     wait_for("the same instance in use", lambda: in_use(kubectl) == held or not kubectl.items("pods"))
     completed_once(kubectl, "torn", pod)
-    completed_once(kubectl, "after", start(kubectl, "after", profile="3g.40gb"))
+    serves_a_claimed_pod(kubectl, profile="3g.40gb", image=real_node.worker_image)
 
 
 @pytest.mark.timeout(400)
@@ -141,7 +147,7 @@ def test_the_kubelet_is_restarted(kubectl: Kubectl, real_node: Stack) -> None:
         ],
     )
     completed_once(kubectl, "under-kubelet", pod)
-    completed_once(kubectl, "after", start(kubectl, "after"))
+    serves_a_claimed_pod(kubectl, profile="2g.20gb", image=real_node.worker_image)
 
 
 @pytest.mark.timeout(400)
@@ -160,8 +166,4 @@ def test_a_claim_is_deleted_while_it_is_prepared(kubectl: Kubectl, real_node: St
             seconds=90,
         )
     wait_for("no instance in use", lambda: in_use(kubectl) == [])
-    completed_once(kubectl, "next", start(kubectl, "next", profile="1g.20gb"))
-    assert (
-        json.loads(kubectl.run("get", "htj", "next", "-o", "json").stdout)["status"]["placement"]["profile"]
-        == "1g.20gb"
-    )
+    serves_a_claimed_pod(kubectl, profile="1g.20gb", image=real_node.worker_image)

@@ -19,7 +19,9 @@ def finished(kubectl: Kubectl, name: str, seconds: float = 120) -> dict[str, Any
     return dict(wait_for(f"job {name} to end", probe, seconds=seconds))
 
 
-def test_a_job_trains_on_the_slice_that_it_asked_for(kubectl: Kubectl, stack: Stack) -> None:
+def test_a_job_trains_on_its_slice_which_is_warm_for_the_next_one_afterwards(
+    kubectl: Kubectl, stack: Stack
+) -> None:
     kubectl.apply(training_job("train", profile="2g.20gb"))
     job = finished(kubectl, "train")
     assert condition(job, "Complete")["status"] == "True", job["status"]
@@ -31,12 +33,7 @@ def test_a_job_trains_on_the_slice_that_it_asked_for(kubectl: Kubectl, stack: St
         assert job["status"]["result"]["metrics"]
     reasons = {e["reason"] for e in kubectl.items("events.events.k8s.io")}
     assert "Placed" in reasons
-
-
-def test_the_slice_is_kept_warm_and_its_claim_is_freed(kubectl: Kubectl, stack: Stack) -> None:
-    kubectl.apply(training_job("warm", profile="3g.40gb"))
-    job = finished(kubectl, "warm")
-    device = job["status"]["placement"]["device"]
+    device = placement["device"]
 
     def freed() -> bool:
         claims = kubectl.items("resourceclaims")
@@ -87,11 +84,12 @@ def test_a_full_gpu_is_named_with_its_free_room(kubectl: Kubectl) -> None:
 
     def told() -> str | None:
         placed = condition(kubectl.get("htj", "whole"), "Placed")
-        return placed.get("message") if placed.get("status") == "False" else None
+        return placed["message"] if placed.get("reason") == "Unplaceable" else None
 
     message = wait_for("the condition", told)
-    assert "7g.80gb" in message
+    assert "no GPU has room for 7g.80gb" in message
     assert "free" in message, "the message must name the free room"
+    assert "freeing" in message, "the message must name what would make room"
     kubectl.run("delete", "htj", "left", "right", "other", "--wait=true", "--timeout=60s")
     job = finished(kubectl, "whole")
     assert condition(job, "Complete")["status"] == "True", job["status"]

@@ -354,6 +354,25 @@ def test_a_replacement_counts_as_a_restart_and_a_resume_does_not() -> None:
     assert third.status["restarts"] == 1
 
 
+def test_the_slice_held_last_is_known_when_its_claim_is_freed_before_the_job_has_counted_the_end() -> None:
+    held = look(training_job(), job=job(), pods=(pod(node="n1"),), claims=(claim(device=DEVICE),))
+    assert held.status is not None
+    freed = look(training_job(held.status), job=job(), pods=(ended_pod(0),), claims=(claim(),))
+    assert freed.status is not None
+    assert freed.status["placement"]["device"] == DEVICE
+    assert said(freed, "Placed")[:2] == ("False", Reason.FINISHING)
+    assert said(freed, "Running")[:2] == ("False", Reason.FINISHING)
+
+
+def test_a_replacement_does_not_claim_the_slice_of_the_pod_before_it() -> None:
+    held = look(training_job(), job=job(), pods=(pod(node="n1"),), claims=(claim(device=DEVICE),))
+    after = look(
+        training_job(held.status), job=job(), pods=(pod(uid="pod-2"),), claims=(claim(owner="pod-2"),)
+    )
+    assert after.status is not None
+    assert "placement" not in after.status
+
+
 def test_progress_comes_from_the_worker_and_stays_while_it_is_silent() -> None:
     heard = look(training_job(), progress=Progress(step=3, steps=9, loss=0.5, phase="train"))
     assert heard.status is not None

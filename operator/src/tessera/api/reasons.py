@@ -108,6 +108,8 @@ class Reason(StrEnum):
     """The worker was asked to stop and saved its checkpoint (exit code 143)."""
     COMPLETE = "Complete"
     """The worker finished and every gate check passed."""
+    FINISHING = "Finishing"
+    """The worker has ended; the Job has not yet decided what follows."""
     NOT_FINISHED = "NotFinished"
     """The job has not reached an end."""
     INVALID_WORKLOAD = "InvalidWorkload"

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 import yaml
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -59,7 +60,7 @@ def command(*, down: bool, name: str, nodes: int | None, picture: Path | None) -
         return
     console = Console()
     began = time.monotonic()
-    progress = Progress(lambda line: console.print(line, highlight=False, markup=False))
+    progress = Progress(lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
     stack = bring_up(settings, progress=progress)
     jobs = _apply_quickstart(stack, progress)
     watched = asyncio.run(_watch(stack, jobs, console))
@@ -165,32 +166,33 @@ class _Lines:
 
 
 def _results(frame: Frame, stack: Stack) -> Table:
-    table = Table(title="Results", title_justify="left", expand=False)
-    for column in ("job", "slice", "where", "outcome", "SSIM", "PSNR", "train"):
-        table.add_column(column, justify="right" if column in ("SSIM", "PSNR", "train") else "left")
+    """One row per job that ended; 80 columns."""
+    table = Table(title="Results", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("job", "slice", "where", "outcome"):
+        table.add_column(column, no_wrap=True)
+    for column in ("SSIM", "PSNR dB", "train"):
+        table.add_column(column, justify="right", no_wrap=True)
     for job in frame.jobs:
+        if not job.finished:
+            continue
         found = _result_file(stack, job.name)
         metrics: dict[str, Any] = found.get("metrics") or job.metrics
         table.add_row(
             job.name,
             job.profile,
             job.where or "-",
-            job.finished or job.reason,
+            job.finished,
             _change(metrics, "ssim", "{:.2f}"),
-            _change(metrics, "psnr", "{:.1f} dB"),
+            _change(metrics, "psnr", "{:.1f}"),
             f"{sum(p['seconds'] for p in found['phases']):.0f} s" if found.get("phases") else "-",
         )
     return table
 
 
 def _change(metrics: dict[str, Any], name: str, form: str) -> str:
-    """`dark > relit`, the workload's measure before and after."""
+    """`dark > relit`: the workload's measure before and after."""
     before, after = metrics.get(f"{name}_dark"), metrics.get(f"{name}_noiser")
-    if before is None or after is None:
-        return "-"
-    return (
-        f"{before:.2f} > {form.format(after)}" if name == "ssim" else f"{before:.1f} > {form.format(after)}"
-    )
+    return "-" if before is None or after is None else f"{form.format(before)} > {form.format(after)}"
 
 
 def _result_file(stack: Stack, job: str) -> dict[str, Any]:
@@ -208,7 +210,7 @@ def _save_picture(frame: Frame, path: Path) -> None:
 def _say_how_to_go_on(stack: Stack, frame: Frame, console: Console, *, seconds: float) -> None:
     for job in frame.jobs:
         if not job.finished:
-            console.print(f"{job.name} cannot run: {job.message}", highlight=False, markup=False)
+            console.print(f"{job.name} cannot run: {job.message}\n", highlight=False, markup=False)
     for picture in sorted(stack.output_directory.glob("*/before_after.png")):
         console.print(f"before/after picture: {picture}", highlight=False, markup=False, soft_wrap=True)
     for url in _metrics_urls(stack):

@@ -172,16 +172,16 @@ def _legend() -> Text:
 
 
 def _job(job: Job, colour: str, width: int) -> list[RenderableType]:
-    name_width = max(16, width - 64)
+    name_width = max(14, width - 66)
     name = job.name if job.namespace == "default" else job.key
     line = Text(" ", no_wrap=True, overflow="ellipsis")
     line.append("■ ", colour).append(_fit(name, name_width), "bold").append(" ")
     line.append(_fit(job.profile, 9)).append(" ")
-    line.append(_fit(job.reason, 12), _reason_style(job)).append(" ")
+    line.append(_fit(job.reason, 14), _reason_style(job)).append(" ")
     line.append_text(_bar(job, colour)).append(" ").append(_numbers(job), FAINT)
     parts: list[RenderableType] = [line]
     if job.finished == "Complete":
-        parts.append(_reason_line(_result(job), FAINT))
+        parts.append(_reason_line(job.message, FAINT))
     elif job.message and (job.finished or job.step is None):
         parts.append(_reason_line(job.message, BAD if job.finished else WAITING))
     return [part for part in parts if not isinstance(part, Text) or part.plain.strip()]
@@ -216,11 +216,6 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}:{rest:02}"
-
-
-def _result(job: Job) -> str:
-    figures = [f"{name} {value:.3g}" for name, value in list(job.metrics.items())[:4]]
-    return " · ".join(figures) or job.message
 
 
 def _reason_line(words: str, colour: str = WAITING) -> RenderableType:

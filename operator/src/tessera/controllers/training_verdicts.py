@@ -125,6 +125,8 @@ def _admitted() -> Verdict:
 
 def _placed(spec: HeterogeneousTrainingJobSpec, situation: Situation) -> Verdict:
     placement = situation.placement
+    if _worker_has_ended(situation) and not spec.suspend:
+        return Verdict("Placed", "False", Reason.FINISHING, "the worker has ended; its slice is given back")
     if placement is not None:
         where = f"{placement.device} on node {placement.node}"
         return Verdict("Placed", "True", Reason.PLACED, f"the job holds {where}")
@@ -142,8 +144,21 @@ def _placed(spec: HeterogeneousTrainingJobSpec, situation: Situation) -> Verdict
     )
 
 
+def _worker_has_ended(situation: Situation) -> bool:
+    """Whether the last pod has ended and the Job has not yet drawn its conclusion (an end, or a new pod)."""
+    pod = situation.pod
+    if pod is None:
+        return situation.ending is not None and situation.finish is None
+    return not pod["metadata"].get("deletionTimestamp") and "terminated" in (
+        container_status(pod).get("state") or {}
+    )
+
+
 def _running(situation: Situation) -> Verdict:
     pod = situation.pod
+    if _worker_has_ended(situation):
+        how = end_of(situation.ending) if situation.ending is not None else "the worker has ended"
+        return Verdict("Running", "False", Reason.FINISHING, f"{how}; the Job decides what follows")
     if pod is None:
         return Verdict("Running", "False", Reason.NOT_STARTED, "no pod of the job runs")
     name = pod["metadata"]["name"]

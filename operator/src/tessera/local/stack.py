@@ -66,6 +66,7 @@ class Stack:
     settings: StackSettings
     cluster: LocalCluster
     real_node: bool
+    worker_image: str = ""
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -98,8 +99,7 @@ class Stack:
     @contextmanager
     def slow_gpu_instance_creation(self, *, seconds: float) -> Iterator[None]:
         """The simulator takes that long to create a GPU instance, while the context lasts."""
-        (state,) = self.agent_state_directory.rglob("nvml*.json")
-        faults = state.parent / "faults.json"
+        faults = self.agent_state_directory / "simulator" / "faults.json"
         rule = {
             "symbol": "nvmlDeviceCreateGpuInstanceWithPlacement",
             "action": "delay",
@@ -152,6 +152,7 @@ def _values_for_a_node(stack: Stack) -> dict[str, Any]:
         worker = build_worker_image_thin(progress=stack.progress)
         worker_environment = environment.result()
     _import(stack, [operator, worker])
+    stack.worker_image = worker.name
     repository, _, tag = operator.name.rpartition(":")
     return _common_values(stack) | {
         "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},

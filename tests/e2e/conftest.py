@@ -14,7 +14,18 @@ from pathlib import Path
 import pytest
 from as_a_user import SYSTEM, Kubectl
 from invariants import InvariantChecker
+from tessera.local.host import can_have_node
 from tessera.local.stack import Stack, StackSettings, bring_up, take_down
+
+
+def pytest_report_header() -> str:
+    """Which of the two modes this run is in."""
+    if can_have_node():
+        return "end-to-end tests: a real node; kubelet, containers and images are real"
+    return (
+        "end-to-end tests: KWOK mode (not root, or without CAP_SYS_ADMIN and CAP_NET_ADMIN): nodes are "
+        "simulated, no container runs, and the tests that need a kubelet are skipped"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +40,7 @@ def stack(cluster_directory: Path) -> Iterator[Stack]:
             take_down(settings)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def invariants(stack: Stack) -> Iterator[InvariantChecker]:
     with InvariantChecker(stack.kubeconfig) as checker:
         yield checker
@@ -51,5 +62,5 @@ def kubectl(stack: Stack, invariants: InvariantChecker) -> Iterator[Kubectl]:
 def real_node(stack: Stack) -> Stack:
     """Tests about a kubelet and containers; KWOK nodes have neither."""
     if not stack.real_node:
-        pytest.skip("KWOK mode (not root): no kubelet and no containers to break")
+        pytest.skip("KWOK mode: no kubelet and no containers to break")
     return stack

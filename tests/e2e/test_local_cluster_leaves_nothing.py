@@ -33,11 +33,6 @@ if REAL_NODE:
     KILL_POINTS += ["firewall-rule/filter", "host-directory", "process/kubelet"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def invariants() -> None:
-    """These clusters hold nothing to watch, and the common one of the other tests need not run for them."""
-
-
 @pytest.fixture
 def cluster(cluster_directory: Path) -> Iterator[LocalCluster]:
     running = LocalCluster(f"kill-{os.getpid()}", state_dir=cluster_directory, progress=Progress.silent())

@@ -26,11 +26,6 @@ IMAGE = "docker.io/tessera-tests/busybox:1"
 KUBECTL_TIMEOUT = "--timeout=90s"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def invariants() -> None:
-    """These clusters hold nothing to watch, and the common one of the other tests need not run for them."""
-
-
 @pytest.fixture(scope="module")
 def clusters(cluster_directory: Path) -> Iterator[tuple[LocalCluster, LocalCluster]]:
     """Two running clusters, started at the same moment."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tessera.agent.fleet import SIMULATED_NODE_LABEL, Fleet, FleetSettings
+from tessera.agent.fleet import Fleet, FleetSettings
+from tessera.api.names import SIMULATED_GPUS_LABEL
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import NotFound
 from tessera.kube.resources import GPU_NODES, NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
@@ -36,7 +37,7 @@ async def eventually(what: str, probe: Callable[[], Awaitable[Any]]) -> Any:
 async def nodes(admin: KubeClient) -> AsyncIterator[list[str]]:
     names = [f"kwok-{uuid.uuid4().hex[:8]}" for _ in range(3)]
     for name in names:
-        metadata = {"name": name, "labels": {SIMULATED_NODE_LABEL: "true"}}
+        metadata = {"name": name, "labels": {SIMULATED_GPUS_LABEL: "true"}}
         await admin.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": metadata})
     yield names
     for name in names:

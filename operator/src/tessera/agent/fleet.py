@@ -20,7 +20,7 @@ from tessera.agent.checkpoint import CheckpointFile
 from tessera.agent.claims import ClaimKey, PrepareError, allocated_here, key_of
 from tessera.agent.measured import MeasuredDriver
 from tessera.agent.node import NodeAgent, NodeOptions
-from tessera.api.names import DRIVER, GROUP
+from tessera.api.names import DRIVER, SIMULATED_GPUS_LABEL
 from tessera.gpu.driver import LocalDriver
 from tessera.gpu.nvml import NVML
 from tessera.gpu.simulator.library import SimulatedLibrary
@@ -31,7 +31,6 @@ from tessera.kube.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
-SIMULATED_NODE_LABEL = f"{GROUP}/simulated-gpus"
 _RETRY_SECONDS = 2.0
 _PREPARE_SECONDS = 10.0
 _WORKERS = 8
@@ -78,7 +77,7 @@ class Fleet:
             worker=self._work, concurrency=_WORKERS, name="fleet"
         )
         self._nodes = Informer(
-            client, NODES, label_selector=f"{SIMULATED_NODE_LABEL}=true", on_change=self._node_moved
+            client, NODES, label_selector=f"{SIMULATED_GPUS_LABEL}=true", on_change=self._node_moved
         )
         self._claims = Informer(client, RESOURCE_CLAIMS, on_change=self._claim_moved)
 

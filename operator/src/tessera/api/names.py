@@ -50,6 +50,8 @@ TRAINING_JOB_LABEL: Final = "tessera.dev/training-job"
 WORKLOAD_LABEL: Final = "tessera.dev/workload"
 GPU_NODE_LABEL: Final = "tessera.dev/gpu"
 """On a Node, by an administrator: ``true`` where an agent is to run. Read by the chart's DaemonSet."""
+SIMULATED_GPUS_LABEL: Final = "tessera.dev/simulated-gpus"
+"""On a Node without a kubelet: ``true`` where the fleet is to publish simulated GPUs."""
 
 # Where things live and who runs them.
 SYSTEM_NAMESPACE: Final = "tessera-system"

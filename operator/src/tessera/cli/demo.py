@@ -30,6 +30,7 @@ from tessera.kube.resources import GPU_NODES, HETEROGENEOUS_TRAINING_JOBS, PODS,
 from tessera.local.images import checkout_directory
 from tessera.local.progress import Progress
 from tessera.local.stack import Stack, StackSettings, bring_up, take_down
+from tessera.local.stand_in import running_stand_ins
 
 DEFAULT_CLUSTER = "demo"
 POLL_SECONDS = 0.5
@@ -216,20 +217,29 @@ def _say_how_to_go_on(stack: Stack, frame: Frame, console: Console, *, seconds: 
     for url in _metrics_urls(stack):
         console.print(f"metrics: {url}", highlight=False, markup=False)
     if not stack.real_node:
-        console.print("KWOK mode: the nodes are simulated, so no container ran and nothing was trained.")
+        console.print(
+            "KWOK mode: the nodes are simulated, so no container ran and nothing was trained. Placement, "
+            "slices and claims were real; as root on a real node the jobs train.",
+            highlight=False,
+        )
+    remove = (
+        "make demo-down"
+        if stack.settings.name == DEFAULT_CLUSTER
+        else f"uv run tessera demo --down --name {stack.settings.name}"
+    )
     text = (
         f"\nDone in {seconds:.0f} s. To go on:\n"
         f"  export KUBECONFIG={stack.kubeconfig}\n"
         f"  {stack.kubectl} get mig,gn,htj        # what there is\n"
         "  uv run tessera top                    # the live view\n"
-        "  make demo-down                        # remove all of it"
+        f"  {remove:<37} # remove all of it"
     )
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _metrics_urls(stack: Stack) -> list[str]:
     if not stack.real_node:
-        return []
+        return [f"{each.metrics_url}  ({each.role})" for each in running_stand_ins(stack.cluster)]
     listed = stack.cluster.control_plane.kubectl(
         "-n", stack.settings.namespace, "get", PODS.plural, "-o", "json"
     )

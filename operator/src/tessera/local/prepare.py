@@ -10,12 +10,12 @@ build takes minutes, so the test runner calls this first; what it makes is found
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 from tessera.local.build import CONTROL_PLANE_PROGRAMS, NODE_PROGRAMS, PROGRAMS, binary, ensure_binaries
 from tessera.local.errors import LocalClusterError
+from tessera.local.host import can_have_node
 from tessera.local.images import build_operator_image, build_worker_image_thin
 from tessera.local.progress import Progress
 from tessera.local.worker_environment import build_worker_environment
@@ -38,7 +38,7 @@ def prepare(level: str, *, progress: Progress) -> None:
     Raises:
         LocalClusterError: with the reason and the remedy.
     """
-    as_root = os.geteuid() == 0
+    as_root = can_have_node()
     if programs := programs_for(level, as_root=as_root):
         ensure_binaries(programs, progress=progress)
     if level == "images" or (level == "e2e" and as_root):

@@ -34,8 +34,6 @@ from tessera.local.stand_in import run_beside_kwok
 from tessera.local.worker_environment import build_worker_environment
 
 RELEASE = "tessera"
-GPU_NODE_LABEL = "tessera.dev/gpu"
-FLEET_NODE_LABEL = "tessera.dev/simulated-gpus"
 HELM_TIMEOUT = "180s"
 
 
@@ -181,8 +179,10 @@ def _import(stack: Stack, images: list[Image]) -> None:
 
 
 def _label_nodes(stack: Stack) -> None:
-    label = GPU_NODE_LABEL if stack.real_node else FLEET_NODE_LABEL
-    stack.cluster.control_plane.kubectl("label", "nodes", "--all", "--overwrite", f"{label}=true")
+    """Marks where GPUs are: the real node, or all simulated ones. Beside a real node those have none."""
+    label = names.GPU_NODE_LABEL if stack.real_node else names.SIMULATED_GPUS_LABEL
+    which = "type!=kwok" if stack.real_node else "type=kwok"
+    stack.cluster.control_plane.kubectl("label", "nodes", "-l", which, "--overwrite", f"{label}=true")
 
 
 def _install_chart(stack: Stack, values: dict[str, Any]) -> None:

@@ -80,6 +80,35 @@ async def test_every_labelled_node_is_published(admin: KubeClient, nodes: list[s
         assert sum(len(item["spec"].get("devices") or []) for item in found.items) == 26
 
 
+async def test_a_written_spec_is_observed_and_a_deleted_gpunode_comes_back(
+    admin: KubeClient, nodes: list[str], fleet: Fleet
+) -> None:
+    name = nodes[0]
+
+    async def observed() -> dict[str, Any] | None:
+        try:
+            found = await admin.get(GPU_NODES, name)
+        except NotFound:
+            return None
+        generation = (found.get("status") or {}).get("observedGeneration")
+        return found if generation == found["metadata"]["generation"] else None
+
+    first = await eventually("a published node", observed)
+    uuid_of_gpu = first["status"]["gpus"][0]["uuid"]
+    wanted = {"uuid": uuid_of_gpu, "partition": "all", "mode": "dynamic", "migMode": "Enabled"}
+    written = await admin.patch(GPU_NODES, name, body={"spec": {"gpus": [wanted]}})
+    assert written["metadata"]["generation"] > first["metadata"]["generation"]
+    await eventually("the spec to be observed", observed)
+
+    await admin.delete(GPU_NODES, name)
+
+    async def is_back() -> bool:
+        found = await observed()
+        return found is not None and found["metadata"]["uid"] != first["metadata"]["uid"]
+
+    await eventually("the node to be published again", is_back)
+
+
 async def test_a_reserved_claim_is_prepared_and_released_when_its_allocation_goes(
     admin: KubeClient, namespace: str, nodes: list[str], fleet: Fleet
 ) -> None:

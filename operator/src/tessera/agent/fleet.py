@@ -26,7 +26,7 @@ from tessera.gpu.nvml import NVML
 from tessera.gpu.simulator.library import SimulatedLibrary
 from tessera.kube.client import KubeClient
 from tessera.kube.informer import Informer
-from tessera.kube.resources import NODES, RESOURCE_CLAIMS
+from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_CLAIMS
 from tessera.kube.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class Fleet:
             client, NODES, label_selector=f"{SIMULATED_GPUS_LABEL}=true", on_change=self._node_moved
         )
         self._claims = Informer(client, RESOURCE_CLAIMS, on_change=self._claim_moved)
+        self._gpu_nodes = Informer(client, GPU_NODES, on_change=self._gpu_node_moved)
 
     @property
     def published(self) -> int:
@@ -88,20 +89,28 @@ class Fleet:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        self._nodes.start()
-        self._claims.start()
+        informers = (self._nodes, self._claims, self._gpu_nodes)
+        for informer in informers:
+            informer.start()
         try:
-            await self._nodes.wait_synced()
-            await self._claims.wait_synced()
+            for informer in informers:
+                await informer.wait_synced()
             await self._queue.run()
         finally:
-            await asyncio.gather(self._nodes.stop(), self._claims.stop())
+            await asyncio.gather(*(informer.stop() for informer in informers))
 
     def _node_moved(self, kind: str, obj: dict[str, Any], old: dict[str, Any] | None) -> None:
         name = obj["metadata"]["name"]
         if kind == "DELETED":  # its ResourceSlices and GPUNode go with the Node, which owns them
             self._agents.pop(name, None)
         elif name not in self._agents:
+            self._queue.add(NodeTask(name))
+
+    def _gpu_node_moved(self, kind: str, obj: dict[str, Any], old: dict[str, Any] | None) -> None:
+        """The operator has written the spec, or somebody has deleted the object; a status is no news."""
+        generations = {item["metadata"].get("generation") for item in (obj, old) if item is not None}
+        name = obj["metadata"]["name"]
+        if name in self._agents and (kind == "DELETED" or len(generations) > 1):
             self._queue.add(NodeTask(name))
 
     def _claim_moved(self, kind: str, obj: dict[str, Any], old: dict[str, Any] | None) -> None:

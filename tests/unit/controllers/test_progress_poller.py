@@ -98,6 +98,40 @@ async def test_a_worker_that_talks_nonsense_leaves_what_was_known(
     assert progress.step == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "left_out"),
+    [
+        ('"loss": NaN', "loss"),
+        ('"loss": -Infinity', "loss"),
+        ('"loss": "nan"', "loss"),
+        ('"etaSeconds": 1e999', "eta_seconds"),
+        ('"stepsPerSecond": -1', "steps_per_second"),
+        ('"steps": 9223372036854775808', "steps"),
+        (f'"checkpointStep": {"9" * 400}', "checkpoint_step"),
+        (f'"phase": "{"x" * 300}"', "phase"),
+        (r'"phase": "\ud800"', "phase"),
+    ],
+)
+async def test_what_cannot_be_stored_is_left_out_and_the_rest_is_told(
+    worker: Worker, said: str, left_out: str
+) -> None:
+    worker.answer = web.Response(text=f'{{"step": 2, {said}}}')
+    asked = Asked(worker.port, pod())
+    await asked.again()
+    progress = asked.poller.progress(KEY)
+    assert progress is not None
+    assert progress.step == 2
+    assert getattr(progress, left_out) is None
+
+
+@pytest.mark.parametrize("body", ["[" * 20_000, '{"step": ' + "9" * 5000 + "}"], ids=["nested", "digits"])
+async def test_an_answer_that_no_reader_takes_is_no_answer(worker: Worker, body: str) -> None:
+    worker.answer = web.Response(text=body)
+    asked = Asked(worker.port, pod())
+    await asked.again()
+    assert asked.poller.progress(KEY) is None
+
+
 async def test_only_running_pods_with_an_address_are_asked(worker: Worker) -> None:
     asked = Asked(worker.port, pod(running=False), pod(address=None))
     await asked.again()

@@ -451,3 +451,35 @@ def test_an_object_that_is_being_deleted_is_left_to_the_garbage_collector() -> N
     obj = training_job()
     obj["metadata"]["deletionTimestamp"] = "2026-01-02T03:00:00Z"
     assert look(obj, job=None, template=None) == Plan()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"metrics": {"loss": NaN, "gain": Infinity, "kept": 1.5}}',
+        '{"metrics": {"huge": 1' + "0" * 400 + ', "kept": 1.5}}',
+        '{"metrics": {"' + "n" * 200 + '": 1, "": 2, "kept": 1.5}}',
+        '{"step": 9223372036854775808, "checks": {"passed": 1e400}, "metrics": {"kept": 1.5}}',
+        r'{"message": "\ud800", "resultPath": "\udfff", "outcome": "\ud800", "metrics": {"kept": 1.5}}',
+    ],
+    ids=["no numbers", "beyond a float", "names", "beyond int64", "half characters"],
+)
+def test_what_a_last_word_says_wrongly_is_left_out_and_the_rest_is_stored(message: str) -> None:
+    plan = look(training_job(), job=job(ended="Complete"), pods=[ended_pod(0, message)])
+    assert plan.status is not None
+    assert plan.status["result"]["metrics"] == {"kept": 1.5}
+    assert not plan.status.get("progress", {}).get("step")
+    json.dumps(plan.status, allow_nan=False, ensure_ascii=False).encode()
+
+
+def test_a_result_keeps_as_many_metrics_as_the_schema_allows() -> None:
+    message = {"metrics": {f"m{number:03}": number for number in range(100)}}
+    plan = look(training_job(), job=job(ended="Complete"), pods=[ended_pod(0, message)])
+    assert plan.status is not None
+    assert list(plan.status["result"]["metrics"]) == [f"m{number:03}" for number in range(64)]
+
+
+def test_a_last_word_that_is_nested_too_deeply_is_a_plain_message() -> None:
+    plan = look(training_job(), job=job(ended="Complete"), pods=[ended_pod(0, "[" * 4000)])
+    assert plan.status is not None
+    assert plan.status["result"]["message"] == "[" * 4000

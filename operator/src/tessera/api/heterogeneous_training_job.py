@@ -16,6 +16,7 @@ from tessera.api.meta import (
     ApiModel,
     Column,
     Conditions,
+    Count,
     Kind,
     LongText,
     Name,
@@ -145,9 +146,9 @@ class Progress(ApiModel):
 
     phase: ShortText | None = None
     """The workload's own name of what it does now."""
-    step: Annotated[int, Field(ge=0)] | None = None
+    step: Count | None = None
     """Steps done."""
-    steps: Annotated[int, Field(ge=0)] | None = None
+    steps: Count | None = None
     """Steps in all."""
     loss: float | None = None
     """The last loss."""
@@ -155,9 +156,9 @@ class Progress(ApiModel):
     """Speed now."""
     eta_seconds: Annotated[float, Field(ge=0)] | None = None
     """Seconds to go."""
-    checkpoint_step: Annotated[int, Field(ge=0)] | None = None
+    checkpoint_step: Count | None = None
     """The step of the last checkpoint."""
-    resumed_from_step: Annotated[int, Field(ge=0)] | None = None
+    resumed_from_step: Count | None = None
     """The step from which this pod went on."""
 
 
@@ -190,9 +191,9 @@ class PodStatus(ApiModel):
 class CheckCounts(ApiModel):
     """How many of the workload's gate checks held."""
 
-    passed: Annotated[int, Field(ge=0)] = 0
+    passed: Count = 0
     """Checks that held."""
-    failed: Annotated[int, Field(ge=0)] = 0
+    failed: Count = 0
     """Checks that did not."""
 
 

@@ -42,7 +42,8 @@ class ApiModel(BaseModel):
     """Base of everything inside our objects: camelCase outside, snake_case inside, described by docstrings.
 
     Unknown fields are ignored on reading: the API server has already pruned them, and an operator that is one
-    release older than its CRDs must not fail on a new field.
+    release older than its CRDs must not fail on a new field. NaN and infinity are refused: JSON has no word
+    for them, so no object that holds one can be stored.
     """
 
     model_config = ConfigDict(
@@ -50,6 +51,7 @@ class ApiModel(BaseModel):
         populate_by_name=True,
         use_attribute_docstrings=True,
         extra="ignore",
+        allow_inf_nan=False,
     )
 
     rules: ClassVar[tuple[Rule, ...]] = ()
@@ -106,6 +108,12 @@ Quantity = Annotated[
 
 Name = Annotated[str, StringConstraints(max_length=253)]
 """A Kubernetes object's name."""
+
+COUNT_LIMIT = 2**53
+"""The greatest count: up to here every reader of JSON, also one that knows only floats, sees it exactly."""
+
+Count = Annotated[int, Field(ge=0, le=COUNT_LIMIT)]
+"""How many of something, such as steps."""
 
 ShortText = Annotated[str, StringConstraints(max_length=256)]
 LongText = Annotated[str, StringConstraints(max_length=32768)]

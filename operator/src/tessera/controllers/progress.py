@@ -3,18 +3,21 @@
 Progress is not in any object, so no watch brings it: this task asks each running pod of a training job over
 HTTP, at most every few seconds, outside of reconciliation. What it hears becomes part of the view; a worker
 that does not answer (it starts, it is busy, a network policy is in the way) leaves what was known. Only a
-change makes the job reconcile.
+change makes the job reconcile. A worker is the user's code: what it says wrongly (NaN, a negative step) is
+left out, because a status that holds it could not be stored and the job would be stuck.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import aiohttp
 from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
 
 from tessera.api import names
 from tessera.api.heterogeneous_training_job import Progress
@@ -84,13 +87,34 @@ class ProgressPoller:
             async with places, session.get(url, allow_redirects=False) as answer:
                 answer.raise_for_status()
                 body = await answer.content.read(ANSWER_LIMIT_BYTES)
-            heard = Progress.model_validate_json(body)
-        except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
+            heard = understood(body)
+        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
             _log.debug("no progress from %s/%s at %s: %r", *key, url, error)
             return
         if heard != self._known.get(key):
             self._known[key] = heard
             self._on_change(key)
+
+
+def understood(answer: bytes) -> Progress:
+    """The progress of an answer, without the fields whose values cannot be.
+
+    Raises ValueError when it is no JSON object, or when not one of its fields is right; RecursionError when
+    it is nested too deeply to be read.
+    """
+    said = json.loads(answer)
+    if not isinstance(said, dict):
+        raise ValueError(f"a JSON object was expected, not {type(said).__name__}")
+    try:
+        return Progress.model_validate(said)
+    except ValidationError as error:
+        wrong = {problem["loc"][0] for problem in error.errors(include_input=False, include_context=False)}
+        heard = Progress.model_validate(
+            {name: value for name, value in said.items() if to_camel(name) not in wrong}
+        )
+        if not heard.model_fields_set:
+            raise
+        return heard
 
 
 def _job_of(pod: Object) -> JobKey:

@@ -16,6 +16,7 @@ from typing import Any
 
 from tessera.api import names
 from tessera.api.heterogeneous_training_job import CheckCounts, PlacementStatus, Progress, Result
+from tessera.api.meta import COUNT_LIMIT
 from tessera.api.reasons import Reason
 from tessera.kube.conditions import find_condition
 
@@ -23,6 +24,8 @@ Object = Mapping[str, Any]
 
 METRICS_LIMIT = 64
 """Metrics of a result that the status keeps, as the schema allows."""
+METRIC_NAME_LIMIT = 128
+"""Characters of a metric's name; what is longer is no name and is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +167,12 @@ def _ending(pod: Object) -> Ending | None:
         return None
     text = str(terminated.get("message") or "").strip()
     said = _json_object(text)
-    message = str(said.get("message") or "") if said is not None else text
+    message = _text(said.get("message") or "") if said is not None else text
     return Ending(
         exit_code=int(terminated.get("exitCode") or 0),
         runtime_reason=str(terminated.get("reason") or ""),
         finished_at=terminated.get("finishedAt"),
-        outcome=str(said.get("outcome")) if said is not None and said.get("outcome") else None,
+        outcome=_text(said["outcome"]) if said is not None and said.get("outcome") else None,
         message=message,
         progress=_last_progress(said) if said is not None else None,
         result=_result(said or {}, message=message, finished_at=terminated.get("finishedAt")),
@@ -192,22 +195,39 @@ def _result(said: Mapping[str, Any], *, message: str, finished_at: str | None) -
         )
     measured = said.get("metrics")
     metrics = {
-        str(name): float(value)
+        _text(name): number
         for name, value in sorted((measured if isinstance(measured, Mapping) else {}).items())
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if 0 < len(name) <= METRIC_NAME_LIMIT and (number := _finite(value)) is not None
     }
     path = said.get("resultPath")
     return Result(
         checks=counts,
         metrics=dict(list(metrics.items())[:METRICS_LIMIT]),
-        result_path=str(path)[:1024] if path else None,
+        result_path=_text(path)[:1024] if path else None,
         message=message[:4096] or None,
         finished_at=finished_at,
     )
 
 
 def _natural(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= COUNT_LIMIT else None
+
+
+def _finite(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _text(value: object) -> str:
+    """As a string that can be stored: JSON may spell half a character (a lone surrogate), UTF-8 cannot."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _finish(status: Object) -> Finish | None:
@@ -226,7 +246,7 @@ def _finish(status: Object) -> Finish | None:
 def _json_object(text: str) -> Mapping[str, Any] | None:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -222,6 +222,40 @@ async def test_a_full_disk_undoes_the_preparation(bench: Workbench, monkeypatch:
     assert bench.layout() == []
 
 
+async def test_a_full_disk_keeps_a_release_from_happening_only_in_memory(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.transactions.prepare(bench.claim("a", ("2g.20gb", 4)))
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(bench.transactions._checkpoint, "store", _no_space)
+        for _ in range(2):
+            with pytest.raises(PrepareError, match="No space left"):
+                await bench.transactions.release("uid-a")
+    assert bench.transactions.ledger.claims.keys() == {"uid-a"}
+    assert await bench.transactions.release("uid-a") is not None
+    assert bench.checkpoint.load().claims == {}
+
+
+async def test_a_full_disk_keeps_vanished_slices_until_they_can_be_forgotten_on_disk_too(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await warm(bench, "a", "2g.20gb", 4)
+    await bench.transactions.prepare(bench.claim("b", ("2g.20gb", 0)))
+    control.reset(bench.simulator, index=0)
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(bench.transactions._checkpoint, "store", _no_space)
+        await bench.transactions.refresh()
+        with pytest.raises(PrepareError, match="No space left"):
+            await bench.transactions.prepare(bench.claim("b", ("2g.20gb", 0)))
+    assert bench.transactions.ledger == bench.checkpoint.load()
+    await bench.transactions.refresh()
+    assert bench.checkpoint.load().warm == {}
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
 async def test_a_warm_slice_with_a_process_is_not_destroyed(bench: Workbench) -> None:
     await warm(bench, "a", "2g.20gb", 4)
     (uuid,) = bench.transactions.ledger.warm

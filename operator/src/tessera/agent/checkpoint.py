@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.agent.claims import ClaimKey
+from tessera.api.errors import TesseraError
 
 VERSION = 1
 
@@ -26,6 +27,17 @@ class DamagedCheckpoint(RuntimeError):
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(f"checkpoint {path} {why}")
+
+
+class UnreadableCheckpoint(TesseraError):
+    """The file may be good, but it cannot be read: nothing is rebuilt over it."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"checkpoint {path} cannot be read",
+            why,
+            "Make it readable for the agent (--state-dir), or remove it: the agent then rebuilds it",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +147,18 @@ class CheckpointFile:
         self.path = path
 
     def load(self) -> Ledger:
-        """The ledger; an empty one when there is no file yet. Raises `DamagedCheckpoint`."""
+        """The ledger; an empty one when there is no file yet.
+
+        Raises `DamagedCheckpoint`, and `UnreadableCheckpoint` when the disk or its permissions refuse.
+        """
         try:
             document = json.loads(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return Ledger()
+        except IsADirectoryError:
+            raise DamagedCheckpoint(self.path, "is a directory") from None
+        except OSError as error:
+            raise UnreadableCheckpoint(self.path, error.strerror or str(error)) from error
         except ValueError as error:
             raise DamagedCheckpoint(self.path, f"is torn ({error})") from error
         if not isinstance(document, dict) or not isinstance(document.get("data"), dict):
@@ -163,8 +182,18 @@ class CheckpointFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, json.dumps({"checksum": _checksum(data), "data": data}, indent=1))
 
-    def set_aside(self) -> Path:
-        """Keep a damaged file for inspection under another name."""
+    def set_aside(self) -> Path | None:
+        """Keep what stands there for inspection under another name too; None when nothing stands there.
+
+        A damaged file also keeps its own name until `store` replaces it: an agent that starts in between
+        must find the damage again, not an empty ledger. Raises `OSError`.
+        """
         aside = self.path.with_suffix(".damaged.json")
-        self.path.replace(aside)
+        if self.path.is_dir():
+            self.path.replace(aside)
+        elif self.path.exists():
+            aside.unlink(missing_ok=True)
+            os.link(self.path, aside)
+        else:
+            return None
         return aside

@@ -127,14 +127,23 @@ class Fleet:
         agent = self._agents.get(name)
         if agent is None:
             agent = self._agents[name] = await asyncio.to_thread(self._open, name)
-            for uid, record in agent.ledger.claims.items():
-                self._held.setdefault((record.key.namespace, record.key.name), set()).add((name, uid))
-                self._queue.add(ClaimTask(record.key.namespace, record.key.name))
-            for claim in self._claims.items():
-                if allocated_here(claim, node=name):
-                    self._queue.add(ClaimTask(claim["metadata"]["namespace"], claim["metadata"]["name"]))
+        first = not agent.refreshed
         await agent.refresh()
+        if first:
+            self._take_up(name, agent)
         return self._settings.refresh_seconds
+
+    def _take_up(self, name: str, agent: NodeAgent) -> None:
+        """Look at every claim that the agent's ledger or the API has for the node.
+
+        After the first refresh, because only then a lost ledger is rebuilt.
+        """
+        for uid, record in agent.ledger.claims.items():
+            self._held.setdefault((record.key.namespace, record.key.name), set()).add((name, uid))
+            self._queue.add(ClaimTask(record.key.namespace, record.key.name))
+        for claim in self._claims.items():
+            if allocated_here(claim, node=name):
+                self._queue.add(ClaimTask(claim["metadata"]["namespace"], claim["metadata"]["name"]))
 
     def _open(self, name: str) -> NodeAgent:
         directory = self._settings.state_dir / name
@@ -160,7 +169,12 @@ class Fleet:
         wanted = _nodes_of(claim) & self._agents.keys() if claim is not None else set()
         for node, held_uid in list(self._held.get(where, ())):
             if node in self._agents and (node not in wanted or held_uid != uid):
-                await self._release(node, ClaimKey(namespace=task.namespace, name=task.name, uid=held_uid))
+                key = ClaimKey(namespace=task.namespace, name=task.name, uid=held_uid)
+                try:
+                    await self._release(node, key)
+                except PrepareError as error:
+                    log.warning("claim %s on node %s: %s", key, node, error)
+                    return _RETRY_SECONDS
         if claim is None or not (claim.get("status") or {}).get("reservedFor"):
             return None
         for node in wanted:

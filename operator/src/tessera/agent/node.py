@@ -101,14 +101,22 @@ class NodeAgent:
     def open(self) -> None:
         """Read the checkpoint.
 
-        A damaged one is set aside, and the ledger is rebuilt before the first prepare.
+        A damaged one, or none where CDI specs tell of claims, makes the first refresh rebuild the ledger;
+        until then nothing is prepared or released, and the damaged file stays where it is. Raises
+        `UnreadableCheckpoint`.
         """
         try:
             self._transactions.ledger = self._checkpoint.load()
         except DamagedCheckpoint as error:
-            aside = self._checkpoint.set_aside()
-            log.error("%s; kept as %s, rebuilding from CDI specs, NVML and the API", error, aside)
+            log.error("%s; rebuilding from CDI specs, NVML and the API", error)
             self._lost_ledger = True
+        else:
+            if not self._checkpoint.path.exists() and self._cdi.claim_uids():
+                log.error(
+                    "checkpoint %s is gone but CDI specs are there; rebuilding from them, NVML and the API",
+                    self._checkpoint.path,
+                )
+                self._lost_ledger = True
 
     @property
     def ledger(self) -> Ledger:
@@ -176,11 +184,7 @@ class NodeAgent:
         """Make the claim's slices exist. Raises `PrepareError`."""
         try:
             with timed(PREPARE_SECONDS):
-                if self._lost_ledger:
-                    raise PrepareError(
-                        Reason.RECONCILING,
-                        "the agent rebuilds its damaged checkpoint; the kubelet will try again",
-                    )
+                self._refuse_while_lost()
                 allocated = await self._reader.read(claim, timeout_seconds=timeout_seconds)
                 record = await self._transactions.prepare(allocated)
         except PrepareError as error:
@@ -198,10 +202,17 @@ class NodeAgent:
     async def unprepare(self, claim: ClaimKey) -> None:
         """Give the claim's slices up; they stay warm. Raises `PrepareError`."""
         with timed(UNPREPARE_SECONDS):
+            self._refuse_while_lost()
             record = await self._transactions.release(claim.uid)
         if record is not None:
             self._tell(claim, "Normal", Reason.UNPREPARED, f"node {self._options.name} keeps the slice warm")
         self.poke()
+
+    def _refuse_while_lost(self) -> None:
+        if self._lost_ledger:
+            raise PrepareError(
+                Reason.RECONCILING, "the agent rebuilds its lost checkpoint; the kubelet will try again"
+            )
 
     async def refresh(self) -> None:
         """Look at the driver, then publish devices, status and metrics.
@@ -267,11 +278,11 @@ class NodeAgent:
             claims=await self._reader.all_here(),
             published=published_uuids(gpu_node),
         )
-        self._transactions.adopt(ledger)
+        aside = await self._transactions.adopt(ledger)
         self._lost_ledger = False
         message = (
-            f"checkpoint was damaged; rebuilt with {len(ledger.claims)} claims "
-            f"and {len(ledger.warm)} warm slices"
+            f"checkpoint was {'missing' if aside is None else f'damaged (kept as {aside})'}; "
+            f"rebuilt with {len(ledger.claims)} claims and {len(ledger.warm)} warm slices"
         )
         log.warning("node %s: %s", self._options.name, message)
         if self._options.events:

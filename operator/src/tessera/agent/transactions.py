@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from tessera.agent.cdi import CDIDirectory
 from tessera.agent.checkpoint import CheckpointFile, ClaimRecord, DeviceRecord, Ledger, Phase, Slice
@@ -41,8 +42,22 @@ class Transactions:
         self._turn = asyncio.Lock()
         self.ledger = ledger
 
-    def adopt(self, ledger: Ledger) -> None:
-        """Start from another ledger, found by recovery, and store it."""
+    async def adopt(self, ledger: Ledger) -> Path | None:
+        """Start from another ledger, found by recovery, and store it in place of the damaged one.
+
+        Returns where the damaged one is kept, None when there was none. Raises `OSError`.
+        """
+        async with self._turn:
+            aside = self._checkpoint.set_aside()
+            self._commit(claims=ledger.claims, warm=ledger.warm)
+            return aside
+
+    def _commit(self, *, claims: Mapping[str, ClaimRecord], warm: Mapping[str, Slice]) -> None:
+        """Make this the ledger: on disk first, so that memory never knows more than the next agent will.
+
+        Raises `OSError`; the ledger is then what it was.
+        """
+        ledger = Ledger(claims=dict(claims), warm=dict(warm))
         self._checkpoint.store(ledger)
         self.ledger = ledger
 
@@ -63,7 +78,10 @@ class Transactions:
                     if not self._cdi.exists(claim.key.uid):
                         self._cdi.write(record)
                     return record
-                self._forget(record, gpus)
+                try:
+                    self._forget(record, gpus)
+                except OSError as error:
+                    raise _not_stored(record, error) from error
             devices = tuple(resolve(device, gpus) for device in claim.devices)
             plan = make_plan(devices, gpus, self.ledger)
             intent = ClaimRecord(
@@ -82,12 +100,12 @@ class Transactions:
         driver.
 
         Returns the record, None when the claim was unknown. Raises `PrepareError` when half-made slices
-        could not be removed.
+        could not be removed, or the disk refuses; the claim is then still held.
         """
         async with self._turn:
-            self._cdi.remove(claim_uid)
             record = self.ledger.claims.get(claim_uid)
             if record is None:
+                self._cdi.remove(claim_uid)
                 return None
             if record.phase is Phase.PREPARING:
                 await self._undo(record)
@@ -96,11 +114,12 @@ class Transactions:
                         Reason.NVML_ERROR, f"claim {record.key}: half-made slices could not be removed"
                     )
                 return record
-            del self.ledger.claims[claim_uid]
-            for device in record.devices:
-                if device.slice is not None:
-                    self.ledger.warm[device.slice.uuid] = device.slice
-            self._checkpoint.store(self.ledger)
+            made = [device.slice for device in record.devices if device.slice is not None]
+            try:
+                self._cdi.remove(claim_uid)
+                self._let_go(record, made)
+            except OSError as error:
+                raise _not_stored(record, error) from error
             return record
 
     async def refresh(self) -> tuple[Inventory, Ledger]:
@@ -126,11 +145,13 @@ class Transactions:
                 for warm in self.ledger.warm.values()
                 if warm.gpu_uuid in readable and warm.uuid not in present
             ]
-            for uuid in vanished:
-                del self.ledger.warm[uuid]
             if vanished:
                 log.info("%d warm slices are gone from the driver, as after a GPU reset", len(vanished))
-                self._checkpoint.store(self.ledger)
+                kept = {uuid: warm for uuid, warm in self.ledger.warm.items() if uuid not in vanished}
+                try:
+                    self._commit(claims=self.ledger.claims, warm=kept)
+                except OSError as error:
+                    log.error("the checkpoint cannot be written, it will be tried again: %s", error)
             return inventory, Ledger(claims=dict(self.ledger.claims), warm=dict(self.ledger.warm))
 
     async def _ask_inventory(self) -> tuple[GPU, ...]:
@@ -150,15 +171,16 @@ class Transactions:
 
         what of it still exists becomes warm, the rest vanished with a GPU reset.
         """
-        del self.ledger.claims[record.key.uid]
-        for device in record.devices:
-            if device.slice is not None and _exists(device.slice, gpus):
-                self.ledger.warm[device.slice.uuid] = device.slice
-        self._checkpoint.store(self.ledger)
+        slices = (device.slice for device in record.devices)
+        self._let_go(record, [made for made in slices if made is not None and _exists(made, gpus)])
+
+    def _let_go(self, record: ClaimRecord, warm: Iterable[Slice]) -> None:
+        """Drop the record; these of its slices become warm. Raises `OSError`, having changed nothing."""
+        claims = {uid: other for uid, other in self.ledger.claims.items() if uid != record.key.uid}
+        self._commit(claims=claims, warm={**self.ledger.warm, **{made.uuid: made for made in warm}})
 
     def _store_claim(self, record: ClaimRecord) -> None:
-        self.ledger.claims[record.key.uid] = record
-        self._checkpoint.store(self.ledger)
+        self._commit(claims={**self.ledger.claims, record.key.uid: record}, warm=self.ledger.warm)
 
     async def _carry_out(self, intent: ClaimRecord) -> ClaimRecord:
         for warm in intent.removed:
@@ -172,15 +194,8 @@ class Transactions:
         taken = {warm.uuid for warm in intent.removed} | {
             device.slice.uuid for device in made if device.slice is not None
         }
-        warm_before = dict(self.ledger.warm)
-        self.ledger.warm = {uuid: warm for uuid, warm in warm_before.items() if uuid not in taken}
-        self.ledger.claims[intent.key.uid] = done
-        try:
-            self._checkpoint.store(self.ledger)
-        except OSError:
-            self.ledger.warm = warm_before
-            self.ledger.claims[intent.key.uid] = intent
-            raise
+        kept = {uuid: warm for uuid, warm in self.ledger.warm.items() if uuid not in taken}
+        self._commit(claims={**self.ledger.claims, intent.key.uid: done}, warm=kept)
         return done
 
     async def _create(self, wanted: DeviceRecord | Slice) -> Slice:
@@ -254,6 +269,14 @@ class Transactions:
             compute.uuid in self.ledger.warm or self.ledger.holder(compute.uuid) is not None
             for compute in instance.compute
         )
+
+
+def _not_stored(record: ClaimRecord, error: OSError) -> PrepareError:
+    return PrepareError(
+        Reason.RECONCILE_ERROR,
+        f"claim {record.key} is still held, because the release cannot be written down: {error}; "
+        "make room on, or repair, the disk of the agent's --state-dir",
+    )
 
 
 def _complete(made: Slice, present: tuple[GPUInstance, ...]) -> bool:

@@ -1,0 +1,162 @@
+"""The node agent over an API in memory: its memory, the disk or the cluster are not as it left them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pytest
+from tessera.agent.claims import ClaimKey, PrepareError
+from tessera.agent.node import NodeAgent, NodeOptions
+from tessera.api.reasons import Reason
+from tessera.kube.errors import NotFound, Unreachable
+from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
+
+Workbench = Any
+NODE = "node-a"
+
+
+class _Listed(NamedTuple):
+    items: list[dict[str, Any]]
+
+
+@dataclass
+class APIInMemory:
+    """The five verbs that one agent uses, without a server."""
+
+    objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    claims_unreachable: bool = False
+
+    async def get(self, resource: Any, name: str, namespace: str | None = None) -> dict[str, Any]:
+        if (resource.kind, name) not in self.objects:
+            raise NotFound(404, "NotFound", f"{resource.kind} {name} not found")
+        return copy.deepcopy(self.objects[resource.kind, name])
+
+    async def list(self, resource: Any, **_: Any) -> _Listed:
+        if resource is RESOURCE_CLAIMS and self.claims_unreachable:
+            raise Unreachable("GET /resourceclaims", "connection refused")
+        return _Listed(
+            [copy.deepcopy(item) for (kind, _), item in self.objects.items() if kind == resource.kind]
+        )
+
+    async def apply(self, resource: Any, item: dict[str, Any], **_: Any) -> dict[str, Any]:
+        present = self.objects.setdefault((resource.kind, item["metadata"]["name"]), {"metadata": {}})
+        present["metadata"] |= item["metadata"]
+        present |= {key: copy.deepcopy(value) for key, value in item.items() if key != "metadata"}
+        return copy.deepcopy(present)
+
+    async def delete(self, resource: Any, name: str, **_: Any) -> None:
+        self.objects.pop((resource.kind, name), None)
+
+    def put_claim(self, bench: Workbench, name: str, profile: str, start: int) -> ClaimKey:
+        """A claim with an allocation on the node, as the scheduler writes it."""
+        claim = bench.claim(name, (profile, start))
+        (device,) = claim.devices
+        result = {"request": "slice-0", "driver": "gpu.tessera.dev", "pool": NODE, "device": device.device}
+        self.objects[RESOURCE_CLAIMS.kind, name] = {
+            "metadata": {"namespace": "default", "name": name, "uid": claim.key.uid},
+            "status": {"allocation": {"devices": {"results": [result]}}},
+        }
+        key: ClaimKey = claim.key
+        return key
+
+    @property
+    def gpu_node(self) -> dict[str, Any]:
+        return self.objects[GPU_NODES.kind, NODE]
+
+    def ready(self) -> dict[str, Any]:
+        condition: dict[str, Any] = self.gpu_node["status"]["conditions"][0]
+        return condition
+
+    def states(self) -> list[tuple[str, str]]:
+        return [
+            (instance["profile"], instance["state"])
+            for gpu in self.gpu_node["status"]["gpus"]
+            for instance in gpu.get("instances") or []
+        ]
+
+    def published(self) -> set[str]:
+        return {
+            device["name"]
+            for (kind, _), item in self.objects.items()
+            if kind == RESOURCE_SLICES.kind
+            for device in item["spec"].get("devices") or []
+        }
+
+
+@pytest.fixture
+def api() -> APIInMemory:
+    api = APIInMemory()
+    api.objects[NODES.kind, NODE] = {"metadata": {"name": NODE, "uid": "uid-of-node"}}
+    return api
+
+
+def start(bench: Workbench, api: APIInMemory) -> NodeAgent:
+    """The agent as a new process would find the node."""
+    client: Any = api
+    agent = NodeAgent(
+        client=client,
+        driver=bench.driver,
+        checkpoint=bench.checkpoint,
+        cdi=bench.cdi,
+        options=NodeOptions(name=NODE, enable_mig=True, events=False),
+    )
+    agent.registered = True
+    agent.open()
+    return agent
+
+
+async def serving(bench: Workbench, api: APIInMemory, *names: str) -> NodeAgent:
+    """An agent that has prepared these claims, each 2g.20gb, side by side."""
+    agent = start(bench, api)
+    await agent.refresh()
+    for number, name in enumerate(names):
+        await agent.prepare(api.put_claim(bench, name, "2g.20gb", 2 * number), timeout_seconds=5)
+    await agent.refresh()
+    return agent
+
+
+async def test_a_second_start_before_the_rebuild_still_finds_the_damage(
+    bench: Workbench, api: APIInMemory
+) -> None:
+    await serving(bench, api, "a")
+    bench.checkpoint.path.write_text("torn")
+    api.claims_unreachable = True
+    with pytest.raises(Unreachable):
+        await start(bench, api).refresh()
+    api.claims_unreachable = False
+    agent = start(bench, api)
+    await agent.refresh()
+    assert agent.ledger.claims.keys() == {"uid-a"}
+    assert api.states() == [("2g.20gb", "InUse")]
+    assert bench.checkpoint.path.with_suffix(".damaged.json").read_text() == "torn"
+
+
+async def test_a_missing_checkpoint_with_cdi_specs_is_rebuilt(bench: Workbench, api: APIInMemory) -> None:
+    await serving(bench, api, "a")
+    bench.checkpoint.path.unlink()
+    agent = start(bench, api)
+    await agent.refresh()
+    assert agent.ledger.claims.keys() == bench.checkpoint.load().claims.keys() == {"uid-a"}
+
+
+async def test_a_directory_in_the_checkpoints_place_is_moved_away(bench: Workbench, api: APIInMemory) -> None:
+    await serving(bench, api, "a")
+    bench.checkpoint.path.unlink()
+    bench.checkpoint.path.mkdir()
+    agent = start(bench, api)
+    await agent.refresh()
+    assert bench.checkpoint.load().claims.keys() == {"uid-a"}
+
+
+async def test_nothing_is_released_before_the_ledger_is_rebuilt(bench: Workbench, api: APIInMemory) -> None:
+    await serving(bench, api, "a")
+    bench.checkpoint.path.write_text("torn")
+    agent = start(bench, api)
+    with pytest.raises(PrepareError) as raised:
+        await agent.unprepare(ClaimKey(namespace="default", name="a", uid="uid-a"))
+    assert raised.value.reason is Reason.RECONCILING
+    await agent.refresh()
+    await agent.unprepare(ClaimKey(namespace="default", name="a", uid="uid-a"))
+    assert bench.checkpoint.load().claims == {}

@@ -82,6 +82,8 @@ class Scheduler:
         while True:
             await self._elector.run(self._lead)
             self._round_ended_at = None
+            # The trouble was a leader's; as a candidate this replica is as good as any other.
+            self._trouble = None
             _log.warning("%s does not lead any more", self._settings.identity)
 
     async def alive(self) -> str | None:
@@ -97,6 +99,7 @@ class Scheduler:
     async def _lead(self) -> None:
         await asyncio.sleep(self._settings.settle_seconds)
         follow = _Informers(self._client, self._note)
+        self._trouble = "the cluster is not listed yet"
         try:
             await follow.start()
             _log.info("the cluster is listed; scheduling begins")
@@ -104,8 +107,7 @@ class Scheduler:
         except LeadershipLost as error:
             _log.warning("%s", error)
         except TimeoutError as error:
-            self._trouble = f"the cluster cannot be listed: {error}"
-            _log.error("%s; the Lease is given back", self._trouble)
+            _log.error("the cluster cannot be listed: %s; the Lease is given back", error)
         finally:
             await follow.stop()
             # What a leader showed must not stand beside the next leader's numbers.

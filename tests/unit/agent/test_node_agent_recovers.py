@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,6 +13,7 @@ import pytest
 from tessera.agent.claims import ClaimKey, PrepareError
 from tessera.agent.node import NodeAgent, NodeOptions
 from tessera.api.reasons import Reason
+from tessera.gpu.simulator import control
 from tessera.kube.errors import NotFound, Unreachable
 from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
 
@@ -29,6 +33,8 @@ class APIInMemory:
     claims_unreachable: bool = False
 
     async def get(self, resource: Any, name: str, namespace: str | None = None) -> dict[str, Any]:
+        if resource is RESOURCE_CLAIMS and self.claims_unreachable:
+            raise Unreachable("GET /resourceclaims", "connection refused")
         if (resource.kind, name) not in self.objects:
             raise NotFound(404, "NotFound", f"{resource.kind} {name} not found")
         return copy.deepcopy(self.objects[resource.kind, name])
@@ -92,7 +98,7 @@ def api() -> APIInMemory:
     return api
 
 
-def start(bench: Workbench, api: APIInMemory) -> NodeAgent:
+def start(bench: Workbench, api: APIInMemory, *, clock: Callable[[], float] = time.monotonic) -> NodeAgent:
     """The agent as a new process would find the node."""
     client: Any = api
     agent = NodeAgent(
@@ -101,6 +107,7 @@ def start(bench: Workbench, api: APIInMemory) -> NodeAgent:
         checkpoint=bench.checkpoint,
         cdi=bench.cdi,
         options=NodeOptions(name=NODE, enable_mig=True, events=False),
+        clock=clock,
     )
     agent.registered = True
     agent.open()
@@ -160,3 +167,60 @@ async def test_nothing_is_released_before_the_ledger_is_rebuilt(bench: Workbench
     await agent.refresh()
     await agent.unprepare(ClaimKey(namespace="default", name="a", uid="uid-a"))
     assert bench.checkpoint.load().claims == {}
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_claim_that_exists_no_more_gives_its_slice_up_after_the_grace_time(
+    bench: Workbench, api: APIInMemory
+) -> None:
+    await serving(bench, api, "gone", "made-again", "there")
+    del api.objects[RESOURCE_CLAIMS.kind, "gone"]
+    api.objects[RESOURCE_CLAIMS.kind, "made-again"]["metadata"]["uid"] = "another"
+    clock = Clock()
+    agent = start(bench, api, clock=clock)
+    await agent.refresh()
+    clock.now += 59
+    await agent.refresh()
+    assert len(agent.ledger.claims) == 3
+    clock.now += 16
+    await agent.refresh()
+    assert bench.checkpoint.load().claims.keys() == {"uid-there"}
+    assert sorted(state for _, state in api.states()) == ["InUse", "Warm", "Warm"]
+
+
+async def test_a_claim_that_exists_no_more_keeps_its_slice_while_a_process_runs_on_it(
+    bench: Workbench, api: APIInMemory
+) -> None:
+    agent = await serving(bench, api, "gone")
+    (record,) = agent.ledger.claims.values()
+    assert record.devices[0].slice is not None
+    control.occupy(bench.simulator, mig_uuid=record.devices[0].slice.uuid, pid=os.getpid())
+    del api.objects[RESOURCE_CLAIMS.kind, "gone"]
+    clock = Clock()
+    agent = start(bench, api, clock=clock)
+    for _ in range(3):
+        await agent.refresh()
+        clock.now += 100
+    assert agent.ledger.claims.keys() == {"uid-gone"}
+
+
+async def test_an_api_that_does_not_answer_is_no_proof_that_a_claim_is_gone(
+    bench: Workbench, api: APIInMemory
+) -> None:
+    await serving(bench, api, "a")
+    api.claims_unreachable = True
+    clock = Clock()
+    agent = start(bench, api, clock=clock)
+    for _ in range(3):
+        await agent.refresh()
+        clock.now += 100
+    assert agent.ledger.claims.keys() == {"uid-a"}

@@ -62,6 +62,14 @@ class ClaimReader:
                     ) from error
             await asyncio.sleep(_RETRY_SECONDS)
 
+    async def exists(self, key: ClaimKey) -> bool:
+        """Whether the API has the claim with that very UID. Raises `ApiError` or `Unreachable`."""
+        try:
+            claim = await self._client.get(RESOURCE_CLAIMS, key.name, key.namespace)
+        except NotFound:
+            return False
+        return bool(claim["metadata"]["uid"] == key.uid)
+
     async def all_here(self) -> tuple[AllocatedClaim, ...]:
         """Every claim of the cluster that has devices on this node."""
         claims = await self._client.list(RESOURCE_CLAIMS)

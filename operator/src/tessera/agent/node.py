@@ -22,6 +22,7 @@ from tessera.agent.claim_reader import ClaimReader
 from tessera.agent.claims import ClaimKey, PrepareError
 from tessera.agent.devices import Owner
 from tessera.agent.gpunode import READY, GPUNodeWriter, View, state_of
+from tessera.agent.orphans import Orphans
 from tessera.agent.publisher import Publisher
 from tessera.agent.recovery import published_uuids, rebuild
 from tessera.agent.transactions import Transactions
@@ -77,6 +78,7 @@ class NodeAgent:
         cdi: CDIDirectory,
         options: NodeOptions,
         on_change: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._driver = driver
@@ -87,6 +89,9 @@ class NodeAgent:
         self._reader = ClaimReader(client, node=options.name)
         self._events = EventRecorder(client, component="agent", instance=options.name)
         self._transactions = Transactions(driver=driver, checkpoint=checkpoint, cdi=cdi, ledger=Ledger())
+        self._orphans = Orphans(
+            reader=self._reader, transactions=self._transactions, driver=driver, clock=clock
+        )
         self._owner: Owner | None = None
         self._publisher: Publisher | None = None
         self._lost_ledger = False
@@ -235,6 +240,8 @@ class NodeAgent:
             if any(_wants_mig(gpu) for gpu in self._inventory.gpus):
                 notes = await self._enable_mig(self._inventory, gpu_node)
                 self._inventory, ledger = await self._transactions.refresh()
+            if await self._release_orphans():
+                self._inventory, ledger = await self._transactions.refresh()
             self._faults_in_a_row = 0
         except NVMLFault as error:
             fault = error
@@ -251,6 +258,19 @@ class NodeAgent:
         await writer.write(view)
         self._count(view)
         self.refreshed = True
+
+    async def _release_orphans(self) -> bool:
+        """Release prepared claims that exist no more; whether there were any."""
+        released = await self._orphans.release()
+        for record in released:
+            self._tell(
+                record.key,
+                "Warning",
+                Reason.UNPREPARED,
+                f"the claim exists no more and the kubelet of node {self._options.name} did not release it; "
+                "its slice is warm now",
+            )
+        return bool(released)
 
     def _awaits_registration(self, gpu_node: Mapping[str, Any]) -> bool:
         """A restarted agent of a ready node stays ready while the kubelet finds it again:

@@ -95,6 +95,11 @@ class Driver(abc.ABC):
         instances: tuple[GPUInstance, ...] = await self.call("instances", gpu_uuid)
         return instances
 
+    async def processes(self, mig_uuid: str) -> tuple[int, ...]:
+        """Process ids that run on the MIG device now; `NOT_FOUND` when there is no such device."""
+        processes: tuple[int, ...] = await self.call("processes", mig_uuid)
+        return processes
+
     async def set_mig_mode(self, gpu_uuid: str, enabled: bool) -> int:
         """Switch MIG mode.
 

@@ -121,6 +121,14 @@ class NVML:
         with self._session():
             return _instances(_gpu_handle(gpu_uuid), gpu_uuid)
 
+    def processes(self, mig_uuid: str) -> tuple[int, ...]:
+        """Process ids that run on the MIG device."""
+        with self._session():
+            running = _call(
+                pynvml.nvmlDeviceGetComputeRunningProcesses, _gpu_handle(mig_uuid), target=mig_uuid
+            )
+            return tuple(int(process.pid) for process in running)
+
     def set_mig_mode(self, gpu_uuid: str, enabled: bool) -> int:
         """Switch MIG mode; returns the activation status, apart from the call's own result."""
         with self._session():

@@ -123,11 +123,14 @@ def kill_pod_processes(pod: Object, sig: signal.Signals = signal.SIGKILL) -> lis
     return pids
 
 
-def claimed_pod(name: str, *, profile: str, image: str) -> list[Object]:
-    """A pod of no job of ours: any user's, with an ordinary claim; it prints its slice's profile and ends."""
+def claimed_pod(name: str, *, profile: str, image: str, sleeps_seconds: int = 0) -> list[Object]:
+    """A pod of no job of ours: any user's, with an ordinary claim; it prints its slice, sleeps and ends."""
     selector = f'device.attributes["gpu.tessera.dev"].profile == "{profile}"'
     exactly = {"deviceClassName": "slice.tessera.dev", "selectors": [{"cel": {"expression": selector}}]}
-    program = "import os; print(os.environ['TESSERA_SLICE_PROFILE'], os.environ['CUDA_VISIBLE_DEVICES'])"
+    program = (
+        "import os, time; print(os.environ['TESSERA_SLICE_PROFILE'], os.environ['CUDA_VISIBLE_DEVICES']); "
+        f"time.sleep({sleeps_seconds})"
+    )
     container = {
         "name": "main",
         "image": image,
@@ -148,6 +151,7 @@ def claimed_pod(name: str, *, profile: str, image: str) -> list[Object]:
             "metadata": {"name": name},
             "spec": {
                 "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 1,
                 "containers": [container],
                 "resourceClaims": [{"name": "slice", "resourceClaimTemplateName": name}],
             },

@@ -7,7 +7,6 @@ GPUs and the jobs while they run, and ends when every job has either ended or sa
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import shutil
 import time
@@ -25,6 +24,7 @@ from rich.table import Table
 from tessera.api.errors import TesseraError
 from tessera.cli.frame import Frame, Job, build_frame
 from tessera.cli.mosaic import render
+from tessera.cli.top import as_svg
 from tessera.kube.client import KubeClient
 from tessera.kube.resources import GPU_NODES, HETEROGENEOUS_TRAINING_JOBS, PODS, RESOURCE_CLAIMS
 from tessera.local.images import checkout_directory
@@ -70,6 +70,12 @@ def command(*, down: bool, name: str, nodes: int | None, picture: Path | None) -
         progress.say(f"picture saved to {picture}")
     console.print(_results(watched.frame, stack))
     _say_how_to_go_on(stack, watched.frame, console, seconds=time.monotonic() - began)
+    failed = {job.name: job.message for job in watched.frame.jobs if job.finished == "Failed"}
+    if failed:
+        said = "; ".join(f"{name}: {message}" for name, message in failed.items())
+        raise TesseraError(
+            f"{len(failed)} of the demo's jobs failed", said, "`kubectl describe htj` tells more"
+        )
 
 
 def _apply_quickstart(stack: Stack, progress: Progress) -> list[str]:
@@ -168,7 +174,7 @@ class _Lines:
 
 def _results(frame: Frame, stack: Stack) -> Table:
     """One row per job that ended; 80 columns."""
-    table = Table(title="Results", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="Results", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("job", "slice", "where", "outcome"):
         table.add_column(column, no_wrap=True)
     for column in ("SSIM", "PSNR dB", "train"):
@@ -202,10 +208,8 @@ def _result_file(stack: Stack, job: str) -> dict[str, Any]:
 
 
 def _save_picture(frame: Frame, path: Path) -> None:
-    console = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO())
-    console.print(render(frame, width=PICTURE_WIDTH))
     path.parent.mkdir(parents=True, exist_ok=True)
-    console.save_svg(str(path), title="tessera top")
+    path.write_text(as_svg(frame, width=PICTURE_WIDTH))
 
 
 def _say_how_to_go_on(stack: Stack, frame: Frame, console: Console, *, seconds: float) -> None:

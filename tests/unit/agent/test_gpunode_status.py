@@ -53,6 +53,13 @@ def test_a_node_without_mig_gpus(bench: Workbench) -> None:
         assert "take the agent's label off" in message
 
 
+def test_a_simulator_without_gpus_names_its_flag() -> None:
+    view = View(inventory=inventory(), ledger=Ledger(), registered=True, simulated=True)
+    ready, reason, message = readiness(view)
+    assert (ready, reason) == (False, "NoGPUs")
+    assert "--simulate-count 1" in message
+
+
 def test_mig_mode_off_everywhere(bench: Workbench) -> None:
     off = plain(bench, mig_current=False, mig_pending=False)
     ready, reason, message = readiness(View(inventory=inventory(off), ledger=Ledger(), registered=True))

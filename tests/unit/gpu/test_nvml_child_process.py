@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tessera.gpu.faults import CHILD_DIED, HANG, NVMLFault
+from tessera.gpu.faults import CHILD_DIED, HANG, SIMULATOR_UNUSABLE, NVMLFault
 from tessera.gpu.nvml import NVML
 from tessera.gpu.nvml_process import NVMLProcess, Simulation
 from tessera.gpu.simulator.faults import Fault, FaultInjector
@@ -73,6 +73,43 @@ async def test_a_dead_child_is_a_fault_and_is_replaced(driver: NVMLProcess, tmp_
         await driver.inventory()
     assert raised.value.code == CHILD_DIED
     assert len((await driver.inventory()).gpus) == 2
+
+
+async def test_a_damaged_simulator_names_its_file_and_heals_when_it_is_deleted(
+    driver: NVMLProcess, tmp_path: Path
+) -> None:
+    await driver.inventory()
+    (tmp_path / "gpus.json").write_text("{")
+    for _ in range(2):
+        with pytest.raises(NVMLFault, match=r"gpus\.json is not JSON .*; delete the file") as raised:
+            await driver.inventory()
+        assert raised.value.code == SIMULATOR_UNUSABLE
+    (tmp_path / "gpus.json").unlink()
+    assert len((await driver.inventory()).gpus) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "count", "said"),
+    [
+        ("Z9", 2, "GPU model 'Z9' is not in the profile table; nearest: "),
+        ("H100-80GB", -1, "--simulate-count -1 is not 0..64"),
+        ("H100-80GB", 65, "--simulate-count 65 is not 0..64"),
+    ],
+)
+async def test_a_simulation_that_cannot_be_is_a_fault_that_says_why(
+    tmp_path: Path, model: str, count: int, said: str
+) -> None:
+    driver = NVMLProcess(Simulation(state_dir=str(tmp_path), model=model, count=count))
+    with pytest.raises(NVMLFault) as raised:
+        await driver.inventory()
+    assert said in str(raised.value)
+    await driver.close()
+
+
+async def test_no_simulated_gpus_is_an_empty_inventory(tmp_path: Path) -> None:
+    driver = NVMLProcess(Simulation(state_dir=str(tmp_path), count=0))
+    assert (await driver.inventory()).gpus == ()
+    await driver.close()
 
 
 async def test_a_machine_without_a_driver_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_other_hardware_than_before_is_a_board_swap(tmp_path: Path) -> None:
     assert [gpu.instances for gpu in swapped.gpus] == [[], []]
 
 
-@pytest.mark.parametrize("content", ["{", json.dumps({"version": 99})])
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"version": 99}), json.dumps({"version": 1})])
 def test_a_damaged_state_file_says_what_to_do(tmp_path: Path, content: str) -> None:
     library(tmp_path)
     (tmp_path / "gpus.json").write_text(content)

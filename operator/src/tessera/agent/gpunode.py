@@ -51,6 +51,12 @@ def readiness(view: View) -> tuple[bool, Reason, str]:
         return False, reason, f"{view.fault}; the agent tries again by itself"
     gpus = view.inventory.gpus if view.inventory else ()
     capable = [gpu for gpu in gpus if gpu.model is not None or gpu.fault]
+    if not gpus and view.simulated:
+        return (
+            False,
+            Reason.NO_GPUS,
+            "the simulator has no GPUs; start the agent with --simulate-count 1 or more",
+        )
     if not capable:
         seen = ", ".join(gpu.product for gpu in gpus) or "none"
         return (

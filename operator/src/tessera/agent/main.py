@@ -17,7 +17,7 @@ from tessera.agent.node import NodeAgent, NodeOptions
 from tessera.agent.plugin import Plugin
 from tessera.api.errors import TesseraError
 from tessera.api.names import AGENT_FIELD_MANAGER
-from tessera.gpu.nvml_process import NVMLProcess, Simulation
+from tessera.gpu.nvml_process import MOST_SIMULATED_GPUS, NVMLProcess, Simulation
 from tessera.gpu.profiles import UnknownModel, board
 from tessera.kube.client import KubeClient
 from tessera.metrics.server import start_server
@@ -49,7 +49,7 @@ class AgentSettings:
     simulate: str | None = None
     """Model to simulate instead of using a driver."""
     simulate_count: int = 2
-    """Number of simulated GPUs."""
+    """Number of simulated GPUs; 0 is a node without any."""
     enable_mig: bool = False
     """Switch MIG mode on at idle GPUs without a MIGPartition asking; always so with the simulator."""
     nvml_timeout_seconds: float = 30.0
@@ -60,21 +60,17 @@ class BadSettings(TesseraError):
     """A setting that cannot work."""
 
 
-def check(settings: AgentSettings) -> None:
-    """Raises `BadSettings` for what can be known to be wrong before anything runs."""
-    if settings.simulate is not None:
-        check_model(settings.simulate, settings.simulate_count)
-
-
 def check_model(model: str, count: int) -> None:
     """Raises `BadSettings` for a model that cannot be simulated, or a count outside 1..64."""
     try:
         board(model)
     except UnknownModel as error:
         raise BadSettings("--simulate cannot be used", str(error), "Choose one of these names") from None
-    if not 1 <= count <= 64:
+    if not 1 <= count <= MOST_SIMULATED_GPUS:
         raise BadSettings(
-            "--simulate-count cannot be used", f"{count} is not 1..64", "Choose a number of GPUs"
+            "--simulate-count cannot be used",
+            f"{count} is not 1..{MOST_SIMULATED_GPUS}",
+            "Choose a number of GPUs",
         )
 
 
@@ -89,9 +85,9 @@ def stop_on_signal() -> asyncio.Event:
 async def run(settings: AgentSettings) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    Raises `BadSettings`, and `OSError` when a socket or port cannot be opened.
+    A simulation that cannot be is no reason to end: the GPUNode says so, like a missing driver. Raises
+    `TesseraError` and `OSError` when a socket or port cannot be opened.
     """
-    check(settings)
     stop = stop_on_signal()
     client = await KubeClient.connect(
         kubeconfig=settings.kubeconfig, user_agent="tessera-agent", field_manager=AGENT_FIELD_MANAGER

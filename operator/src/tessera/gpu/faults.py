@@ -8,6 +8,9 @@ HANG = -1
 CHILD_DIED = -2
 """Our own code: the process that makes NVML calls ended during the call."""
 
+SIMULATOR_UNUSABLE = -3
+"""Our own code: the simulated GPUs cannot be made or read; the fault's detail says why."""
+
 _CATALOGUE: dict[int, tuple[str, str, str]] = {
     HANG: (
         "HANG",
@@ -18,6 +21,11 @@ _CATALOGUE: dict[int, tuple[str, str, str]] = {
         "CHILD_DIED",
         "the process that talks to the driver ended",
         "look at the agent's log and at dmesg",
+    ),
+    SIMULATOR_UNUSABLE: (
+        "SIMULATOR_UNUSABLE",
+        "there are no simulated GPUs to use",
+        "correct what is named here (--simulate, --simulate-count, or the simulator's files in --state-dir)",
     ),
     1: ("UNINITIALIZED", "NVML was not initialised", "restart the agent"),
     2: (
@@ -88,17 +96,22 @@ def symbol(code: int) -> str:
 
 
 class NVMLFault(Exception):
-    """An NVML call failed. `code` is NVML's (or `HANG`, `CHILD_DIED`), `target` what it was called on."""
+    """An NVML call failed.
 
-    def __init__(self, code: int, *, call: str, target: str = "") -> None:
+    `code` is NVML's, or one of our own; `target` what it was called on; `detail` says more than the code.
+    """
+
+    def __init__(self, code: int, *, call: str, target: str = "", detail: str = "") -> None:
         self.code = code
+        self.detail = detail
         self.call = call
         self.target = target
         _, self.meaning, self.remedy = _CATALOGUE.get(
             code, ("", f"NVML error {code}", "look it up in nvml.h")
         )
         on = f" on {target}" if target else ""
-        super().__init__(f"{call}{on}: {symbol(code)}, {self.meaning}; remedy: {self.remedy}")
+        said = f"{self.meaning} ({detail})" if detail else self.meaning
+        super().__init__(f"{call}{on}: {symbol(code)}, {said}; remedy: {self.remedy}")
 
     @property
     def symbol(self) -> str:
@@ -106,8 +119,8 @@ class NVMLFault(Exception):
         return symbol(self.code)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (self.code, self.call, self.target))
+        return (_rebuild, (self.code, self.call, self.target, self.detail))
 
 
-def _rebuild(code: int, call: str, target: str) -> NVMLFault:
-    return NVMLFault(code, call=call, target=target)
+def _rebuild(code: int, call: str, target: str, detail: str) -> NVMLFault:
+    return NVMLFault(code, call=call, target=target, detail=detail)

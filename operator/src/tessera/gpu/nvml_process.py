@@ -22,14 +22,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tessera.gpu.driver import Driver
-from tessera.gpu.faults import CHILD_DIED, HANG, NVMLFault
+from tessera.gpu.faults import CHILD_DIED, HANG, SIMULATOR_UNUSABLE, NVMLFault
 from tessera.gpu.nvml import NVML
+from tessera.gpu.profiles import UnknownModel
 
 log = logging.getLogger(__name__)
 
+MOST_SIMULATED_GPUS = 64
 _PR_SET_PDEATHSIG = 1
 
 
@@ -122,20 +124,60 @@ class NVMLProcess(Driver):
                 log.error("NVML process %d does not end; it is stuck in the driver", child.pid)
 
 
-def _open(simulation: str) -> NVML:
-    if not simulation:
-        return NVML()
-    from tessera.gpu.simulator.library import SimulatedLibrary
+class Answering(Protocol):
+    """Who makes the calls in the child."""
 
-    options = Simulation(**json.loads(simulation))
-    return NVML(
-        SimulatedLibrary.at(
-            Path(options.state_dir), model=options.model, count=options.count, seed=options.seed
+    def answer(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        """The result of the `NVML` method of that name. Raises `NVMLFault`."""
+
+
+class _RealNVML:
+    def __init__(self) -> None:
+        self._nvml = NVML()
+
+    def answer(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        return getattr(self._nvml, method)(*arguments)
+
+
+class _SimulatedNVML:
+    """A simulator that is opened at the first request, and anew after it could not be used.
+
+    So a wrong model or a damaged state file is an answer that names it, and heals when it is corrected.
+    """
+
+    def __init__(self, options: Simulation) -> None:
+        self._options = options
+        self._nvml: NVML | None = None
+
+    def answer(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        from tessera.gpu.simulator.state import DamagedState
+
+        try:
+            if self._nvml is None:
+                self._nvml = self._open()
+            return getattr(self._nvml, method)(*arguments)
+        except (DamagedState, UnknownModel, OSError, ValueError) as error:
+            self._nvml = None
+            raise NVMLFault(SIMULATOR_UNUSABLE, call=method, detail=str(error)) from error
+
+    def _open(self) -> NVML:
+        from tessera.gpu.simulator.library import SimulatedLibrary
+
+        options = self._options
+        if not 0 <= options.count <= MOST_SIMULATED_GPUS:
+            raise ValueError(f"--simulate-count {options.count} is not 0..{MOST_SIMULATED_GPUS}")
+        return NVML(
+            SimulatedLibrary.at(
+                Path(options.state_dir), model=options.model, count=options.count, seed=options.seed
+            )
         )
-    )
 
 
-def serve(connection: Connection, nvml: NVML) -> None:
+def _open(simulation: str) -> Answering:
+    return _SimulatedNVML(Simulation(**json.loads(simulation))) if simulation else _RealNVML()
+
+
+def serve(connection: Connection, nvml: Answering) -> None:
     """Answer requests until the other end closes: a result, or the fault as a value."""
     while True:
         try:
@@ -143,7 +185,7 @@ def serve(connection: Connection, nvml: NVML) -> None:
         except (EOFError, ConnectionError):
             return
         try:
-            connection.send(getattr(nvml, method)(*arguments))
+            connection.send(nvml.answer(method, arguments))
         except NVMLFault as fault:
             connection.send(fault)
 

@@ -228,7 +228,10 @@ class StateFile:
             raise DamagedState(self.path, f"is not JSON ({error})") from error
         if not isinstance(data, dict) or data.get("version") != VERSION:
             raise DamagedState(self.path, f"has another version than {VERSION}")
-        return _node(data)
+        try:
+            return _node(data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DamagedState(self.path, f"has another shape ({error!r})") from error
 
     def _store(self, node: Node) -> None:
         temporary = self.path.with_suffix(f".{os.getpid()}.tmp")

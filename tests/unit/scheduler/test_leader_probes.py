@@ -63,6 +63,7 @@ class World:
         self.listed.set()
         self.round: Callable[[], Awaitable[None]] = self.unreachable
         self.rounds = 0
+        self.now = 1000.0
 
         class AWriter(Writer):
             async def settle(writer) -> None:
@@ -73,7 +74,7 @@ class World:
         monkeypatch.setattr(loop, "_Informers", type("Followed", (NothingFollowed,), {"listed": self.listed}))
         monkeypatch.setattr(loop, "Writer", AWriter)
         settings = Settings(lease_namespace="ns", identity="me", settle_seconds=0.0)
-        self.scheduler = Scheduler(cast(KubeClient, None), settings)
+        self.scheduler = Scheduler(cast(KubeClient, None), settings, monotonic=lambda: self.now)
 
     async def unreachable(self) -> None:
         raise Unreachable("no answer", "refused", "start it")
@@ -124,3 +125,17 @@ async def test_a_leader_that_cannot_list_the_cluster_is_not_ready(monkeypatch: p
         world.election.won.set()
         await until(scheduler.ready)
         assert await scheduler.ready() == "the cluster is not listed yet"
+
+
+async def test_a_leader_whose_first_round_hangs_asks_for_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    world.round = world.hang
+    async with running(world) as scheduler:
+        world.election.won.set()
+        await until(lambda: world.rounds)
+        assert await scheduler.alive() is None
+        world.now += 121
+        assert await scheduler.alive() == "no round has ended for 121 s"
+        world.election.lost.set()
+        await until(world.election.waiting.is_set)
+        assert await scheduler.alive() is None, "a candidate has no rounds"

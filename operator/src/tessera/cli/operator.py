@@ -97,7 +97,9 @@ async def serve(settings: OperatorSettings, *, lease_namespace: str, port: int) 
     ) as client:
         operator = Operator(client, settings)
         try:
-            server = await start_server(port, checks={"caches": operator.trouble})
+            server = await start_server(
+                port, checks={"caches": operator.trouble}, health_checks={"work": operator.stuck}
+            )
         except OSError as error:
             raise TesseraError(
                 f"port {port} cannot be opened",

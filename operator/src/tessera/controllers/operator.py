@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,8 @@ from tessera.metrics import registry as metrics
 FLEET_DELAY_SECONDS = 0.3
 """Many claims move at once; partitions are looked at once after the burst."""
 CONCURRENCY = 4
+STUCK_SECONDS = 300.0
+"""Every request to the API server has a limit of its own, far below this: what takes so long has stopped."""
 WATCHED_BY_KOPF = (HETEROGENEOUS_TRAINING_JOBS, MIG_PARTITIONS, GPU_NODES)
 
 _log = logging.getLogger(__name__)
@@ -60,13 +63,15 @@ class OperatorSettings:
 class Operator:
     """One operator process, while it leads."""
 
-    def __init__(self, client: KubeClient, settings: OperatorSettings) -> None:
+    def __init__(
+        self, client: KubeClient, settings: OperatorSettings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._client = client
         self._settings = settings
         self._events = EventRecorder(client, component="operator", instance=settings.identity)
         self._executor = Executor(client, self._events)
         self._queue: WorkQueue[Key] = WorkQueue(
-            worker=self._reconcile, concurrency=CONCURRENCY, name="operator"
+            worker=self._reconcile, concurrency=CONCURRENCY, name="operator", clock=clock
         )
         self._caches = Caches(client, on_job=self._queue.add, on_fleet=self._fleet_moved)
         self._poller = ProgressPoller(
@@ -77,6 +82,8 @@ class Operator:
         )
         self._measured: set[tuple[str, str]] = set()
         self._running = False
+        self._clock = clock
+        self._resynced_at = clock()
 
     async def run(self) -> None:
         """Reconcile until cancelled.
@@ -86,6 +93,7 @@ class Operator:
         """
         try:
             await self._start_caches()
+            self._resynced_at = self._clock()
             self._running = True
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._queue.run(), name="queue")
@@ -115,6 +123,18 @@ class Operator:
         """Why this replica is not at work although it leads; None while all is well or while it waits."""
         return self._caches.trouble() if self._running else None
 
+    async def stuck(self) -> str | None:
+        """For `/healthz`: what has stopped, so that only a restart helps; None while all moves or it waits
+        for the Lease. An API server that does not answer is no such thing: work on it fails and ends.
+        """
+        if not self._running:
+            return None
+        longest = self._queue.longest()
+        if longest is not None and longest[1] > STUCK_SECONDS:
+            return f"work on {longest[0]} has not ended for {longest[1]:.0f} s"
+        silence = self._clock() - self._resynced_at - self._settings.resync_seconds
+        return f"no look at every object for {silence:.0f} s" if silence > STUCK_SECONDS else None
+
     async def _resync(self) -> None:
         """Look at every object now and then: any event may be lost, also one that kopf should have heard."""
         while True:
@@ -126,6 +146,7 @@ class Operator:
                 for job in jobs.items:
                     self._queue.add(_training_key(job["metadata"]["namespace"], job["metadata"]["name"]))
             self._fleet_moved()
+            self._resynced_at = self._clock()
             await asyncio.sleep(self._settings.resync_seconds)
 
     def _fleet_moved(self) -> None:

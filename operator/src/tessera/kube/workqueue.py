@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
@@ -37,6 +38,7 @@ class WorkQueue(Generic[K]):
         concurrency: int = 1,
         name: str,
         backoff: Backoff | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self._worker = worker
@@ -44,7 +46,8 @@ class WorkQueue(Generic[K]):
         self._backoff = backoff or Backoff(first_seconds=0.2, limit_seconds=60.0)
         self._waiting: deque[K] = deque()
         self._dirty: set[K] = set()
-        self._running: set[K] = set()
+        self._clock = clock
+        self._running: dict[K, float] = {}
         self._failures: dict[K, int] = {}
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._wake = asyncio.Semaphore(0)
@@ -91,6 +94,13 @@ class WorkQueue(Generic[K]):
                 timer.cancel()
             self._timers.clear()
 
+    def longest(self) -> tuple[K, float] | None:
+        """The key that has been worked on for longest, and for how many seconds; None while none is."""
+        if not self._running:
+            return None
+        key = min(self._running, key=self._running.__getitem__)
+        return key, self._clock() - self._running[key]
+
     async def wait_idle(self) -> None:
         """Wait until no key waits or runs (keys added for later do not count)."""
         await self._idle.wait()
@@ -110,11 +120,11 @@ class WorkQueue(Generic[K]):
             key = self._waiting.popleft()
             metrics.WORKQUEUE_DEPTH.labels(self.name).set(len(self._waiting))
             self._dirty.discard(key)
-            self._running.add(key)
+            self._running[key] = self._clock()
             try:
                 await self._run_once(key)
             finally:
-                self._running.discard(key)
+                self._running.pop(key, None)
                 if key in self._dirty:
                     self._enqueue(key)
                 elif not self._dirty and not self._running:

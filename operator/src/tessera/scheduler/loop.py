@@ -59,11 +59,17 @@ class Scheduler:
     """One replica. `run` takes part in the election for ever and schedules while it leads."""
 
     def __init__(
-        self, client: KubeClient, settings: Settings, *, clock: Callable[[], float] = time.time
+        self,
+        client: KubeClient,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._settings = settings
         self._clock = clock
+        self._monotonic = monotonic
         self._elector = LeaderElector(
             client,
             namespace=settings.lease_namespace,
@@ -88,9 +94,10 @@ class Scheduler:
 
     async def alive(self) -> str | None:
         """For `/healthz`: a leader whose rounds have stopped should be restarted."""
-        if self._round_ended_at is None or time.monotonic() - self._round_ended_at < _STUCK_SECONDS:
+        if self._round_ended_at is None:
             return None
-        return f"no round has ended for {time.monotonic() - self._round_ended_at:.0f} s"
+        silence = self._monotonic() - self._round_ended_at
+        return f"no round has ended for {silence:.0f} s" if silence >= _STUCK_SECONDS else None
 
     async def ready(self) -> str | None:
         """For `/readyz`: a candidate that waits is ready; a leader is when it can reach the API server."""
@@ -122,6 +129,8 @@ class Scheduler:
         writer = Writer(self._client, events=events, verify=self._elector.verify)
         reader = SnapshotReader()
         gauges_at = float("-inf")
+        # From here on: the first round may be the one that hangs.
+        self._round_ended_at = self._monotonic()
         while True:
             started = time.monotonic()
             self._changed.clear()
@@ -151,7 +160,7 @@ class Scheduler:
                 metrics.UNHANDLED_ERRORS_TOTAL.labels("scheduler round").inc()
                 self._trouble = "a round failed by a defect; see the log"
                 _log.exception("a round failed; the next one starts from a new snapshot")
-            self._round_ended_at = time.monotonic()
+            self._round_ended_at = self._monotonic()
             await self._wait(at_least=max(_GATHER_SECONDS, time.monotonic() - started))
 
     async def _wait(self, *, at_least: float) -> None:

@@ -14,6 +14,7 @@ from tessera.local.errors import LocalClusterError
 from tessera.local.journal import JOURNAL_NAME, Journal, Kind
 from tessera.local.processes import (
     find,
+    in_execve,
     inspect,
     kill_all,
     main_process,
@@ -90,6 +91,32 @@ def test_a_pid_that_now_belongs_to_another_process_is_not_signalled(journal: Jou
     looks = iter([[earlier], []])
     assert kill_all(lambda: next(looks), identity=OURS) == 0
     assert inspect(pid, identity=OURS) == seen
+
+
+def test_a_process_in_the_midst_of_execve_is_waited_for(journal: Journal) -> None:
+    """`start` returns in that moment now and then; each of many starts is seen at once all the same."""
+    for number in range(40):
+        pid = launch(journal, f"role-{number}")
+        assert inspect(pid, identity=OURS) is not None
+
+
+def test_a_process_without_environment_is_not_waited_for(tmp_path: Path) -> None:
+    """What the kernel shows in the midst of execve, after it, and of a process without a program."""
+
+    def shows(directory: str, *, env_start: int, program: bool) -> Path:
+        process = tmp_path / directory
+        process.mkdir()
+        fields = ["0"] * 50
+        fields[47] = str(env_start)
+        (process / "stat").write_text(f"42 (a) b) {' '.join(fields)}")
+        if program:
+            (process / "exe").symlink_to("/bin/true")
+        return process
+
+    assert in_execve(shows("under-way", env_start=0, program=True))
+    assert not in_execve(shows("empty", env_start=140720579776493, program=True))
+    assert not in_execve(shows("kernel-thread", env_start=0, program=False))
+    assert not in_execve(Path("/proc/self"))
 
 
 def test_a_process_that_cannot_be_killed_is_named(journal: Journal) -> None:

@@ -25,6 +25,12 @@ from tessera.local.state import Identity
 CLUSTER_VARIABLE = "TESSERA_CLUSTER"
 PROCESS_VARIABLE = "TESSERA_CLUSTER_PROCESS"
 
+EXEC_SECONDS = 2.0
+"""How long a process may be found in the midst of execve, far above what a busy machine needs."""
+
+ENV_START_FIELD = 47
+"""Where `env_start` stands in `/proc/PID/stat` after the command's name (proc(5): field 50)."""
+
 
 @dataclass(frozen=True)
 class FoundProcess:
@@ -92,10 +98,10 @@ def inspect(pid: int, *, identity: Identity) -> FoundProcess | None:
     """The process `pid`, when it lives and carries the cluster's mark; None otherwise."""
     directory = Path("/proc") / str(pid)
     try:
-        variables = parse_environment((directory / "environ").read_bytes())
+        variables = _environment(directory)
         state, session, started_ticks = parse_stat((directory / "stat").read_text())
     except (OSError, ValueError):
-        return None  # Gone, somebody else's, or a kernel thread.
+        return None  # Gone, or somebody else's.
     if variables.get(CLUSTER_VARIABLE) != identity.mark or state in "ZX":
         return None
     return FoundProcess(pid, started_ticks, variables.get(PROCESS_VARIABLE, ""), session)
@@ -107,12 +113,49 @@ def role_runs_elsewhere(role: str, *, identity: Identity) -> bool:
         if not entry.name.isdigit():
             continue
         with suppress(OSError, ValueError):
-            variables = parse_environment((entry / "environ").read_bytes())
+            variables = _environment(entry)
             state = parse_stat((entry / "stat").read_text())[0]
             mark = variables.get(CLUSTER_VARIABLE, identity.mark)
             if variables.get(PROCESS_VARIABLE) == role and mark != identity.mark and state not in "ZX":
                 return True
     return False
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    """The environment of the process of a `/proc` directory.
+
+    In the midst of execve a process has its new memory and no environment in it yet. Who took that for an
+    unmarked process would leave one alive, so the end of the call is waited for: microseconds, but longer
+    when the processor goes to somebody else just then.
+
+    Raises:
+        OSError: the process has gone or is another user's.
+    """
+    deadline = time.monotonic() + EXEC_SECONDS
+    while True:
+        # In this order: a call that ends between the two looks is seen as under way and looked at again.
+        under_way = in_execve(directory)
+        block = (directory / "environ").read_bytes()
+        if block or not under_way or time.monotonic() > deadline:
+            return parse_environment(block)
+        os.sched_yield()
+
+
+def in_execve(directory: Path) -> bool:
+    """Whether the process has a program (unlike a zombie or a kernel thread) but no environment's address.
+
+    An environment that is merely empty has an address. Other users' processes show none either, but then
+    their program is hidden too.
+    """
+    line = (directory / "stat").read_text()
+    fields = line[line.rindex(")") + 2 :].split()
+    if int(fields[ENV_START_FIELD]) != 0:
+        return False
+    try:
+        (directory / "exe").readlink()
+    except OSError:
+        return False
+    return True
 
 
 def parse_environment(block: bytes) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from tessera.api import names
+from tessera.gpu.profiles import boards, models
 from tessera.placement.policies import POLICIES
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -158,3 +159,10 @@ def test_the_agents_nodes_are_chosen_by_the_label_of_the_code(values_text: str) 
 
 def test_the_chart_offers_the_policies_that_the_scheduler_has(schema: dict[str, Any]) -> None:
     assert schema["properties"]["scheduler"]["properties"]["policy"]["enum"] == sorted(POLICIES)
+
+
+def test_the_chart_offers_the_models_that_the_simulator_has(schema: dict[str, Any]) -> None:
+    """A misspelt model is refused by helm, not found in a log of the agent."""
+    simulator = schema["properties"]["agent"]["properties"]["simulator"]["properties"]
+    assert simulator["model"]["enum"] == sorted(set(models()) & set(boards()))
+    assert simulator["count"]["minimum"] == 1

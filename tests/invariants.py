@@ -7,7 +7,9 @@ The rules, over all ResourceClaims, ResourceSlices and GPUNodes:
 - no claim points to a device that is in no ResourceSlice, for longer than 5 s (slices are published anew
   now and then, and the three watches are not in step);
 - no instance is InUse without an allocated claim that owns it, for longer than 10 s (unprepare comes
-  after the claim).
+  after the claim);
+- no instance is Foreign, which is one that the node's agent did not make, for longer than 10 s (no test
+  makes any, so it is one that the agent made and lost).
 
 `check` is pure and judges one moment. `Grace` keeps what lasted too long. `InvariantChecker` watches in a
 thread of its own, so that it goes on while the test blocks:
@@ -185,6 +187,15 @@ def _node_violations(node: Object, holdings: set[tuple[str, str, str]]) -> list[
             if here.overlaps(there)
         ]
         for instance in instances:
+            if instance["state"] == "Foreign":
+                found.append(
+                    Violation(
+                        "foreign instance",
+                        f"{name} {gpu['uuid']} {instance['device']}",
+                        f"instance {instance['device']} of node {name} is Foreign: its agent does not know it",
+                        OWNERLESS_GRACE_SECONDS,
+                    )
+                )
             owner = instance.get("claim") or {}
             if instance["state"] == "InUse" and (owner.get("uid"), name, instance["device"]) not in holdings:
                 who = f"claim {owner.get('namespace')}/{owner.get('name')}" if owner else "no claim"

@@ -148,13 +148,18 @@ def test_an_instance_in_use_that_no_claim_holds(owner: str | None, claims: list[
     assert found[0].grace_seconds == OWNERLESS_GRACE_SECONDS
 
 
-@pytest.mark.parametrize("state", ["Warm", "Foreign"])
-def test_warm_and_foreign_instances_need_no_owner(state: str) -> None:
-    assert check([], [BOTH], [gpunode(instance(TWO["name"], 4, 2, state))]) == []
+def test_a_warm_instance_needs_no_owner() -> None:
+    assert check([], [BOTH], [gpunode(instance(TWO["name"], 4, 2, "Warm"))]) == []
+
+
+def test_a_foreign_instance_may_not_stay() -> None:
+    found = check([], [BOTH], [gpunode(instance(TWO["name"], 4, 2, "Foreign"))])
+    assert rules(found) == ["foreign instance"]
+    assert found[0].grace_seconds == OWNERLESS_GRACE_SECONDS
 
 
 def test_overlapping_instances_of_a_node() -> None:
-    node = gpunode(instance(TWO["name"], 4, 2, "Warm"), instance(THREE["name"], 4, 4, "Foreign"))
+    node = gpunode(instance(TWO["name"], 4, 2, "Warm"), instance(THREE["name"], 4, 4, "Warm"))
     assert rules(check([], [BOTH], [node])) == ["overlapping instances"]
 
 

@@ -89,3 +89,12 @@ def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str])
         command_line.main(["fly"])
     assert ended.value.code == 2
     assert "No such command 'fly'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(command_line.COMMANDS))
+def test_every_command_of_the_overview_exists(name: str) -> None:
+    group = command_line.command
+    assert isinstance(group, command_line.LazyGroup)
+    found = group.get_command(click.Context(group), name)
+    assert isinstance(found, click.Command)
+    assert found.help, "the command says what it does"

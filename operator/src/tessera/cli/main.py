@@ -35,7 +35,6 @@ COMMANDS: dict[str, Target] = {
     "agent": Target("tessera.cli.agent:command", "Run the node agent that cuts the slices."),
     "fleet": Target("tessera.cli.fleet:command", "Publish simulated GPU nodes for tests at scale."),
     "local": Target("tessera.cli.local:command", "Start, stop and inspect a local cluster."),
-    "gpu": Target("tessera.cli.gpu:command", "Look at this machine's GPUs, real or simulated."),
     "top": Target("tessera.cli.top:command", "Show the mosaic of slices and the progress of jobs."),
     "generate": Target("tessera.cli.generate:command", "Write the generated files: CRDs, schemas, tables."),
     "demo": Target("tessera.cli.demo:command", "Run the demonstration on a local cluster."),

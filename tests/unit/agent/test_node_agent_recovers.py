@@ -6,7 +6,7 @@ import copy
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,6 +14,7 @@ from tessera.agent.claims import ClaimKey, PrepareError
 from tessera.agent.node import NodeAgent, NodeOptions
 from tessera.api.reasons import Reason
 from tessera.gpu.simulator import control
+from tessera.gpu.simulator.faults import Fault
 from tessera.kube.errors import NotFound, Unreachable
 from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
 
@@ -224,3 +225,30 @@ async def test_an_api_that_does_not_answer_is_no_proof_that_a_claim_is_gone(
         await agent.refresh()
         clock.now += 100
     assert agent.ledger.claims.keys() == {"uid-a"}
+
+
+async def test_a_gpu_that_refuses_mig_mode_does_not_stop_the_others(
+    bench: Workbench, api: APIInMemory
+) -> None:
+    for gpu in bench.nvml.inventory().gpus:
+        bench.nvml.set_mig_mode(gpu.uuid, False)
+    bench.fail(Fault("nvmlDeviceSetMigMode", times=1, code=999))
+    await start(bench, api).refresh()
+    assert [gpu["migMode"] for gpu in api.gpu_node["status"]["gpus"]] == ["Disabled", "Enabled"]
+    assert api.ready()["reason"] == Reason.PUBLISHED
+    assert "GPU 0: enabling MIG failed" in api.ready()["message"]
+
+
+async def test_an_instance_of_an_unknown_profile_is_shown_as_foreign(
+    bench: Workbench, api: APIInMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.driver.create_gpu_instance(bench.gpu().uuid, profile_id=14, start=4, size=2)
+    seen = bench.nvml.inventory()
+    gpu = seen.gpus[0]
+    strange = replace(gpu, instances=(replace(gpu.instances[0], profile_id=77),))
+    monkeypatch.setattr(bench.nvml, "inventory", lambda: replace(seen, gpus=(strange, seen.gpus[1])))
+    bench.checkpoint.path.write_text("torn")
+    await start(bench, api).refresh()
+    (instance,) = api.gpu_node["status"]["gpus"][0]["instances"]
+    assert (instance["profile"], instance["state"]) == ("id-77", "Foreign")
+    assert instance["device"].endswith("-id-77-4")

@@ -162,10 +162,10 @@ def state_of(instance: GPUInstance, ledger: Ledger) -> str:
 
 def _instance(gpu: GPU, instance: GPUInstance, ledger: Ledger) -> Object:
     assert gpu.model is not None
-    profile = gpu.model.profile_by_id(instance.profile_id)
+    profile = gpu.model.profile_name(instance.profile_id)
     entry: Object = {
-        "device": encode(gpu_uuid=gpu.uuid, profile=profile.name, start=instance.start),
-        "profile": profile.name,
+        "device": encode(gpu_uuid=gpu.uuid, profile=profile, start=instance.start),
+        "profile": profile,
         "start": instance.start,
         "size": instance.size,
         "gpuInstanceId": instance.id,

@@ -318,7 +318,11 @@ class NodeAgent:
         for gpu in inventory.gpus:
             if not _wants_mig(gpu) or not (self._options.enable_mig or gpu.uuid in wanted):
                 continue
-            status = await self._driver.set_mig_mode(gpu.uuid, True)
+            try:
+                status = await self._driver.set_mig_mode(gpu.uuid, True)
+            except NVMLFault as fault:  # one GPU's trouble; the others are served
+                notes.append(f"GPU {gpu.index}: enabling MIG failed: {fault}")
+                continue
             if status:
                 notes.append(
                     f"GPU {gpu.index}: enabling MIG answered {symbol(status)}; "
@@ -344,7 +348,7 @@ class NodeAgent:
         for gpu in view.inventory.gpus if view.inventory else ():
             for instance in gpu.instances:
                 if gpu.model is not None:
-                    name = gpu.model.profile_by_id(instance.profile_id).name
+                    name = gpu.model.profile_name(instance.profile_id)
                     counts[name, state_of(instance, view.ledger)] += 1
         for profile, state in self._gauges | set(counts):
             SLICES.labels(profile, state, self._options.name).set(counts[profile, state])

@@ -74,6 +74,8 @@ def _as_slice(gpu: GPU, instance: GPUInstance) -> Slice | None:
     """The instance as a slice of ours; None when it has no compute instance, or several (we make one)."""
     if gpu.model is None or len(instance.compute) != 1:
         return None
+    if all(profile.id != instance.profile_id for profile in gpu.model.profiles):
+        return None  # we only make what the table has
     return Slice(
         gpu_uuid=gpu.uuid,
         profile=gpu.model.profile_by_id(instance.profile_id).name,

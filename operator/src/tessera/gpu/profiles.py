@@ -126,6 +126,10 @@ class GPUModel:
                 return profile
         raise UnknownProfile(profile_id, self.name, (f"{p.name} ({p.id})" for p in self.profiles))
 
+    def profile_name(self, profile_id: int) -> str:
+        """What to call an instance of that profile id: `id-<n>` where this board's table has no such id."""
+        return next((p.name for p in self.profiles if p.id == profile_id), f"id-{profile_id}")
+
     def placements(self) -> tuple[Placement, ...]:
         """Every legal placement, in table order and then by start."""
         return tuple(placement for profile in self.profiles for placement in profile.placements())

@@ -119,3 +119,47 @@ def test_a_missing_kubeconfig_names_the_file_and_the_remedy(tmp_path: Path) -> N
 def test_an_unknown_context_is_an_error(kubeconfig: Path) -> None:
     with pytest.raises(TesseraError, match="three"):
         load_credentials(kubeconfig=kubeconfig, context="three")
+
+
+CONFIG = """
+clusters: [{{name: a, cluster: {cluster}}}]
+contexts: [{{name: a, context: {{cluster: a, user: u}}}}]
+users: [{{name: u, user: {{token: secret}}}}]
+current-context: a
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("root:x:0:0:root:/root:/bin/bash\n", "is not a kubeconfig"),
+        ("[1, 2]", "is not a kubeconfig"),
+        ("5", "is not a kubeconfig"),
+        ("a: [", "is not a kubeconfig"),
+        (b"\xff\xfe\x00\x80", "is not a kubeconfig"),
+        ("", "file is empty"),
+        (CONFIG.format(cluster="foo"), "is not a kubeconfig"),
+        (CONFIG.format(cluster="{}"), "names no server"),
+        (CONFIG.format(cluster="{server: 'https://x', certificate-authority-data: aGVsbG8=}"), "certificate"),
+    ],
+    ids=[
+        "lines",
+        "a list",
+        "a number",
+        "no YAML",
+        "no text",
+        "empty",
+        "wrong shape",
+        "no server",
+        "no certificate",
+    ],
+)
+def test_a_file_that_is_no_kubeconfig_is_one_clear_error(
+    content: str | bytes, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "some-file"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(TesseraError, match=reason) as told:
+        load_credentials(kubeconfig=path)
+    assert str(path) in str(told.value)
+    assert "point KUBECONFIG at one" in str(told.value)

@@ -8,6 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tessera.api.errors import TesseraError
 from tessera.metrics import registry, server
 from tessera.metrics.reference import render
 from tessera.metrics.server import start_server
@@ -112,7 +113,7 @@ async def test_a_failed_health_check_asks_for_a_restart() -> None:
 async def test_a_taken_port_is_an_error() -> None:
     first = await start_server(0, host="127.0.0.1")
     try:
-        with pytest.raises(OSError, match="address already in use"):
+        with pytest.raises(TesseraError, match=rf"port {first.port} .* in use.*choose another --port"):
             await start_server(first.port, host="127.0.0.1")
     finally:
         await first.stop()

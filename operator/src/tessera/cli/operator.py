@@ -96,16 +96,9 @@ async def serve(settings: OperatorSettings, *, lease_namespace: str, port: int) 
         field_manager=OPERATOR_FIELD_MANAGER,
     ) as client:
         operator = Operator(client, settings)
-        try:
-            server = await start_server(
-                port, checks={"caches": operator.trouble}, health_checks={"work": operator.stuck}
-            )
-        except OSError as error:
-            raise TesseraError(
-                f"port {port} cannot be opened",
-                str(error),
-                "Stop what listens there, or choose another --port",
-            ) from error
+        server = await start_server(
+            port, checks={"caches": operator.trouble}, health_checks={"work": operator.stuck}
+        )
         elector = LeaderElector(
             client, namespace=lease_namespace, name=OPERATOR_LEASE, identity=settings.identity
         )

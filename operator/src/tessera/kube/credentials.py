@@ -81,22 +81,40 @@ def in_cluster(directory: Path = SERVICE_ACCOUNT_DIRECTORY) -> Credentials:
 
 
 def from_kubeconfig(kubeconfig: Path | str | None, context: str | None) -> Credentials:
-    """The cluster and user of a kubeconfig's context (the current one when `context` is None)."""
-    from kubernetes.client import Configuration
-    from kubernetes.config import kube_config
+    """The cluster and user of a kubeconfig's context (the current one when `context` is None).
+
+    Raises TesseraError when it cannot be read, is no kubeconfig, or holds a broken certificate.
+    """
+    import yaml
     from kubernetes.config.config_exception import ConfigException
 
     path = str(kubeconfig) if kubeconfig is not None else None
-    configuration: Any = Configuration()
     try:
-        kube_config.load_kube_config(path, context, configuration, persist_config=False)
-        contexts, active = kube_config.list_kube_config_contexts(path)
+        return _loaded(path, context)
     except (ConfigException, OSError) as error:
-        raise TesseraError(
-            f"cannot use the kubeconfig {path or os.environ.get('KUBECONFIG', '~/.kube/config')}",
-            str(error).strip().rstrip("."),
-            "Start a cluster with `tessera local up`, or point KUBECONFIG at one",
-        ) from error
+        raise _unusable(path, str(error).strip().rstrip(".")) from error
+    except (AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
+        # The loader takes a kubeconfig's shape on trust, so any other file ends in whatever it trips over.
+        raise _unusable(path, f"it is not a kubeconfig ({' '.join(str(error).split())})") from error
+
+
+def _unusable(path: str | None, reason: str) -> TesseraError:
+    return TesseraError(
+        f"cannot use the kubeconfig {path or os.environ.get('KUBECONFIG', '~/.kube/config')}",
+        reason,
+        "Start a cluster with `tessera local up`, or point KUBECONFIG at one",
+    )
+
+
+def _loaded(path: str | None, context: str | None) -> Credentials:
+    from kubernetes.client import Configuration
+    from kubernetes.config import kube_config
+
+    configuration: Any = Configuration()
+    kube_config.load_kube_config(path, context, configuration, persist_config=False)
+    contexts, active = kube_config.list_kube_config_contexts(path)
+    if not configuration.host:
+        raise ValueError("its cluster names no server")
     chosen = next((candidate for candidate in contexts if candidate["name"] == context), active)
     return Credentials(
         server=str(configuration.host).rstrip("/"),

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from tessera.api.errors import TesseraError
 from tessera.metrics import registry
 
 Check = Callable[[], Awaitable[str | None]]
@@ -45,7 +46,7 @@ async def start_server(
 ) -> MetricsServer:
     """Serve on `port` (0: any free one). `checks` decide `/readyz`, `health_checks` decide `/healthz`.
 
-    Raises OSError when the port is taken.
+    Raises TesseraError when the port cannot be opened.
     """
     app = web.Application()
     app.router.add_get("/metrics", _metrics)
@@ -55,9 +56,13 @@ async def start_server(
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
-    except OSError:
+    except OSError as error:
         await runner.cleanup()
-        raise
+        raise TesseraError(
+            f"port {port} cannot be opened for /metrics, /healthz and /readyz",
+            error.strerror or str(error),
+            "Stop what listens there, or choose another --port",
+        ) from error
     return MetricsServer(runner, int(runner.addresses[0][1]))
 
 

@@ -192,7 +192,7 @@ def _node_violations(node: Object, holdings: set[tuple[str, str, str]]) -> list[
                     Violation(
                         "foreign instance",
                         f"{name} {gpu['uuid']} {instance['device']}",
-                        f"instance {instance['device']} of node {name} is Foreign: its agent does not know it",
+                        f"instance {instance['device']} of node {name} is Foreign: not made by its agent",
                         OWNERLESS_GRACE_SECONDS,
                     )
                 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tessera.local.build import PROGRAMS, cache_key, can_build, source_directory
-from tessera.local.versions import KUBERNETES_VERSION, MINIMUM_GO_VERSION
+from tessera.local.versions import KIND_NODE_IMAGE, KIND_VERSION, KUBERNETES_VERSION, MINIMUM_GO_VERSION
 
 SOURCES = source_directory()
 
@@ -15,6 +15,16 @@ SOURCES = source_directory()
 def test_the_version_constant_is_the_pinned_one() -> None:
     pinned = (SOURCES / "kubernetes" / "go.mod").read_text()
     assert f"k8s.io/kubernetes v{KUBERNETES_VERSION}\n" in pinned
+
+
+def test_the_kind_node_has_the_minor_version_of_the_modules() -> None:
+    minor = KUBERNETES_VERSION.rpartition(".")[0]
+    assert f"kindest/node:v{minor}." in KIND_NODE_IMAGE
+
+
+def test_the_workflow_installs_the_kind_that_the_node_image_belongs_to() -> None:
+    workflow = (SOURCES.parents[1] / ".github" / "workflows" / "ci.yaml").read_text()
+    assert f"sigs.k8s.io/kind@v{KIND_VERSION} " in workflow
 
 
 def test_no_module_needs_a_newer_go_than_we_say() -> None:

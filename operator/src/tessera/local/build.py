@@ -102,7 +102,8 @@ def source_directory() -> Path:
             return candidate
     raise LocalClusterError(
         "the sources of the local cluster (tools/controlplane) are not beside this installation of tessera: "
-        "run `tessera local` from a checkout of the repository, or use `--provider kind`"
+        "run `tessera local` from a checkout of the repository, or use "
+        "`tessera local up --provider kind`"
     )
 
 
@@ -143,8 +144,8 @@ def find_go() -> GoToolchain:
     wanted = ".".join(map(str, MINIMUM_GO_VERSION))
     raise MissingToolError(
         f"Go >= {wanted} is needed to build the local cluster and was not found on PATH, in "
-        "/usr/local/go/bin or through uv: install it (https://go.dev/dl) or install uv, or use Docker with "
-        "`--provider kind`"
+        "/usr/local/go/bin or through uv: install it (https://go.dev/dl) or install uv; with Docker and kind, "
+        "`tessera local up --provider kind` makes a cluster without Go"
     )
 
 

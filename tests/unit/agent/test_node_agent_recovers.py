@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from tessera.agent.claims import ClaimKey, PrepareError
 from tessera.agent.node import NodeAgent, NodeOptions
+from tessera.api.names import FOREIGN_TAINT_KEY
 from tessera.api.reasons import Reason
 from tessera.gpu.simulator import control
 from tessera.gpu.simulator.faults import Fault
@@ -83,12 +84,14 @@ class APIInMemory:
             for instance in gpu.get("instances") or []
         ]
 
-    def published(self) -> set[str]:
+    def in_the_way(self) -> set[tuple[str, int]]:
+        """Published placements with the taint for foreign instances."""
         return {
-            device["name"]
+            (device["attributes"]["profile"]["string"], device["attributes"]["start"]["int"])
             for (kind, _), item in self.objects.items()
             if kind == RESOURCE_SLICES.kind
             for device in item["spec"].get("devices") or []
+            if FOREIGN_TAINT_KEY in {taint["key"] for taint in device["taints"]}
         }
 
 
@@ -252,3 +255,19 @@ async def test_an_instance_of_an_unknown_profile_is_shown_as_foreign(
     (instance,) = api.gpu_node["status"]["gpus"][0]["instances"]
     assert (instance["profile"], instance["state"]) == ("id-77", "Foreign")
     assert instance["device"].endswith("-id-77-4")
+
+
+async def test_placements_in_the_way_of_a_foreign_instance_are_not_offered_until_it_is_gone(
+    bench: Workbench, api: APIInMemory
+) -> None:
+    agent = await serving(bench, api, "ours")
+    assert api.in_the_way() == set()
+    uuid = bench.gpu().uuid
+    instance = await bench.driver.create_gpu_instance(uuid, profile_id=14, start=4, size=2)
+    await agent.refresh()
+    tainted = api.in_the_way()
+    assert {("2g.20gb", 4), ("3g.40gb", 4), ("7g.80gb", 0), ("1g.10gb", 5)} <= tainted
+    assert not {("2g.20gb", 2), ("1g.10gb", 6), ("3g.40gb", 0)} & tainted
+    await bench.driver.destroy_gpu_instance(uuid, gpu_instance_id=instance)
+    await agent.refresh()
+    assert api.in_the_way() == set()

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any, TypeVar
 
 from tessera.api import names
 from tessera.gpu.device_names import counter_set_name, encode
-from tessera.gpu.driver import GPU
+from tessera.gpu.driver import GPU, GPUInstance
 from tessera.gpu.profiles import GPUModel, Placement
 
 COUNTER_SETS_PER_SLICE = 8
@@ -24,6 +26,8 @@ DEVICES_PER_SLICE = 64
 COUNTERS_PER_SET = 32
 
 Object = dict[str, Any]
+Foreign = Mapping[str, Iterable[GPUInstance]]
+"""Instances that are not ours, by GPU UUID."""
 T = TypeVar("T")
 
 
@@ -47,14 +51,25 @@ def publishable(gpu: GPU) -> bool:
     return gpu.model is not None and gpu.mig_current and not gpu.fault
 
 
-def slices_for(owner: Owner, gpus: Iterable[GPU], *, generation: int) -> list[Object]:
+def slices_for(
+    owner: Owner, gpus: Iterable[GPU], *, generation: int, foreign: Foreign | None = None
+) -> list[Object]:
     """The pool's ResourceSlices:
 
-    first those with counters, then those with devices. Empty without a usable GPU.
+    first those with counters, then those with devices. Empty without a usable GPU. Placements that overlap
+    foreign instances stay listed, so that readers know the whole board, but carry a taint of their own.
     """
+    taken = {
+        uuid: reduce(or_, (instance.mask for instance in instances), 0)
+        for uuid, instances in (foreign or {}).items()
+    }
     usable = [(gpu, gpu.model) for gpu in gpus if publishable(gpu) and gpu.model is not None]
     counter_sets = [_counter_set(gpu, model) for gpu, model in usable]
-    devices = [_device(gpu, model, placement) for gpu, model in usable for placement in model.placements()]
+    devices = [
+        _device(gpu, model, placement, in_the_way=bool(taken.get(gpu.uuid, 0) & placement.mask))
+        for gpu, model in usable
+        for placement in model.placements()
+    ]
     bodies: list[Object] = [
         {"sharedCounters": chunk} for chunk in _chunks(counter_sets, COUNTER_SETS_PER_SLICE)
     ]
@@ -134,7 +149,11 @@ def _mebibytes(value: int) -> str:
     return f"{value // 1024}Gi" if value % 1024 == 0 else f"{value}Mi"
 
 
-def _device(gpu: GPU, model: GPUModel, placement: Placement) -> Object:
+def _taint(key: str) -> Object:
+    return {"key": key, "value": names.DEVICE_TAINT_VALUE, "effect": names.DEVICE_TAINT_EFFECT}
+
+
+def _device(gpu: GPU, model: GPUModel, placement: Placement, *, in_the_way: bool) -> Object:
     profile = placement.profile
     consumed = {
         f"memory-slice-{number}": 1 for number in range(placement.start, placement.start + placement.size)
@@ -163,10 +182,7 @@ def _device(gpu: GPU, model: GPUModel, placement: Placement) -> Object:
         },
         "consumesCounters": [{"counterSet": counter_set_name(gpu.uuid), "counters": _values(consumed)}],
         "taints": [
-            {
-                "key": names.DEVICE_TAINT_KEY,
-                "value": names.DEVICE_TAINT_VALUE,
-                "effect": names.DEVICE_TAINT_EFFECT,
-            }
+            _taint(names.DEVICE_TAINT_KEY),
+            *([_taint(names.FOREIGN_TAINT_KEY)] if in_the_way else []),
         ],
     }

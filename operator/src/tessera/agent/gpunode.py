@@ -160,6 +160,14 @@ def state_of(instance: GPUInstance, ledger: Ledger) -> str:
     return "Foreign"
 
 
+def foreign_instances(inventory: Inventory, ledger: Ledger) -> dict[str, list[GPUInstance]]:
+    """What is not ours, by GPU UUID."""
+    return {
+        gpu.uuid: [instance for instance in gpu.instances if state_of(instance, ledger) == "Foreign"]
+        for gpu in inventory.gpus
+    }
+
+
 def _instance(gpu: GPU, instance: GPUInstance, ledger: Ledger) -> Object:
     assert gpu.model is not None
     profile = gpu.model.profile_name(instance.profile_id)

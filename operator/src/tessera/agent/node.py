@@ -21,7 +21,7 @@ from tessera.agent.checkpoint import CheckpointFile, DamagedCheckpoint, DeviceRe
 from tessera.agent.claim_reader import ClaimReader
 from tessera.agent.claims import ClaimKey, PrepareError
 from tessera.agent.devices import Owner
-from tessera.agent.gpunode import READY, GPUNodeWriter, View, state_of
+from tessera.agent.gpunode import READY, GPUNodeWriter, View, foreign_instances, state_of
 from tessera.agent.orphans import Orphans
 from tessera.agent.publisher import Publisher
 from tessera.agent.recovery import published_uuids, rebuild
@@ -246,7 +246,7 @@ class NodeAgent:
         except NVMLFault as error:
             fault = error
             self._faults_in_a_row += 1
-        await self._publish(fault)
+        await self._publish(fault, ledger)
         view = View(
             inventory=self._inventory,
             ledger=ledger,
@@ -280,15 +280,16 @@ class NodeAgent:
         ready = is_true((gpu_node.get("status") or {}).get("conditions"), READY)
         return ready and time.monotonic() - self._started < _REGISTRATION_SECONDS
 
-    async def _publish(self, fault: NVMLFault | None) -> None:
+    async def _publish(self, fault: NVMLFault | None, ledger: Ledger) -> None:
         """Publish usable GPUs. One failed look changes nothing; after several the devices are withdrawn."""
         assert self._publisher is not None
         if fault is not None and 0 < self._faults_in_a_row < _FAULTS_UNTIL_WITHDRAWN:
             return
-        gpus: tuple[GPU, ...] = ()
-        if fault is None and self._inventory is not None:
-            gpus = self._inventory.gpus
-        await self._publisher.publish(gpus)
+        if fault is not None or self._inventory is None:
+            await self._publisher.publish(())
+            return
+        foreign = foreign_instances(self._inventory, ledger)
+        await self._publisher.publish(self._inventory.gpus, foreign=foreign)
 
     async def _rebuild(self, gpu_node: Mapping[str, Any]) -> None:
         inventory = await self._driver.inventory()

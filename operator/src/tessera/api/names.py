@@ -19,6 +19,8 @@ DEVICE_CLASS: Final = "slice.tessera.dev"
 DEVICE_TAINT_KEY: Final = "tessera.dev/managed"
 DEVICE_TAINT_VALUE: Final = "true"
 DEVICE_TAINT_EFFECT: Final = "NoSchedule"
+FOREIGN_TAINT_KEY: Final = "tessera.dev/foreign-instance"
+"""On a device, by the agent, beside the first taint: an instance that Tessera did not make is in its way."""
 CLAIM_FINALIZER: Final = "resource.kubernetes.io/delete-protection"
 POD_CLAIM_NAME_ANNOTATION: Final = "resource.kubernetes.io/pod-claim-name"
 

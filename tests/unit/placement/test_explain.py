@@ -60,7 +60,8 @@ def test_an_unknown_profile_lists_those_that_are_offered(w8: Geometry) -> None:
     refusal = _refusal(_two_gpus(w8), "9g.90gb")
     assert refusal.reason == "UnknownProfile"
     assert str(refusal) == (
-        "profile 9g.90gb is not offered by any GPU; "
+        "profile 9g.90gb is not offered by any GPU "
+        "(8 memory slices are free on 2 GPUs, the largest placement that still fits has 2); "
         "ask for one of those that are: 1g.10gb, 2g.20gb, 3g.40gb, 4g.40gb, 7g.80gb"
     )
 
@@ -77,3 +78,14 @@ def test_node_filters_are_named_with_their_counts(w8: Geometry) -> None:
 def test_an_empty_cluster_says_that_no_gpu_is_published() -> None:
     refusal = _refusal(ClusterState(), "1g.10gb")
     assert "no GPU is published" in refusal.message
+
+
+def test_one_free_slice_on_one_gpu_is_said_in_the_singular(w8: Geometry) -> None:
+    state = ClusterState()
+    state.add_gpu("gpu-0", node="node-0", geometry=w8)
+    for profile, start in (("4g.40gb", 0), ("2g.20gb", 4), ("1g.10gb", 6)):
+        index = w8.index_of(profile, start)
+        assert index is not None
+        state.occupy("gpu-0", index, owner=profile)
+    message = _refusal(state, "9g.90gb").message
+    assert "(1 memory slice is free on 1 GPU, the largest placement that still fits has 0)" in message

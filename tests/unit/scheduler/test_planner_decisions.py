@@ -153,7 +153,8 @@ def test_refusals_name_profile_room_and_remedy(world: Any, planner: Planner) -> 
     )
     assert told["odd"][0] == "UnknownProfile"
     assert told["odd"][1].startswith(
-        "profile 9g.90gb is not offered by any GPU; ask for one of those that are: 1g.10gb"
+        "profile 9g.90gb is not offered by any GPU (14 memory slices are free on 2 GPUs, "
+        "the largest placement that still fits has 4); ask for one of those that are: 1g.10gb"
     )
 
 

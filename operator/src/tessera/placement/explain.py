@@ -15,6 +15,8 @@ UNKNOWN_PROFILE = "UnknownProfile"
 NO_NODE = "NoFeasibleNode"
 NO_ROOM = "NoRoom"
 
+_LARGEST = "the largest placement that still fits has"
+
 
 def explain(
     state: ClusterState, requests: Sequence[Request], *, feasible: Feasible | None, allowed: int
@@ -34,7 +36,7 @@ def explain(
         )
     for request in requests:
         if not any(offer.placements for a in request.alternatives for offer in a.offers):
-            return _not_offered(state, request, free, largest)
+            return _not_offered(state, request, allowed, free, largest)
     excluded = _excluded(feasible)
     reachable = allowed & _offered_on(state, wanted)
     if not reachable:
@@ -49,12 +51,13 @@ def explain(
     return _no_room(state, requests, label, reachable, excluded)
 
 
-def _not_offered(state: ClusterState, request: Request, free: int, largest: int) -> Unplaceable:
+def _not_offered(state: ClusterState, request: Request, allowed: int, free: int, largest: int) -> Unplaceable:
     offered = sorted({p for g in state.geometries() for p in g.profiles})
+    room = f"{_on_gpus(free, allowed.bit_count(), 'memory slice')}, {_LARGEST} {largest}"
     return Unplaceable(
         reason=UNKNOWN_PROFILE,
         profile=_label(request),
-        message=f"profile {_label(request)} is not offered by any GPU",
+        message=f"profile {_label(request)} is not offered by any GPU ({room})",
         remedy=f"ask for one of those that are: {', '.join(offered)}",
         free_slices=free,
         largest_room=largest,
@@ -66,11 +69,9 @@ def _no_room(
 ) -> Unplaceable:
     needed = sum(min((_slices(a) for a in r.alternatives if a.offers), default=0) for r in requests)
     free, largest = _room(state, reachable)
-    gpus = reachable.bit_count()
     message = (
         f"no GPU has room for {label}: it needs {needed} free memory slices at a legal start, "
-        f"{free} are free on {gpus} GPU{'s' if gpus != 1 else ''}, "
-        f"the largest placement that still fits has {largest}{excluded}"
+        f"{_on_gpus(free, reachable.bit_count())}, {_LARGEST} {largest}{excluded}"
     )
     return Unplaceable(
         reason=NO_ROOM,
@@ -151,6 +152,11 @@ def _room(state: ClusterState, allowed: int) -> tuple[int, int]:
                 free += count * occupancy.free
                 largest = max([largest, *(geometry.placements[i].width for i in occupancy.fitting)])
     return free, largest
+
+
+def _on_gpus(free: int, gpus: int, noun: str = "") -> str:
+    counted = f"{free} {noun}{'s' if free != 1 else ''}" if noun else str(free)
+    return f"{counted} {'are' if free != 1 else 'is'} free on {gpus} GPU{'s' if gpus != 1 else ''}"
 
 
 def _slices(alternative: Alternative) -> int:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import socket
 from importlib.metadata import version
@@ -16,6 +15,7 @@ import click
 
 from tessera.api import names
 from tessera.kube.client import KubeClient
+from tessera.kube.logging import setup_logging
 from tessera.metrics import registry as metrics
 from tessera.metrics.server import start_server
 from tessera.placement.policies import POLICIES
@@ -62,7 +62,7 @@ def command(
     log_level: str,
 ) -> None:
     """Run the allocator that places claims on slices."""
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    setup_logging("scheduler", level=log_level)
     settings = Settings(
         lease_namespace=lease_namespace,
         identity=identity,

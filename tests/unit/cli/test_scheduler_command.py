@@ -1,0 +1,36 @@
+"""`tessera scheduler` logs as the other processes do."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner
+from tessera.cli import scheduler as subject
+
+
+@pytest.fixture
+def root_logger() -> Iterator[None]:
+    """The root logger, put back afterwards."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_the_scheduler_logs_json_where_no_terminal_is(
+    root_logger: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def serve(*_: object, **__: object) -> None:
+        logging.getLogger("tessera.scheduler.loop").debug("not at this level")
+        logging.getLogger("tessera.scheduler.loop").warning("a round failed")
+
+    monkeypatch.setattr(subject, "_serve", serve)
+    result = CliRunner().invoke(subject.command, ["--log-level", "info"], catch_exceptions=False)
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
+    told = [(line["level"], line["process"], line["message"]) for line in lines]
+    assert ("warning", "scheduler", "a round failed") in told
+    assert "not at this level" not in result.stderr

@@ -144,8 +144,8 @@ def find_go() -> GoToolchain:
     wanted = ".".join(map(str, MINIMUM_GO_VERSION))
     raise MissingToolError(
         f"Go >= {wanted} is needed to build the local cluster and was not found on PATH, in "
-        "/usr/local/go/bin or through uv: install it (https://go.dev/dl) or install uv; with Docker and kind, "
-        "`tessera local up --provider kind` makes a cluster without Go"
+        "/usr/local/go/bin or through uv: install it (https://go.dev/dl) or install uv; with Docker and "
+        "kind, `tessera local up --provider kind` makes a cluster without Go"
     )
 
 

@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 from tessera.agent import generate_proto
 from tessera.agent.claims import AllocatedDevice, ClaimKey
-from tessera.agent.plugin import Plugin, SocketPathTooLong
+from tessera.agent.plugin import Plugin, SocketNotOpened, SocketPathTooLong
 from tessera.agent.proto import (
     dra_v1_pb2,
     dra_v1_pb2_grpc,
@@ -163,6 +163,16 @@ async def test_a_socket_path_that_the_kernel_refuses_is_explained(node: Scripted
     plugin = Plugin(node, pool="node-a", kubelet_dir=tmp_path / ("x" * 100), cdi_device_id=str)
     with pytest.raises(SocketPathTooLong, match="Use a shorter --kubelet-dir"):
         await plugin.start()
+
+
+async def test_a_kubelet_directory_that_cannot_be_used_is_explained(
+    node: ScriptedNode, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    plugin = Plugin(node, pool="node-a", kubelet_dir=tmp_path / "file", cdi_device_id=str)
+    with pytest.raises(SocketNotOpened, match=r"Not a directory\. Point --kubelet-dir at"):
+        await plugin.start()
+    await plugin.stop(grace_seconds=0)
 
 
 def test_generated_modules_are_current() -> None:

@@ -7,6 +7,7 @@ import logging
 import signal
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from tessera.agent.cdi import CDIDirectory, device_id
@@ -20,6 +21,7 @@ from tessera.api.names import AGENT_FIELD_MANAGER
 from tessera.gpu.nvml_process import MOST_SIMULATED_GPUS, NVMLProcess, Simulation
 from tessera.gpu.profiles import UnknownModel, board
 from tessera.kube.client import KubeClient
+from tessera.metrics.registry import BUILD_INFO
 from tessera.metrics.server import start_server
 
 log = logging.getLogger(__name__)
@@ -88,12 +90,17 @@ async def run(settings: AgentSettings) -> None:
     A simulation that cannot be is no reason to end: the GPUNode says so, like a missing driver. Raises
     `TesseraError` and `OSError` when a socket or port cannot be opened.
     """
+    _tell_version("agent")
     stop = stop_on_signal()
     client = await KubeClient.connect(
         kubeconfig=settings.kubeconfig, user_agent="tessera-agent", field_manager=AGENT_FIELD_MANAGER
     )
     async with client:
         await _serve(settings, client, stop)
+
+
+def _tell_version(process: str) -> None:
+    BUILD_INFO.labels(process, version("tessera")).set(1)
 
 
 async def _serve(settings: AgentSettings, client: KubeClient, stop: asyncio.Event) -> None:
@@ -160,6 +167,7 @@ async def until(stop: asyncio.Event, work: asyncio.Task[None]) -> None:
 async def run_fleet(settings: FleetSettings, *, port: int, kubeconfig: Path | None) -> None:
     """Serve all simulated nodes until SIGTERM or SIGINT. Raises `BadSettings`."""
     check_model(settings.model, settings.count)
+    _tell_version("fleet")
     stop = stop_on_signal()
     client = await KubeClient.connect(
         kubeconfig=kubeconfig, user_agent="tessera-fleet", field_manager=AGENT_FIELD_MANAGER

@@ -173,7 +173,7 @@ class NodeAgent:
             pause = self._options.refresh_seconds
             try:
                 await self.refresh()
-            except (ApiError, Unreachable) as error:
+            except (ApiError, Unreachable, OSError) as error:  # OSError: the checkpoint's disk
                 log.warning("node %s: %s", self._options.name, error)
                 pause = _RETRY_SECONDS
             except Exception:

@@ -77,10 +77,24 @@ class SocketPathTooLong(TesseraError):
         )
 
 
+class SocketNotOpened(TesseraError):
+    """The kubelet's directory cannot hold our sockets."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"socket {path} cannot be opened",
+            why,
+            "Point --kubelet-dir at the kubelet's --root-dir, a directory that the agent may write",
+        )
+
+
 def _make_room(path: Path) -> None:
-    """A killed agent leaves its socket behind, and gRPC cannot bind over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    """A killed agent leaves its socket behind, and gRPC cannot bind over it. Raises `SocketNotOpened`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise SocketNotOpened(path, error.strerror or str(error)) from error
 
 
 class _InFlight:
@@ -227,9 +241,13 @@ class Plugin:
         self._on_registration = on_registration
         self._in_flight = _InFlight()
         self._servers: list[grpc.aio.Server] = []
+        self._opened: list[Path] = []
 
     async def start(self) -> None:
-        """Open both sockets, the DRA socket first: once registered, the kubelet may call at any time."""
+        """Open both sockets, the DRA socket first: once registered, the kubelet may call at any time.
+
+        Raises `SocketPathTooLong` or `SocketNotOpened`.
+        """
         dra = grpc.aio.server()
         dra_v1_pb2_grpc.add_DRAPluginServicer_to_server(_DRAService(dra_v1_pb2, self), dra)
         dra_v1beta1_pb2_grpc.add_DRAPluginServicer_to_server(_DRAService(dra_v1beta1_pb2, self), dra)
@@ -244,17 +262,24 @@ class Plugin:
         if len(str(path)) > _SOCKET_PATH_LIMIT:
             raise SocketPathTooLong(path)
         _make_room(path)
-        server.add_insecure_port(f"unix://{path}")
+        try:
+            server.add_insecure_port(f"unix://{path}")
+        except RuntimeError as error:  # what grpc raises when bind(2) fails
+            raise SocketNotOpened(path, str(error)) from error
         await server.start()
         self._servers.append(server)
+        self._opened.append(path)
 
     async def stop(self, *, grace_seconds: float = 5.0) -> None:
         """Unregister by removing the registration socket, then let running calls end."""
-        self.registration_socket.unlink(missing_ok=True)
+        if self.registration_socket in self._opened:
+            self.registration_socket.unlink(missing_ok=True)
         await asyncio.gather(*(server.stop(grace_seconds) for server in self._servers))
         await self._in_flight.finish()
         self._servers.clear()
-        self.dra_socket.unlink(missing_ok=True)
+        if self.dra_socket in self._opened:
+            self.dra_socket.unlink(missing_ok=True)
+        self._opened.clear()
 
     def note_registration(self, *, registered: bool, error: str) -> None:
         """The kubelet tells how registration went."""

@@ -167,6 +167,9 @@ def _start(
         create += ["--bound-object-kind=Pod", f"--bound-object-name={stand_in.pod}"]
     token = cluster.control_plane.kubectl(*create).strip()
     kubeconfig = _write_kubeconfig(cluster, stand_in.role, token)
+    # The loader of kubeconfigs unpacks certificates into files; `down` kills, so they lie in the cluster.
+    temporary = cluster.state.directory / "tmp"
+    temporary.mkdir(mode=0o700, exist_ok=True)
     program = [sys.executable, "-P", "-c", "from tessera.cli.main import main; main()"]
     start(
         stand_in.role,
@@ -174,6 +177,7 @@ def _start(
         identity=identity,
         journal=cluster.control_plane.journal,
         log=cluster.state.logs / f"{stand_in.role}.log",
+        environment={"TMPDIR": str(temporary)},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import tomllib
 from functools import cache
@@ -68,6 +69,18 @@ def test_the_operator_image_has_no_training_libraries_and_no_test_tools() -> Non
     }
     assert not unwanted & set(pins("operator"))
     assert "torch" in pins("worker")
+
+
+def test_every_direct_dependency_of_the_worker_is_imported_by_it() -> None:
+    """Each costs its megabytes in every pull of the image."""
+    project = tomllib.loads((ROOT / "workloads" / "pyproject.toml").read_text())["project"]
+    sources = "\n".join(path.read_text() for path in (ROOT / "workloads" / "src").rglob("*.py"))
+    imported = set(re.findall(r"^\s*(?:import|from) (\w+)", sources, re.MULTILINE))
+    owners = importlib.metadata.packages_distributions()
+    needed = {owner.replace("_", "-").lower() for module in imported for owner in owners.get(module, ())}
+    for requirement in project["dependencies"]:
+        name = re.split(r"[<>=\[ ;]", requirement)[0]
+        assert name in needed, f"nothing imports {name}"
 
 
 @pytest.mark.parametrize("name", ["operator", "worker", "worker-local"])

@@ -22,6 +22,13 @@ from tessera.local.teardown import tear_down
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """A directory for unix sockets, whose paths are limited to 107 bytes; pytest's own are too long."""
+    with tempfile.TemporaryDirectory(prefix="t-") as directory:
+        yield Path(directory)
+
+
 @pytest.fixture(scope="session")
 def cluster_directory() -> Path:
     """The state directory of clusters that tests make; short, because unix socket paths are limited to

@@ -87,7 +87,12 @@ def flags_of(installed: Helm, component: str, *, pod: str) -> list[str]:
 
 @pytest.fixture
 async def processes(
-    installed: Helm, accounts: Accounts, chart_admin: KubeClient, live_node: None, tmp_path: Path
+    installed: Helm,
+    accounts: Accounts,
+    chart_admin: KubeClient,
+    live_node: None,
+    tmp_path: Path,
+    short_directory: Path,
 ) -> AsyncIterator[Processes]:
     """The processes, started with the chart's flags but for host paths and ports."""
     for lease in (names.OPERATOR_LEASE, names.SCHEDULER_LEASE):
@@ -99,7 +104,11 @@ async def processes(
         "agent": await accounts.agent_pod(NODE),
     }
     ports = dict(zip(pods, free_ports(len(pods)), strict=True))
-    host = {"--kubelet-dir": tmp_path / "k", "--cdi-dir": tmp_path / "c", "--state-dir": tmp_path / "s"}
+    host = {
+        "--kubelet-dir": short_directory / "k",
+        "--cdi-dir": tmp_path / "c",
+        "--state-dir": tmp_path / "s",
+    }
     running = []
     for component, pod in pods.items():
         config = tmp_path / f"{component}.kubeconfig"

@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from as_a_user import wait_for
 from tessera.local.cluster import LocalCluster
+from tessera.local.errors import LocalClusterError
 from tessera.local.host import can_have_node, find_tool
 from tessera.local.pause_image import busybox_image
-from tessera.local.processes import main_process
+from tessera.local.processes import inspect, main_process
 from tessera.local.progress import Progress
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -111,6 +113,13 @@ def test_the_clusters_share_nothing(clusters: tuple[LocalCluster, LocalCluster])
         assert one is not None and other is not None and one.address != other.address
 
 
+def logs_or_none(cluster: LocalCluster) -> str | None:
+    try:
+        return cluster.control_plane.kubectl("logs", "hello")
+    except LocalClusterError:
+        return None
+
+
 def test_up_repairs_what_was_killed_and_pods_live_on(clusters: tuple[LocalCluster, LocalCluster]) -> None:
     first, second = clusters
     identity = first.state.identity()
@@ -125,6 +134,11 @@ def test_up_repairs_what_was_killed_and_pods_live_on(clusters: tuple[LocalCluste
     for process in before:
         assert process is not None
         os.kill(process.pid, signal.SIGKILL)
+    # The kernel ends a killed process in its own time; `up` would take one that is still there for alive.
+    for process in before:
+        assert process is not None
+        pid = process.pid
+        wait_for(f"process {pid} to end", lambda pid=pid: inspect(pid, identity=identity) is None)
     first.up()
     status = first.status()
     assert status is not None and status.running
@@ -133,7 +147,8 @@ def test_up_repairs_what_was_killed_and_pods_live_on(clusters: tuple[LocalCluste
     if REAL_NODE:
         restarts = "jsonpath={.status.containerStatuses[0].restartCount}"
         assert first.control_plane.kubectl("get", "pod", "hello", "-o", restarts) == "0"
-        assert first.control_plane.kubectl("logs", "hello") == "hello\n"
+        # A kubelet that has just started does not know its pods yet and has no logs of them.
+        wait_for("the pod's logs", lambda: logs_or_none(first) == "hello\n")
     unchanged = second.status()
     assert neighbours is not None and unchanged is not None
     assert [each.pid for each in unchanged.processes] == [each.pid for each in neighbours.processes]

@@ -166,10 +166,10 @@ async def test_a_socket_path_that_the_kernel_refuses_is_explained(node: Scripted
 
 
 async def test_a_kubelet_directory_that_cannot_be_used_is_explained(
-    node: ScriptedNode, tmp_path: Path
+    node: ScriptedNode, short_directory: Path
 ) -> None:
-    (tmp_path / "file").write_text("")
-    plugin = Plugin(node, pool="node-a", kubelet_dir=tmp_path / "file", cdi_device_id=str)
+    (short_directory / "file").write_text("")
+    plugin = Plugin(node, pool="node-a", kubelet_dir=short_directory / "file", cdi_device_id=str)
     with pytest.raises(SocketNotOpened, match=r"Not a directory\. Point --kubelet-dir at"):
         await plugin.start()
     await plugin.stop(grace_seconds=0)

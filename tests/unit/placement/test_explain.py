@@ -66,6 +66,13 @@ def test_an_unknown_profile_lists_those_that_are_offered(w8: Geometry) -> None:
     )
 
 
+def test_an_unknown_profile_is_told_with_the_room_of_all_gpus_also_where_no_node_passes_the_filters(
+    w8: Geometry,
+) -> None:
+    refusal = _refusal(_two_gpus(w8), "9g.90gb", feasible=Feasible(0, {"insufficient cpu": 2}))
+    assert "8 memory slices are free on 2 GPUs" in refusal.message
+
+
 def test_node_filters_are_named_with_their_counts(w8: Geometry) -> None:
     state = _two_gpus(w8)
     refusal = _refusal(

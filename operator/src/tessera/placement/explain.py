@@ -36,7 +36,7 @@ def explain(
         )
     for request in requests:
         if not any(offer.placements for a in request.alternatives for offer in a.offers):
-            return _not_offered(state, request, allowed, free, largest)
+            return _not_offered(state, request)
     excluded = _excluded(feasible)
     reachable = allowed & _offered_on(state, wanted)
     if not reachable:
@@ -51,9 +51,12 @@ def explain(
     return _no_room(state, requests, label, reachable, excluded)
 
 
-def _not_offered(state: ClusterState, request: Request, allowed: int, free: int, largest: int) -> Unplaceable:
+def _not_offered(state: ClusterState, request: Request) -> Unplaceable:
+    # Of all GPUs: whatever the node filters leave, none of them has the profile.
+    every = state.all_bits()
+    free, largest = _room(state, every)
     offered = sorted({p for g in state.geometries() for p in g.profiles})
-    room = f"{_on_gpus(free, allowed.bit_count(), 'memory slice')}, {_LARGEST} {largest}"
+    room = f"{_on_gpus(free, every.bit_count(), 'memory slice')}, {_LARGEST} {largest}"
     return Unplaceable(
         reason=UNKNOWN_PROFILE,
         profile=_label(request),

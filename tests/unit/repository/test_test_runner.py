@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,16 @@ def tree(tmp_path: Path) -> Path:
 
 
 def run(tree: Path, *levels: str) -> subprocess.CompletedProcess[str]:
+    # The pytest of this environment, whatever else the machine has.
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.run(
-        ["tools/run-tests", *levels], cwd=tree, capture_output=True, text=True, timeout=60, check=False
+        ["tools/run-tests", *levels],
+        cwd=tree,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 

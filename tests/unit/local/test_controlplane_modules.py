@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tessera.local.build import PROGRAMS, cache_key, can_build, source_directory
+from tessera.local.build import PROGRAMS, batches_of, cache_key, can_build, source_directory
 from tessera.local.versions import KIND_NODE_IMAGE, KIND_VERSION, KUBERNETES_VERSION, MINIMUM_GO_VERSION
 
 SOURCES = source_directory()
@@ -58,3 +58,11 @@ def test_the_cache_key_changes_with_everything_that_shapes_a_binary(tmp_path: Pa
 )
 def test_go_is_usable_when_it_can_fetch_the_toolchain_it_lacks(version: str, usable: bool) -> None:
     assert can_build(version) is usable
+
+
+def test_programs_of_one_module_are_built_together() -> None:
+    batches = batches_of(PROGRAMS)
+    assert sorted(name for batch in batches for name in batch) == sorted(PROGRAMS)
+    for batch in batches:
+        assert len({(PROGRAMS[name].module, PROGRAMS[name].linker_flags) for name in batch}) == 1
+    assert len(batches) == len({program.module for program in PROGRAMS.values()})

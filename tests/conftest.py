@@ -1,7 +1,8 @@
 """Fixtures shared by all tests: a real control plane of this test session's own, and a namespace per test.
 
 The control plane starts on the first test that asks for it, listens on ports of its own, and is gone when the
-session ends; what a killed session left is removed by the next one.
+session ends; what a killed session left is removed by the next one. Tests run in several processes
+(pytest-xdist), each with a control plane of its own; what takes long to make is made in one of them only.
 """
 
 from __future__ import annotations
@@ -15,11 +16,21 @@ from pathlib import Path
 import pytest
 from tessera.kube.client import KubeClient
 from tessera.local.control_plane import ControlPlane
+from tessera.local.locks import exclusive
 from tessera.local.progress import Progress
 from tessera.local.state import ClusterState, existing_clusters
 from tessera.local.teardown import tear_down
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+MADE_ONCE = ("stack", "chart_cluster")
+"""Fixtures that are too expensive for two processes: all their tests run in the same one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Says which tests must run in one process: those of one file, and those of one expensive fixture."""
+    for item in items:
+        expensive = [name for name in MADE_ONCE if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(expensive[0] if expensive else item.path.stem))
 
 
 @pytest.fixture
@@ -36,10 +47,11 @@ def cluster_directory() -> Path:
     """
     directory = Path(tempfile.gettempdir()) / f"tessera-tests-{os.getuid()}"
     directory.mkdir(exist_ok=True)
-    for state in existing_clusters(directory):
-        pid = state.name.rpartition("-")[2]
-        if pid.isdigit() and not Path("/proc", pid).exists():
-            tear_down(state, progress=Progress())
+    with exclusive(directory / "lock", waiting_for="another test process", progress=Progress.silent()):
+        for state in existing_clusters(directory):
+            pid = state.name.rpartition("-")[2]
+            if pid.isdigit() and not Path("/proc", pid).exists():
+                tear_down(state, progress=Progress())
     return directory
 
 

@@ -1,0 +1,224 @@
+"""What the status of a training job says while it waits, runs and is suspended."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from tessera.api.heterogeneous_training_job import Progress
+from tessera.api.reasons import Reason
+from tessera.controllers.training_job import reconcile
+from tessera.controllers.training_view import TrainingView
+from unit.controllers.training_objects import (
+    CONDITIONS,
+    DEVICE,
+    NOW,
+    SETTINGS,
+    TEMPLATE,
+    Object,
+    claim,
+    ended_pod,
+    job,
+    look,
+    pod,
+    said,
+    training_job,
+)
+
+LIVE = [
+    pytest.param({}, "AwaitingPlacement", "False", "tessera-scheduler", id="nothing yet"),
+    pytest.param(
+        {"pods": [pod(scheduled=("False", "SchedulingGated", ""))], "claims": [claim()]},
+        "AwaitingPlacement",
+        "False",
+        "2g.20gb",
+        id="the scheduler has not decided",
+    ),
+    pytest.param(
+        {"pods": [pod()], "claims": [claim(said='{"reason":"UnknownProfile","message":"no such"}')]},
+        "UnknownProfile",
+        "False",
+        "no such",
+        id="the scheduler knows no such profile",
+    ),
+    pytest.param(
+        {"pods": [pod()], "claims": [claim(said='{"reason":"Novel","message":"why"}')]},
+        "Unplaceable",
+        "False",
+        "why",
+        id="a reason that this release does not know",
+    ),
+    pytest.param(
+        {"pods": [pod()], "claims": [claim(said="plain words")]},
+        "Unplaceable",
+        "False",
+        "plain words",
+        id="a message that is not JSON",
+    ),
+    pytest.param(
+        {"pods": [pod(node="n1")], "claims": [claim(device=DEVICE)]},
+        "Starting",
+        "False",
+        "starts on node n1",
+        id="bound",
+    ),
+    pytest.param(
+        {
+            "pods": [pod(scheduled=("False", "Unschedulable", "0/1 nodes: Insufficient cpu"))],
+            "claims": [claim(device=DEVICE)],
+        },
+        "Starting",
+        "False",
+        "Insufficient cpu",
+        id="allocated but not bindable",
+    ),
+    pytest.param(
+        {
+            "pods": [
+                pod(scheduled=("False", "Unschedulable", 'persistentvolumeclaim "output" not found')),
+            ],
+            "claims": [claim(device=DEVICE)],
+        },
+        "OutputClaimMissing",
+        "False",
+        "create the claim",
+        id="the output's claim is missing",
+    ),
+    pytest.param(
+        {
+            "pods": [
+                pod(node="n1", state={"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}),
+            ],
+            "claims": [claim(device=DEVICE)],
+        },
+        "ImageUnavailable",
+        "False",
+        "correct spec.image",
+        id="the image is missing",
+    ),
+    pytest.param(
+        {
+            "pods": [pod(phase="Running", node="n1", state={"running": {}})],
+            "claims": [claim(device=DEVICE)],
+        },
+        "Running",
+        "True",
+        "trains on node n1",
+        id="running",
+    ),
+]
+
+
+@pytest.mark.parametrize(("view", "reason", "status", "words"), LIVE)
+def test_ready_says_what_the_job_waits_for(view: Object, reason: str, status: str, words: str) -> None:
+    plan = look(training_job(), **view)
+    assert said(plan, "Ready")[:2] == (status, reason)
+    assert words in said(plan, "Ready")[2]
+    assert plan.status is not None
+    assert [c["type"] for c in plan.status["conditions"]] == CONDITIONS
+    assert {c["observedGeneration"] for c in plan.status["conditions"]} == {2}
+
+
+def test_the_placement_is_read_from_claim_and_resource_slice() -> None:
+    view = {"pods": [pod(node="n1")], "claims": [claim(device=DEVICE)]}
+    plan = look(training_job(), **view)
+    assert plan.status is not None
+    assert plan.status["placement"] == {
+        "node": "n1",
+        "gpu": "GPU-1f3c9a2e",
+        "profile": "2g.20gb",
+        "start": 4,
+        "device": DEVICE,
+        "claim": "train-0-slice-x",
+    }
+    later = look(training_job(plan.status), devices={}, **view)
+    assert later.status is not None
+    assert later.status["placement"] == plan.status["placement"], "known while the agent publishes anew"
+
+
+def test_a_claim_of_an_earlier_pod_is_not_taken_for_the_new_ones() -> None:
+    view = {"pods": [pod(uid="pod-2")], "claims": [claim(device=DEVICE, owner="pod-1")]}
+    assert said(look(training_job(), **view), "Placed")[0] == "False"
+
+
+def test_nothing_is_written_or_told_twice() -> None:
+    view = {"pods": [pod()], "claims": [claim(said='{"reason":"Unplaceable","message":"full"}')]}
+    first = look(training_job(), **view)
+    assert [n.reason for n in first.news] == [Reason.UNPLACEABLE, Reason.ADMITTED]
+    assert first.status is not None
+    second = look(training_job(first.status), **view)
+    assert second.status == first.status
+    assert second.news == ()
+    assert (second.children, second.changes) == ((), ())
+
+
+def test_only_a_flip_moves_the_transition_time() -> None:
+    waiting = {"pods": [pod()], "claims": [claim()]}
+    first = look(training_job(), **waiting)
+    assert first.status is not None
+    later = NOW + timedelta(minutes=5)
+    view = TrainingView(job=job(), template=TEMPLATE, pods=[pod()], claims=[claim(said="full")])
+    second = reconcile(training_job(first.status), view, settings=SETTINGS, now=later)
+    assert second.status is not None
+    placed = next(c for c in second.status["conditions"] if c["type"] == "Placed")
+    assert (placed["reason"], placed["lastTransitionTime"]) == ("Unplaceable", "2026-01-02T03:04:05Z")
+
+
+def test_suspending_is_not_suspended_until_the_last_pod_is_gone() -> None:
+    obj = training_job(suspend=True)
+    running = [pod(phase="Running", node="n1", state={"running": {}}, deleting=True)]
+    assert said(look(obj, job=job(suspend=True), pods=running), "Suspended")[:2] == ("False", "Suspending")
+    plan = look(obj, job=job(suspend=True))
+    assert said(plan, "Suspended")[:2] == ("True", "Suspended")
+    assert said(plan, "Ready")[:2] == ("False", "Suspended")
+    assert plan.status is not None
+    resumed = look(training_job(plan.status), job=job(suspend=True))
+    assert said(resumed, "Suspended")[:2] == ("False", "Resumed")
+    assert [change.body["spec"] for change in resumed.changes] == [{"suspend": False}]
+
+
+def test_a_replacement_counts_as_a_restart_and_a_resume_does_not() -> None:
+    first = look(training_job(), pods=[pod(uid="a")])
+    assert first.status is not None
+    assert first.status["restarts"] == 0
+    gone = [ended_pod(143, {"outcome": "preempted"}, uid="a"), pod(uid="b", created="2026-01-02T03:02:00Z")]
+    second = look(training_job(first.status), pods=gone)
+    assert second.status is not None
+    assert second.status["restarts"] == 1
+    assert [n.message for n in second.news if n.reason == Reason.RESTARTED] == [
+        "restart 1: the worker was stopped and saved its checkpoint; the next pod continues from the last "
+        "checkpoint"
+    ]
+    paused = look(training_job(second.status, suspend=True), job=job(suspend=True))
+    assert paused.status is not None
+    third = look(training_job(paused.status), pods=[pod(uid="c")])
+    assert third.status is not None
+    assert third.status["restarts"] == 1
+
+
+def test_the_slice_held_last_is_known_when_its_claim_is_freed_before_the_job_has_counted_the_end() -> None:
+    held = look(training_job(), job=job(), pods=(pod(node="n1"),), claims=(claim(device=DEVICE),))
+    assert held.status is not None
+    freed = look(training_job(held.status), job=job(), pods=(ended_pod(0),), claims=(claim(),))
+    assert freed.status is not None
+    assert freed.status["placement"]["device"] == DEVICE
+    assert said(freed, "Placed")[:2] == ("False", Reason.FINISHING)
+    assert said(freed, "Running")[:2] == ("False", Reason.FINISHING)
+
+
+def test_a_replacement_does_not_claim_the_slice_of_the_pod_before_it() -> None:
+    held = look(training_job(), job=job(), pods=(pod(node="n1"),), claims=(claim(device=DEVICE),))
+    after = look(
+        training_job(held.status), job=job(), pods=(pod(uid="pod-2"),), claims=(claim(owner="pod-2"),)
+    )
+    assert after.status is not None
+    assert "placement" not in after.status
+
+
+def test_progress_comes_from_the_worker_and_stays_while_it_is_silent() -> None:
+    heard = look(training_job(), progress=Progress(step=3, steps=9, loss=0.5, phase="train"))
+    assert heard.status is not None
+    assert heard.status["progress"] == {"phase": "train", "step": 3, "steps": 9, "loss": 0.5}
+    silent = look(training_job(heard.status))
+    assert silent.status is not None
+    assert silent.status["progress"] == heard.status["progress"]

@@ -1,0 +1,217 @@
+"""The fewest GPUs for a multiset of requests, each for one instance of a profile.
+
+One column per (pool, configuration), one row per profile:
+
+    minimise  sum of cost(pool) * x(pool, configuration)
+    so that   sum of count(profile in configuration) * x  >=  demand(profile)     for every profile
+              sum of x over a pool's configurations       <=  limit(pool)         where one is given
+
+A configuration may have more places than are needed; what is over is taken away again afterwards, from as
+few GPUs as possible, so that the free room stays together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tessera.packing.boards import Pool
+from tessera.packing.configurations import Catalogue, Counts, catalogue
+from tessera.packing.errors import BadPackingInput, NoPlanInTime, NotEnoughGpus
+from tessera.packing.plan import Group, Proof, Tile, check_demand, check_layouts, gpus_of
+from tessera.packing.program import Program, Row, solve
+
+DEFAULT_TIME_LIMIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPlan:
+    """The layouts that hold all requests, and the proof."""
+
+    groups: tuple[Group, ...]
+    proof: Proof
+
+    @property
+    def gpus(self) -> int:
+        """The number of GPUs."""
+        return gpus_of(self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One way to cut a GPU of a pool (number in the list of pools)."""
+
+    pool: int
+    counts: Counts
+
+
+def pack_requests(
+    pools: Sequence[Pool],
+    demand: Mapping[str, int],
+    *,
+    time_limit_seconds: float = DEFAULT_TIME_LIMIT_SECONDS,
+) -> RequestPlan:
+    """The plan with the least cost for `demand` (profile -> count).
+
+    Raises BadPackingInput (empty demand, bad counts, a profile that no pool has), NotEnoughGpus (limits),
+    NoPlanInTime, NoSolver.
+    """
+    check_question(pools, demand)
+    profiles = tuple(profile for profile, count in demand.items() if count)
+    catalogues = [catalogue(pool.geometry, profiles) for pool in pools]
+    columns = columns_of(catalogues)
+    total = sum(demand.values())
+    rows = [
+        Row(
+            terms=tuple((at, float(c.counts[row])) for at, c in enumerate(columns) if c.counts[row]),
+            lower=float(demand[profile]),
+        )
+        for row, profile in enumerate(profiles)
+    ]
+    program = Program(
+        costs=tuple(float(pools[column.pool].cost) for column in columns),
+        uppers=(total,) * len(columns),
+        rows=(*rows, *limit_rows(pools, columns)),
+    )
+    answer = solve(program, time_limit_seconds=time_limit_seconds)
+    if answer.infeasible:
+        raise _too_few(pools, demand, time_limit_seconds)
+    if answer.values is None:
+        raise no_plan_in_time(time_limit_seconds)
+    holding = _trimmed(columns, answer.values, [demand[profile] for profile in profiles])
+    groups = _groups(pools, catalogues, holding)
+    check_layouts(pools, groups)
+    check_demand(demand, groups)
+    proof = Proof(
+        cost=cost_of(pools, groups),
+        lower_bound=answer.bound,
+        optimal=answer.optimal,
+        certified=answer.certified,
+        seconds=answer.seconds,
+        configurations=len(columns),
+    )
+    return RequestPlan(groups, proof)
+
+
+def check_question(pools: Sequence[Pool], demand: Mapping[str, int]) -> None:
+    """Raises BadPackingInput for no pool, no request, a bad count, or a profile that no pool has."""
+    if not pools:
+        raise BadPackingInput("no GPU model is given", "", "Give --gpu MODEL.")
+    for profile, count in demand.items():
+        if count < 1:
+            raise BadPackingInput(
+                f"{count} requests for {profile}", "a count is at least 1", "Leave the profile out."
+            )
+        if not any(profile in pool.geometry.profiles for pool in pools):
+            known = dict.fromkeys(name for pool in pools for name in pool.geometry.profiles)
+            raise unknown_profile(profile, [pool.name for pool in pools], list(known))
+    if not demand:
+        raise BadPackingInput("nothing is asked for", "", "Give --requests 1g.10gb=12,3g.40gb=4, say.")
+
+
+def cost_of(pools: Sequence[Pool], groups: Iterable[Group]) -> float:
+    """What the GPUs of a plan cost."""
+    price = {pool.name: pool.cost for pool in pools}
+    return math.fsum(price[group.model] * group.count for group in groups)
+
+
+def unknown_profile(profile: str, models: Sequence[str], known: Sequence[str]) -> BadPackingInput:
+    """The error for a profile that none of the models has; it names the nearest."""
+    near = difflib.get_close_matches(profile, known, n=2, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    return BadPackingInput(
+        f"profile {profile!r} does not exist on {' or '.join(models)}",
+        "",
+        f"{hint}It offers {', '.join(known)}.",
+    )
+
+
+def columns_of(catalogues: Iterable[Catalogue]) -> list[Column]:
+    """The maximal configurations of all pools; the empty one is left out."""
+    return [
+        Column(number, counts)
+        for number, known in enumerate(catalogues)
+        for counts in known.maximal
+        if any(counts)
+    ]
+
+
+def limit_rows(pools: Sequence[Pool], columns: Sequence[Column]) -> list[Row]:
+    """One row per pool with a limit; the columns come first in the program."""
+    return [
+        Row(
+            terms=tuple((at, 1.0) for at, column in enumerate(columns) if column.pool == number),
+            upper=float(pool.limit),
+        )
+        for number, pool in enumerate(pools)
+        if pool.limit is not None
+    ]
+
+
+def no_plan_in_time(seconds: float) -> NoPlanInTime:
+    """The error when the time was over before the first plan."""
+    return NoPlanInTime(
+        f"no plan was found in {seconds:g} s", "the time limit ended the search", "Raise --time-limit."
+    )
+
+
+def _too_few(pools: Sequence[Pool], demand: Mapping[str, int], time_limit_seconds: float) -> NotEnoughGpus:
+    limits = ", ".join(f"{pool.name} {pool.limit}" for pool in pools if pool.limit is not None)
+    free = [replace(pool, limit=None) for pool in pools]
+    needed = pack_requests(free, demand, time_limit_seconds=time_limit_seconds)
+    by_model: Counter[str] = Counter()
+    for group in needed.groups:
+        by_model[group.model] += group.count
+    wanted = " and ".join(f"{count} {model}" for model, count in by_model.items())
+    return NotEnoughGpus(
+        f"the requests do not fit into the limits ({limits})",
+        f"without limits {wanted} are needed",
+        "Raise them.",
+    )
+
+
+def _trimmed(
+    columns: Sequence[Column], values: Sequence[int], demand: Sequence[int]
+) -> Counter[tuple[int, Counts]]:
+    """How many GPUs hold which counts, after what is over the demand was taken away.
+
+    GPUs of rare configurations lose first, and one GPU loses all it can before the next: free room stays
+    together and few different layouts remain.
+    """
+    used = sorted((value, at) for at, value in enumerate(values) if value)
+    surplus = [
+        sum(value * columns[at].counts[row] for value, at in used) - wanted
+        for row, wanted in enumerate(demand)
+    ]
+    holding: Counter[tuple[int, Counts]] = Counter()
+    for value, at in used:
+        pool, counts = columns[at].pool, columns[at].counts
+        left = value
+        while left:
+            taken = tuple(min(count, over) for count, over in zip(counts, surplus, strict=True))
+            if not any(taken):
+                holding[pool, counts] += left
+                break
+            # As many GPUs as can lose exactly this at once.
+            times = min(left, *(over // t for t, over in zip(taken, surplus, strict=True) if t))
+            surplus = [over - times * t for t, over in zip(taken, surplus, strict=True)]
+            rest = tuple(count - t for count, t in zip(counts, taken, strict=True))
+            if any(rest):
+                holding[pool, rest] += times
+            left -= times
+    return holding
+
+
+def _groups(
+    pools: Sequence[Pool], catalogues: Sequence[Catalogue], holding: Mapping[tuple[int, Counts], int]
+) -> tuple[Group, ...]:
+    groups = []
+    for (number, counts), count in holding.items():
+        known = catalogues[number]
+        legal = (known.geometry.placements[i] for i in known.layouts[counts])
+        tiles = tuple(sorted(Tile(p.start, p.profile) for p in legal))
+        groups.append(Group(pools[number].name, count, tiles))
+    return tuple(sorted(groups, key=lambda g: (g.model, -g.count, g.tiles)))

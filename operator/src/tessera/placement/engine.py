@@ -1,56 +1,74 @@
 """The choice of a place for slices: one global minimum over all GPUs of the cluster.
 
-One slice: every bucket of every offered geometry is ranked once; the best rank wins, then the lowest GPU,
-then the lowest start. When a selector admits several profiles, the smallest one (memory slices, then
-compute slices) that can be placed is taken, so that a request for "at least 20 GiB" never takes a whole GPU
-because that happens to leave no fragment behind.
+One slice: the layouts that GPUs have now stand in the order of the policy's rank (`ranking`); the best one
+that has an allowed GPU wins, then the lowest GPU, then the lowest start. When a selector admits several
+profiles, the smallest one (memory slices, then compute slices) that can be placed is taken, so that a
+request for "at least 20 GiB" never takes a whole GPU because that happens to leave no fragment behind.
 
-Several slices (all requests of one pod): all on one node or none. On each node they are placed largest
-first, each at its best rank, stepping back when a later one does not fit, so that a fit is found whenever
-there is one; the node with the least sum of ranks wins, then the lowest GPU.
+Several slices (all requests of one pod): all on one node or none; see `joint`.
 
 The engine only decides. It never changes the state; the caller occupies what it has accepted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import product
 
 from tessera.placement.explain import explain
 from tessera.placement.geometry import Geometry
+from tessera.placement.gpu_sets import Filter
+from tessera.placement.joint import Want, place_on_one_node, placement_of
 from tessera.placement.policies import Policy, Rank
+from tessera.placement.ranking import Ranking
 from tessera.placement.request import (
-    Alternative,
     Constraint,
     Feasible,
     Offer,
     Placement,
     Request,
     Unplaceable,
+    request_for_profile,
 )
-from tessera.placement.state import ClusterState, Gpu, numbers
+from tessera.placement.state import ClusterState, Pool
 
 _MOST_COMBINATIONS = 512
 """Alternatives of several requests multiply; beyond this the later ones are not tried (a claim may have 32
 requests of 8).
 """
 
-
-@dataclass(frozen=True, slots=True)
-class _Want:
-    request: str
-    alternative: Alternative
+_DRAWS = 32
+"""Blind draws of `random` before it looks which GPUs there are."""
 
 
 class Engine:
-    """Places requests by a policy. Keeps the ranks that it computed until the policy's version changes."""
+    """Places requests by a policy. Keeps the order of layouts until the policy's version changes."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._ranks: dict[tuple[Geometry, int, tuple[int, ...]], tuple[Rank, int] | None] = {}
         self._version = policy.version
+        self._state: ClusterState | None = None
+        self._models = 0
+        self._rankings: dict[tuple[Geometry, tuple[int, ...]], Ranking] = {}
+        self._of_profile: dict[str, tuple[Ranking, ...]] = {}
+
+    def choose(
+        self, state: ClusterState, profile: str, *, feasible: int | None = None
+    ) -> tuple[int, int] | None:
+        """The place for one slice of a profile: (GPU number, placement index), or None when it fits nowhere.
+
+        The same choice as `place`, without the words. `feasible` restricts the GPUs (a bit set; None: all).
+        """
+        self._follow(state)
+        rankings = self._of_profile.get(profile)
+        if rankings is None:
+            offers = request_for_profile(state, profile).alternatives[0].offers
+            rankings = self._of_profile[profile] = tuple(self._ranking(state, offer) for offer in offers)
+        policy = self.policy
+        if feasible is None and len(rankings) == 1 and policy.chance is None and policy.turn is None:
+            return rankings[0].lowest()
+        within = None if feasible is None else Filter(feasible)
+        return self._select(state, [(ranking, within) for ranking in rankings])
 
     def place(
         self,
@@ -64,199 +82,113 @@ class Engine:
 
         All placements of one call are on one node. `feasible` restricts the GPUs (None: all of the state).
         """
-        if self._version != self.policy.version:
-            self._ranks.clear()
-            self._version = self.policy.version
-        allowed = state.all_bits() if feasible is None else feasible.gpus
+        self._follow(state)
         options = [request.alternatives for request in requests]
         for tried, combination in enumerate(product(*options)):
             if tried == _MOST_COMBINATIONS:
                 break
             wants = [
-                _Want(request.name, alternative)
+                Want(request.name, alternative)
                 for request, alternative in zip(requests, combination, strict=True)
                 for _ in range(alternative.count)
             ]
-            found = self._place_wants(state, wants, allowed, constraints)
+            found = self._place_wants(state, wants, feasible, constraints)
             if found is not None:
                 return found
-        return explain(state, requests, feasible=feasible, allowed=allowed)
+        return explain(state, requests, feasible=feasible)
 
     def _place_wants(
-        self, state: ClusterState, wants: list[_Want], allowed: int, constraints: Sequence[Constraint]
-    ) -> tuple[Placement, ...] | None:
-        if len(wants) == 1 and not constraints:
-            best = self._best_gpu(state, wants[0].alternative.offers, allowed)
-            return None if best is None else (_placement(wants[0], state.gpus[best[0]], best[1]),)
-        return self._best_node(state, wants, allowed, constraints)
-
-    def _best_gpu(
-        self, state: ClusterState, offers: tuple[Offer, ...], allowed: int
-    ) -> tuple[int, int] | None:
-        """The global minimum for one slice: (GPU number, placement index)."""
-        best_rank: Rank | None = None
-        best: tuple[int, int] | None = None
-        tied: list[tuple[int, int]] = []
-        for offer in offers:
-            gpus = allowed if offer.gpus is None else allowed & offer.gpus
-            for key, bucket in state.buckets(offer.geometry).items():
-                ranked = self._ranked(offer, key)
-                if ranked is None or (best_rank is not None and ranked[0] > best_rank):
-                    continue
-                usable = bucket & gpus
-                if not usable:
-                    continue
-                if best_rank is None or ranked[0] < best_rank:
-                    best_rank, best, tied = ranked[0], None, []
-                if self.policy.chance is not None:
-                    tied.append((usable, ranked[1]))
-                    continue
-                lowest = (usable & -usable).bit_length() - 1
-                if best is None or lowest < best[0]:
-                    best = (lowest, ranked[1])
-        if self.policy.chance is not None and tied:
-            choices = sorted((number, index) for usable, index in tied for number in numbers(usable))
-            return self.policy.chance.choice(choices)
-        return best
-
-    def _ranked(self, offer: Offer, key: int) -> tuple[Rank, int] | None:
-        """The best placement of an offer on a GPU with this key, as (rank, index); None when none fits."""
-        name = (offer.geometry, key, offer.placements)
-        try:
-            return self._ranks[name]
-        except KeyError:
-            ranked = self._ranks[name] = self._rank_all(offer, key)
-            return ranked
-
-    def _rank_all(self, offer: Offer, key: int) -> tuple[Rank, int] | None:
-        geometry = offer.geometry
-        best: tuple[Rank, int, int] | None = None
-        for index in offer.placements:
-            if not geometry.fits(key, index):
-                continue
-            legal = geometry.placements[index]
-            rank = (legal.width, legal.compute, *self.policy.rank(geometry, key, index))
-            if best is None or (rank, legal.start) < best[:2]:
-                best = (rank, legal.start, index)
-        return None if best is None else (best[0], best[2])
-
-    def _best_node(
-        self, state: ClusterState, wants: list[_Want], allowed: int, constraints: Sequence[Constraint]
-    ) -> tuple[Placement, ...] | None:
-        """All wants on one node: the node with the least sum of ranks."""
-        # Largest first; the order of the answer is restored at the end.
-        order = sorted(range(len(wants)), key=lambda i: (-_width(wants[i].alternative), i))
-        able = [self._able(state, want.alternative.offers, allowed) for want in wants]
-        best: tuple[Rank, int] | None = None
-        best_found: list[Placement | None] | None = None
-        for bits in _nodes_of(state, able):
-            local = {number: state.gpus[number].key for number in numbers(bits & allowed)}
-            found: list[Placement | None] = [None] * len(wants)
-            total = self._fill(state, wants, order, local, found, constraints)
-            if total is None:
-                continue
-            ranked = (total, min(local))
-            if best is None or ranked < best:
-                best, best_found = ranked, found
-        if best_found is None:
-            return None
-        return tuple(placement for placement in best_found if placement is not None)
-
-    def _able(self, state: ClusterState, offers: tuple[Offer, ...], allowed: int) -> int:
-        """The GPUs on which one slice of these offers fits."""
-        bits = 0
-        for offer in offers:
-            gpus = allowed if offer.gpus is None else allowed & offer.gpus
-            for key, bucket in state.buckets(offer.geometry).items():
-                if bucket & gpus and self._ranked(offer, key) is not None:
-                    bits |= bucket & gpus
-        return bits
-
-    def _fill(
         self,
         state: ClusterState,
-        wants: list[_Want],
-        order: list[int],
-        local: dict[int, int],
-        found: list[Placement | None],
+        wants: list[Want],
+        feasible: Feasible | None,
         constraints: Sequence[Constraint],
-    ) -> Rank | None:
-        """Place the wants in `order` on the GPUs of `local` (number -> key), by depth-first search. Returns
-        the sum of ranks.
-        """
-        dead: set[tuple[int, tuple[int, ...]]] = set()
+    ) -> tuple[Placement, ...] | None:
+        allowed = None if feasible is None else feasible.gpus
+        ranked = [
+            [(self._ranking(state, offer), _within(offer, allowed)) for offer in want.alternative.offers]
+            for want in wants
+        ]
+        if len(wants) > 1 or constraints:
+            return place_on_one_node(
+                state, self.policy, wants, ranked, allowed=allowed, constraints=constraints
+            )
+        best = self._select(state, ranked[0])
+        return None if best is None else (placement_of(wants[0], state.gpus[best[0]], best[1]),)
 
-        def descend(depth: int) -> Rank | None:
-            if depth == len(order):
-                return ()
-            # With constraints a dead end depends on the placements themselves, not only on the keys that
-            # they leave.
-            here = (depth, tuple(local.values()))
-            if not constraints and here in dead:
-                return None
-            want = wants[order[depth]]
-            for rank, number, index in self._choices(state, want.alternative.offers, local):
-                gpu = state.gpus[number]
-                before = local[number]
-                found[order[depth]] = _placement(want, gpu, index)
-                if all(allows([p for p in found if p is not None]) for allows in constraints):
-                    local[number] = gpu.geometry.with_placed(before, index)
-                    rest = descend(depth + 1)
-                    local[number] = before
-                    if rest is not None:
-                        return _add(rank, rest)
-                found[order[depth]] = None
-            dead.add(here)
+    def _follow(self, state: ClusterState) -> None:
+        """Forget ranks that another policy version, other GPUs or another state have made stale."""
+        models = len(state.pools)
+        if self._state is state and self._version == self.policy.version and self._models == models:
+            return
+        self._state, self._version, self._models = state, self.policy.version, models
+        self._rankings.clear()
+        self._of_profile.clear()
+
+    def _ranking(self, state: ClusterState, offer: Offer) -> Ranking:
+        name = (offer.geometry, offer.placements)
+        found = self._rankings.get(name)
+        if found is None:
+            # A geometry without GPUs has an empty pool, so that its ranking is empty.
+            pool = state.pools.get(offer.geometry) or Pool(offer.geometry)
+            found = self._rankings[name] = Ranking(self.policy, pool, offer.placements)
+        return found
+
+    def _select(
+        self, state: ClusterState, ranked: Sequence[tuple[Ranking, Filter | None]]
+    ) -> tuple[int, int] | None:
+        """The global minimum for one slice: (GPU number, placement index)."""
+        turn = self.policy.turn
+        best: tuple[Rank, int, int] | None = None
+        tied: list[tuple[Ranking, Filter | None]] = []
+        for ranking, within in ranked:
+            first = ranking.first(within=within, turn=turn)
+            if first is None:
+                continue
+            rank, number = first
+            if best is None or rank < best[0]:
+                tied = []
+            if best is None or rank <= best[0]:
+                tied.append((ranking, within))
+            # Cyclic distance from whose turn it is; without turns the number itself.
+            distance = number if turn is None else (number - turn) % len(state.gpus)
+            if best is None or (rank, distance) < best[:2]:
+                best = (rank, distance, number)
+        if best is None:
             return None
+        number = best[2] if self.policy.chance is None else self._draw(state, best[0], tied)
+        self.policy.chosen(number)
+        geometry = state.gpus[number].geometry
+        layout = state.gpus[number].layout
+        for ranking, within in tied:
+            if ranking.pool.geometry is geometry and (within is None or number in within):
+                its_class = ranking.class_of[layout]
+                if its_class is not None and its_class.rank == best[0]:
+                    return number, ranking.index_for[layout]
+        raise AssertionError(f"GPU {number} was chosen from no ranking")
 
-        return descend(0)
+    def _draw(self, state: ClusterState, rank: Rank, tied: list[tuple[Ranking, Filter | None]]) -> int:
+        """Any GPU of this rank, each with the same chance."""
+        chance = self.policy.chance
+        assert chance is not None
 
-    def _choices(
-        self, state: ClusterState, offers: tuple[Offer, ...], local: dict[int, int]
-    ) -> list[tuple[Rank, int, int]]:
-        """Every placement of the offers that fits on the local GPUs, best first."""
-        choices: list[tuple[Rank, int, int, int]] = []
-        for number, key in local.items():
-            geometry = state.gpus[number].geometry
-            for offer in offers:
-                if offer.geometry is not geometry or not (offer.gpus is None or offer.gpus >> number & 1):
-                    continue
-                for index in offer.placements:
-                    if geometry.fits(key, index):
-                        legal = geometry.placements[index]
-                        rank = (legal.width, legal.compute, *self.policy.rank(geometry, key, index))
-                        choices.append((rank, number, legal.start, index))
-        choices.sort()
-        return [(rank, number, index) for rank, number, _, index in choices]
+        def is_candidate(number: int) -> bool:
+            gpu = state.gpus[number]
+            for ranking, within in tied:
+                if ranking.pool.geometry is gpu.geometry and (within is None or number in within):
+                    its_class = ranking.class_of.get(gpu.layout)
+                    if its_class is not None and its_class.rank == rank:
+                        return True
+            return False
 
-
-def _placement(want: _Want, gpu: Gpu, index: int) -> Placement:
-    return Placement(
-        request=want.request,
-        alternative=want.alternative.name,
-        gpu=gpu.name,
-        node=gpu.node,
-        index=index,
-        legal=gpu.geometry.placements[index],
-    )
-
-
-def _width(alternative: Alternative) -> int:
-    return max((o.geometry.placements[i].width for o in alternative.offers for i in o.placements), default=0)
+        # A blind draw that hits a candidate is as good as a draw from the list of all, and much cheaper.
+        for _ in range(_DRAWS):
+            number = chance.randrange(len(state.gpus))
+            if is_candidate(number):
+                return number
+        return chance.choice([number for number in range(len(state.gpus)) if is_candidate(number)])
 
 
-def _nodes_of(state: ClusterState, able: list[int]) -> Iterator[int]:
-    """The GPUs of each node that has an able GPU for every want, in the order of their first able GPU."""
-    seen: set[str] = set()
-    for number in numbers(min(able, key=int.bit_count, default=0)):
-        node = state.gpus[number].node
-        if node in seen:
-            continue
-        seen.add(node)
-        bits = state.bits_of_nodes((node,))
-        if all(bits & fits for fits in able):
-            yield bits
-
-
-def _add(a: Rank, b: Rank) -> Rank:
-    return tuple(x + y for x, y in zip(a, b, strict=True)) if b else a
+def _within(offer: Offer, allowed: int | None) -> Filter | None:
+    sets = [gpus for gpus in (offer.gpus, allowed) if gpus is not None]
+    return Filter(*sets) if sets else None

@@ -1,15 +1,16 @@
 """Why nothing fits, in the user's terms: what was asked, what is free, and what would make it fit.
 
-Runs only when a request could not be placed, so it may look at every GPU.
-"""
+Runs only when a request could not be placed. It looks at the layouts that GPUs have, not at every GPU, so
+that a hundred requests that wait for room cost little. """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from tessera.placement.geometry import Geometry
-from tessera.placement.request import Alternative, Feasible, Request, Unplaceable
-from tessera.placement.state import ClusterState, Gpu, numbers
+from tessera.placement.gpu_sets import Filter, first_of
+from tessera.placement.layouts import LayoutTable
+from tessera.placement.request import Alternative, Feasible, Offer, Request, Unplaceable
+from tessera.placement.state import ClusterState, Gpu
 
 UNKNOWN_PROFILE = "UnknownProfile"
 NO_NODE = "NoFeasibleNode"
@@ -18,14 +19,13 @@ NO_ROOM = "NoRoom"
 _LARGEST = "the largest placement that still fits has"
 
 
-def explain(
-    state: ClusterState, requests: Sequence[Request], *, feasible: Feasible | None, allowed: int
-) -> Unplaceable:
+def explain(state: ClusterState, requests: Sequence[Request], *, feasible: Feasible | None) -> Unplaceable:
     """The first cause that holds: the profile is not offered, no node passes the filters, or no legal place
     is free.
     """
     wanted = [alternative for request in requests for alternative in request.alternatives]
     label = " + ".join(_label(request) for request in requests)
+    allowed = state.all_bits() if feasible is None else feasible.gpus
     free, largest = _room(state, allowed)
     if not state.gpus:
         return Unplaceable(
@@ -100,38 +100,44 @@ def _smallest_victim(
     state: ClusterState, alternatives: tuple[Alternative, ...], reachable: int
 ) -> tuple[Gpu, Hashable] | None:
     """The owner of the narrowest placement without which one slice would fit; the lowest GPU wins ties."""
-    offers = [offer for alternative in alternatives if alternative.count == 1 for offer in alternative.offers]
-    width: int | None = None
-    best: tuple[Gpu, Hashable] | None = None
-    # The answer depends on what is left and on which offers name the GPU: thousands share few cases.
-    known: dict[tuple[Geometry, int, tuple[bool, ...]], bool] = {}
-    for number in numbers(reachable):
-        gpu = state.gpus[number]
-        named = tuple(offer.gpus is None or bool(offer.gpus >> number & 1) for offer in offers)
-        for owner, index in gpu.held.items():
-            placement = gpu.geometry.placements[index]
-            if width is not None and placement.width >= width:
-                continue
-            key = _key_without(gpu, index)
-            case = (gpu.geometry, key, named)
-            if case not in known:
-                known[case] = any(
-                    here
-                    and offer.geometry is gpu.geometry
-                    and any(gpu.geometry.fits(key, i) for i in offer.placements)
-                    for offer, here in zip(offers, named, strict=True)
-                )
-            if known[case]:
-                width, best = placement.width, (gpu, owner)
-    return best
+    best: tuple[int, int, int] | None = None
+    for alternative in alternatives:
+        if alternative.count != 1:
+            continue
+        for offer in alternative.offers:
+            within = Filter(reachable) if offer.gpus is None else Filter(reachable, offer.gpus)
+            for found in _victims(state, offer, within):
+                if best is None or found < best:
+                    best = found
+    if best is None:
+        return None
+    _, number, index = best
+    gpu = state.gpus[number]
+    return gpu, next(owner for owner, held in gpu.held.items() if held == index)
 
 
-def _key_without(gpu: Gpu, index: int) -> int:
-    if not gpu.overlapping:
-        return gpu.geometry.with_released(gpu.key, index)
-    held = list(gpu.held.values())
-    held.remove(index)
-    return gpu.geometry.key_of(held)
+def _victims(state: ClusterState, offer: Offer, within: Filter) -> list[tuple[int, int, int]]:
+    """What could be freed for an offer, per layout that GPUs have: (width, lowest such GPU, placement)."""
+    placements = offer.geometry.placements
+    victims: list[tuple[int, int, int]] = []
+    for layout, bucket in state.layouts(offer.geometry):
+        table = state.pools[offer.geometry].table
+        helping = [
+            index
+            for index in dict.fromkeys(table.indices[layout])
+            if _fits_any(table, table.after_released(layout, index), offer)
+        ]
+        number = first_of([bucket], within=within) if helping else None
+        if number is not None:
+            owned = state.gpus[number].held.values()
+            order = list(owned)
+            index = min(helping, key=lambda i: (placements[i].width, order.index(i)))
+            victims.append((placements[index].width, number, index))
+    return victims
+
+
+def _fits_any(table: LayoutTable, layout: int, offer: Offer) -> bool:
+    return any(table.fits(layout, index) for index in offer.placements)
 
 
 def _offered_on(state: ClusterState, alternatives: list[Alternative]) -> int:
@@ -147,13 +153,14 @@ def _room(state: ClusterState, allowed: int) -> tuple[int, int]:
     """Free memory slices in all, and the widest placement that fits on one GPU."""
     free = 0
     largest = 0
+    within = None if allowed == state.all_bits() else Filter(allowed)
     for geometry in state.geometries():
-        for key, bucket in state.buckets(geometry).items():
-            count = (bucket & allowed).bit_count()
+        for layout, bucket in state.layouts(geometry):
+            count = bucket.count(within)
             if count:
-                occupancy = geometry.occupancy(key)
-                free += count * occupancy.free
-                largest = max([largest, *(geometry.placements[i].width for i in occupancy.fitting)])
+                table = state.pools[geometry].table
+                free += count * table.free(layout)
+                largest = max([largest, *(geometry.placements[i].width for i in table.fitting(layout))])
     return free, largest
 
 

@@ -22,6 +22,10 @@ _FIELD_BITS = 16
 _FIELD = (1 << _FIELD_BITS) - 1
 
 
+WHOLE = "whole"
+"""The profile of a GPU that is not cut."""
+
+
 class IllegalGeometry(ValueError):
     """The placements that were published for a GPU contradict its number of slices."""
 
@@ -223,4 +227,14 @@ def geometry_of(
         compute_slices=compute_slices,
         placements=tuple(sorted(placements, key=lambda p: (p.width, p.compute, p.profile, p.start))),
         limits=limits,
+    )
+
+
+def whole_gpu(model: str, *, memory_slices: int = 1) -> Geometry:
+    """The geometry of a GPU that is given as a whole or not at all (MIG is off, or the board has none): its
+    only placement is the profile `whole` over everything.
+    """
+    whole = LegalPlacement(profile=WHOLE, start=0, width=memory_slices, compute=memory_slices)
+    return geometry_of(
+        model=model, memory_slices=memory_slices, compute_slices=memory_slices, placements=(whole,)
     )

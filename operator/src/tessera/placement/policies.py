@@ -1,22 +1,68 @@
-"""Placement policies: how a place for a slice is ranked. The lowest rank wins, over all GPUs of the cluster.
+"""Placement policies: how a place for a slice is ranked. The lowest rank wins, over all GPUs of the
+cluster.
 
-A policy ranks (geometry, key of the GPU, placement), never a particular GPU or node, so that a rank is
-computed once per bucket. Ties go to the GPU with the lowest number, then to the lowest start; `random`
-breaks ties by chance instead.
+A policy ranks (geometry, layout of the GPU, placement), never a particular GPU or node, so that a rank is
+computed once for all GPUs with the same layout. Ties go to the GPU with the lowest number, then to the
+placement that the policy's `preference` names, then to the lowest start. Three policies choose the GPU
+otherwise: `random` by chance, `round_robin` in turn, and nothing else.
+
+Two kinds. *Fit* policies (`policies_fit`) look at the GPU as it is: fullest first, emptiest first, first.
+*Value* policies (`policies_value`) put a number on every layout, what it costs the future, and take the
+placement that raises it least. The same number says whether a move or a reservation pays.
 """
 
 from __future__ import annotations
 
+import difflib
 import random
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Protocol, runtime_checkable
 
 from tessera.placement.geometry import Geometry
-from tessera.placement.score import ArrivalHistogram, configuration_capability, unusable_slices
+from tessera.placement.policies_fit import (
+    BestFit,
+    BestFitHami,
+    BestFitHamiMaster,
+    BestFitMfi,
+    FirstFit,
+    RandomFit,
+    Rank,
+    RoundRobin,
+    WorstFit,
+)
+from tessera.placement.policies_value import (
+    FragmentationGradient,
+    FragmentationTenancy,
+    MaximumCapability,
+    MinimumFragmentationIncrease,
+    TablePolicy,
+    ValuePolicy,
+)
 
-Rank = tuple[float, ...]
+__all__ = [
+    "DEFAULT_POLICY",
+    "POLICIES",
+    "BestFit",
+    "BestFitHami",
+    "BestFitHamiMaster",
+    "BestFitMfi",
+    "FirstFit",
+    "FragmentationGradient",
+    "FragmentationTenancy",
+    "MaximumCapability",
+    "MinimumFragmentationIncrease",
+    "Policy",
+    "RandomFit",
+    "Rank",
+    "RoundRobin",
+    "TablePolicy",
+    "UnknownPolicy",
+    "ValuePolicy",
+    "WorstFit",
+    "make_policy",
+]
 
-
+@runtime_checkable
 class Policy(Protocol):
     """What the engine asks of a policy."""
 
@@ -30,100 +76,79 @@ class Policy(Protocol):
     def chance(self) -> random.Random | None:
         """Breaks ties between GPUs by chance when it is set."""
 
-    def rank(self, geometry: Geometry, key: int, index: int) -> Rank:
-        """The rank of taking placement `index` on a GPU with this key; lowest wins."""
+    @property
+    def turn(self) -> int | None:
+        """When it is set, ties go to the first GPU from this number on, cyclically."""
+
+    def rank(self, geometry: Geometry, layout: int, index: int) -> Rank:
+        """The rank of taking placement `index` on a GPU with this layout; lowest wins."""
+
+    def preference(self, geometry: Geometry, layout: int, index: int) -> Rank:
+        """Orders placements of equal rank on the same GPU, before their starts do; lowest wins."""
 
     def record(self, profile: str) -> None:
         """Learn that a slice of this profile was asked for."""
 
+    def chosen(self, number: int) -> None:
+        """Learn which GPU the engine has chosen."""
 
-class FragmentationGradient:
-    """FGD on slices: the least growth of unusable slices, then the least loss of legal placements.
 
-    key: F_slice(after) - F_slice(before), CC(before) - CC(after), GPU, start.
+class UnknownPolicy(LookupError):
+    """No policy has this name."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+        super().__init__(f"placement policy {name!r} does not exist; nearest: {', '.join(nearest)}")
+
+
+DEFAULT_POLICY = "fgd-h"
+
+
+class _Registry(dict[str, Callable[[], Policy]]):
+    """Policies by name. Hyphens and underscores are the same, and "default" is the default policy; iteration
+    gives each policy once, under its own name.
     """
 
-    name = "fgd"
-    chance: random.Random | None = None
+    def _own_name(self, name: object) -> str:
+        if name == "default":
+            return DEFAULT_POLICY
+        plain = str(name).replace("-", "_")
+        return next((known for known in self if known.replace("-", "_") == plain), str(name))
 
-    def __init__(self, histogram: ArrivalHistogram | None = None) -> None:
-        self.histogram = histogram or ArrivalHistogram()
-        self.version = 0
-        self._fresh_until = 8
-        self._weights: dict[Geometry, dict[str, float]] = {}
-        self._values: dict[tuple[Geometry, int], float] = {}
+    def __missing__(self, name: str) -> Callable[[], Policy]:
+        own = self._own_name(name)
+        if not dict.__contains__(self, own):
+            raise UnknownPolicy(name, self)
+        return dict.__getitem__(self, own)
 
-    def record(self, profile: str) -> None:
-        """Count the arrival. Weights are refreshed when the histogram has grown by an eighth, at most every
-        125 arrivals.
-        """
-        self.histogram.record(profile)
-        if self.histogram.arrivals >= self._fresh_until:
-            self._fresh_until = self.histogram.arrivals + max(8, min(self.histogram.arrivals, 1000) // 8)
-            self._weights.clear()
-            self._values.clear()
-            self.version += 1
-
-    def value(self, geometry: Geometry, key: int) -> float:
-        """F_slice of a key under the current weights."""
-        found = self._values.get((geometry, key))
-        if found is None:
-            weights = self._weights.get(geometry)
-            if weights is None:
-                weights = self._weights[geometry] = self.histogram.weights(geometry)
-            found = self._values[geometry, key] = unusable_slices(geometry, key, weights)
-        return found
-
-    def rank(self, geometry: Geometry, key: int, index: int) -> Rank:
-        after = geometry.with_placed(key, index)
-        # Sums of equal weights in another order differ in the last bits; such places are ties.
-        growth = round(self.value(geometry, after) - self.value(geometry, key), 9)
-        return (growth, configuration_capability(geometry, key) - configuration_capability(geometry, after))
+    def __contains__(self, name: object) -> bool:
+        return dict.__contains__(self, self._own_name(name))
 
 
-class _Fixed:
-    """A policy that learns nothing."""
-
-    version = 0
-    chance: random.Random | None = None
-
-    def record(self, profile: str) -> None:
-        """Nothing to learn."""
-
-
-class FirstFit(_Fixed):
-    """The first GPU with room, at the lowest start."""
-
-    name = "first_fit"
-
-    def rank(self, geometry: Geometry, key: int, index: int) -> Rank:
-        return ()
-
-
-class BestFit(_Fixed):
-    """The GPU with the fewest free slices that still has room."""
-
-    name = "best_fit"
-
-    def rank(self, geometry: Geometry, key: int, index: int) -> Rank:
-        return (geometry.occupancy(key).free,)
+POLICIES = _Registry(
+    {
+        "fgd": FragmentationGradient,
+        "fgd-h": FragmentationTenancy,
+        "table": TablePolicy,
+        "mfi": MinimumFragmentationIncrease,
+        "mcc": MaximumCapability,
+        "best_fit": BestFit,
+        "best_fit_hami": BestFitHami,
+        "best_fit_hami_master": BestFitHamiMaster,
+        "best_fit_mfi": BestFitMfi,
+        "first_fit": FirstFit,
+        "worst_fit": WorstFit,
+        "round_robin": RoundRobin,
+        "random": RandomFit,
+    }
+)
 
 
-class RandomFit(_Fixed):
-    """Any GPU with room, by chance, at the lowest start; seeded, so that a run can be repeated."""
+def make_policy(name: str, *, seed: int = 0) -> Policy:
+    """A new policy by name ("default" is the default one). `seed` is for those that use chance.
 
-    name = "random"
-
-    def __init__(self, seed: int = 0) -> None:
-        self.chance = random.Random(seed)
-
-    def rank(self, geometry: Geometry, key: int, index: int) -> Rank:
-        return ()
-
-
-POLICIES: dict[str, Callable[[], Policy]] = {
-    "fgd": FragmentationGradient,
-    "first_fit": FirstFit,
-    "best_fit": BestFit,
-    "random": RandomFit,
-}
+    Raises UnknownPolicy with the nearest names.
+    """
+    factory = POLICIES[name]
+    return factory(seed) if factory is RandomFit else factory()

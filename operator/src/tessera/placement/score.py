@@ -8,6 +8,8 @@ by a histogram of what came, in which old arrivals fade.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tessera.placement.geometry import Geometry
 
 
@@ -44,7 +46,7 @@ class ArrivalHistogram:
         return {name: count / total for name, count in counts.items()}
 
 
-def unusable_slices(geometry: Geometry, key: int, weights: dict[str, float]) -> float:
+def unusable_slices(geometry: Geometry, key: int, weights: Mapping[str, float]) -> float:
     """F_slice: expected free memory slices that the next request cannot use. 0 when all profiles fit or
     none is free.
     """
@@ -58,3 +60,24 @@ def unusable_slices(geometry: Geometry, key: int, weights: dict[str, float]) -> 
 def configuration_capability(geometry: Geometry, key: int) -> int:
     """CC: the number of legal placements left, over all profiles."""
     return len(geometry.occupancy(key).fitting)
+
+
+def blocked_starts(geometry: Geometry, key: int) -> int:
+    """F_MFI (own reading of arXiv 2511.18906): sum over the profiles that the free slices could hold of
+    size x number of its starts that are blocked.
+    """
+    occupancy = geometry.occupancy(key)
+    open_starts = frozenset(occupancy.fitting)
+    return sum(
+        placement.width
+        for index, placement in enumerate(geometry.placements)
+        if placement.width <= occupancy.free and index not in open_starts
+    )
+
+
+def tenancy(tenants: int) -> float:
+    """H(n) = 1 + 1/2 + ... + 1/n: the n-th tenant of a GPU costs 1/n, so the first one most.
+
+    It keeps empty GPUs empty and fills those that already have several tenants.
+    """
+    return sum(1.0 / n for n in range(1, tenants + 1))

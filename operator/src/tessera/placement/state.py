@@ -1,11 +1,9 @@
 """Which placements of which GPUs are taken, arranged so that a decision need not look at every GPU.
 
-GPUs with the same geometry and the same key are interchangeable for a decision, so they share a *bucket*.
-There are a few hundred buckets at most, for 8 GPUs or for 80,000. A bucket is a set of GPU numbers written
-as one integer (bit i stands for GPU number i): its lowest GPU, and its intersection with the GPUs that pass
-the node filters, are then single operations. GPU numbers follow the order of `add_gpu`, and ties are broken
-by the lowest number.
-"""
+GPUs with the same geometry and the same layout are interchangeable for a decision, so they share a set (a
+*bucket*). There are a few hundred buckets at most, for 8 GPUs or for 80,000, and a GPU changes its bucket
+at a cost that does not depend on the number of GPUs. GPU numbers follow the order of `add_gpu`, and ties
+are broken by the lowest number. """
 
 from __future__ import annotations
 
@@ -13,6 +11,10 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tessera.placement.geometry import Geometry
+from tessera.placement.gpu_sets import GpuSet, bits_of, numbers, union_bits
+from tessera.placement.layouts import EMPTY, LayoutTable, layout_table
+
+__all__ = ["AlreadyOccupied", "ClusterState", "Gpu", "Pool", "numbers"]
 
 
 class AlreadyOccupied(ValueError):
@@ -21,15 +23,60 @@ class AlreadyOccupied(ValueError):
 
 @dataclass(slots=True)
 class Gpu:
-    """One GPU: its number, its node, and the owners of its placements."""
+    """One GPU: its number, its node, its layout, and the owners of its placements."""
 
     number: int
     name: str
     node: str
     geometry: Geometry
-    key: int = 0
+    table: LayoutTable = field(repr=False)
+    layout: int = EMPTY
     held: dict[Hashable, int] = field(default_factory=dict)
-    overlapping: bool = False
+
+    @property
+    def key(self) -> int:
+        """The key of the layout in the geometry: what is occupied, without by whom."""
+        return self.table.keys[self.layout]
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether placements on it exclude each other, by somebody's error."""
+        return self.table.overlapping[self.layout]
+
+
+class Pool:
+    """The GPUs of one geometry, by layout."""
+
+    __slots__ = ("buckets", "geometry", "present", "table")
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.table = layout_table(geometry)
+        self.buckets: dict[int, GpuSet] = {}
+        """Layout -> GPUs; buckets that became empty stay."""
+        self.present = 0
+        """Bit i: some GPU has layout i."""
+
+    def move(self, number: int, before: int, after: int) -> None:
+        """A GPU has changed its layout."""
+        bucket = self.buckets[before]
+        bucket.remove(number)
+        if not bucket.summary:
+            self.present ^= 1 << before
+        self.put(number, after)
+
+    def put(self, number: int, layout: int) -> None:
+        """A GPU has this layout, and is in no bucket yet."""
+        bucket = self.buckets.get(layout)
+        if bucket is None:
+            bucket = self.buckets[layout] = GpuSet()
+        if not bucket.summary:
+            self.present |= 1 << layout
+        bucket.add(number)
+
+    def layouts(self) -> Iterator[tuple[int, GpuSet]]:
+        """The layouts that some GPU has, with their GPUs. Neither may be changed meanwhile."""
+        return ((layout, bucket) for layout, bucket in self.buckets.items() if bucket.summary)
 
 
 class ClusterState:
@@ -40,22 +87,26 @@ class ClusterState:
     def __init__(self) -> None:
         self.gpus: list[Gpu] = []
         self._numbers: dict[str, int] = {}
-        self._buckets: dict[Geometry, dict[int, int]] = {}
-        self._node_bits: dict[str, int] = {}
-        self._geometry_bits: dict[Geometry, int] = {}
+        self.pools: dict[Geometry, Pool] = {}
+        """The GPUs by geometry and layout. Not to be changed from outside."""
+        self._of_node: dict[str, list[int]] = {}
+        self._of_geometry: dict[Geometry, list[int]] = {}
+        self._geometry_bits: dict[Geometry, tuple[int, int]] = {}
         self._holder: dict[Hashable, Gpu] = {}
 
     def add_gpu(self, name: str, *, node: str, geometry: Geometry) -> Gpu:
         """Add an empty GPU. Its name must be new."""
         if name in self._numbers:
             raise ValueError(f"GPU {name} is already known")
-        gpu = Gpu(number=len(self.gpus), name=name, node=node, geometry=geometry)
+        pool = self.pools.get(geometry)
+        if pool is None:
+            pool = self.pools[geometry] = Pool(geometry)
+        gpu = Gpu(number=len(self.gpus), name=name, node=node, geometry=geometry, table=pool.table)
         self.gpus.append(gpu)
         self._numbers[name] = gpu.number
-        bit = 1 << gpu.number
-        self._node_bits[node] = self._node_bits.get(node, 0) | bit
-        self._geometry_bits[geometry] = self._geometry_bits.get(geometry, 0) | bit
-        self._put(gpu)
+        self._of_node.setdefault(node, []).append(gpu.number)
+        self._of_geometry.setdefault(geometry, []).append(gpu.number)
+        pool.put(gpu.number, EMPTY)
         return gpu
 
     def gpu(self, name: str) -> Gpu | None:
@@ -70,31 +121,44 @@ class ClusterState:
         hold the same room are somebody's error, and the room of both must stay closed until it is resolved.
         """
         gpu = self.gpus[self._numbers[name]]
+        if force and not gpu.table.fits(gpu.layout, index):
+            self._take(gpu, gpu.table.after_forced(gpu.layout, index), index, owner)
+        else:
+            self.occupy_at(gpu.number, index, owner)
+
+    def occupy_at(self, number: int, index: int, owner: Hashable) -> None:
+        """Take a placement on the GPU of this number for an owner. Raises AlreadyOccupied when it
+        overlaps.
+        """
+        gpu = self.gpus[number]
+        after = gpu.table.placed[gpu.layout].get(index)
+        if after is None:
+            if not gpu.table.fits(gpu.layout, index):
+                placement = gpu.geometry.placements[index]
+                raise AlreadyOccupied(
+                    f"{placement.profile} at {placement.start} on {gpu.name} overlaps a placement in use"
+                )
+            after = gpu.table.after_placed(gpu.layout, index)
+        self._take(gpu, after, index, owner)
+
+    def _take(self, gpu: Gpu, after: int, index: int, owner: Hashable) -> None:
         if owner in self._holder:
             raise ValueError(f"{owner} already holds a placement on {self._holder[owner].name}")
-        fits = gpu.geometry.fits(gpu.key, index)
-        if not fits and not force:
-            placement = gpu.geometry.placements[index]
-            raise AlreadyOccupied(
-                f"{placement.profile} at {placement.start} on {name} overlaps a placement in use"
-            )
+        self.pools[gpu.geometry].move(gpu.number, gpu.layout, after)
+        gpu.layout = after
         gpu.held[owner] = index
         self._holder[owner] = gpu
-        if fits and not gpu.overlapping:
-            self._move(gpu, gpu.geometry.with_placed(gpu.key, index))
-        else:
-            gpu.overlapping = True
-            self._move(gpu, gpu.geometry.key_of(gpu.held.values()))
 
     def release(self, owner: Hashable) -> None:
         """Give back what this owner holds. Raises KeyError when it holds nothing."""
         gpu = self._holder.pop(owner)
         index = gpu.held.pop(owner)
-        if gpu.overlapping:
-            gpu.overlapping = _overlaps(gpu)
-            self._move(gpu, gpu.geometry.key_of(gpu.held.values()))
-        else:
-            self._move(gpu, gpu.geometry.with_released(gpu.key, index))
+        before = gpu.layout
+        after = gpu.table.released[before].get(index)
+        if after is None:
+            after = gpu.table.after_released(before, index)
+        self.pools[gpu.geometry].move(gpu.number, before, after)
+        gpu.layout = after
 
     def holds(self, owner: Hashable) -> tuple[Gpu, int] | None:
         """The GPU and the placement index that an owner holds, or None."""
@@ -105,56 +169,43 @@ class ClusterState:
         """Everyone who holds a placement."""
         return iter(self._holder)
 
+    def layouts(self, geometry: Geometry) -> Iterator[tuple[int, GpuSet]]:
+        """The layouts that GPUs of a geometry have now, with these GPUs."""
+        pool = self.pools.get(geometry)
+        return iter(()) if pool is None else pool.layouts()
+
     def buckets(self, geometry: Geometry) -> dict[int, int]:
-        """key -> set of GPU numbers as bits, of one geometry. Do not change it."""
-        return self._buckets.get(geometry, {})
+        """Key -> the GPUs that have it, as a bit set. Made anew at every call; decisions use `pools`."""
+        by_key: dict[int, list[GpuSet]] = {}
+        for layout, bucket in self.layouts(geometry):
+            by_key.setdefault(self.pools[geometry].table.keys[layout], []).append(bucket)
+        return {key: union_bits(buckets) for key, buckets in by_key.items()}
 
     def geometries(self) -> Iterable[Geometry]:
         """The geometries present."""
-        return self._geometry_bits.keys()
+        return self.pools.keys()
 
     def nodes(self) -> Iterable[str]:
         """The nodes that have a GPU."""
-        return self._node_bits.keys()
+        return self._of_node.keys()
+
+    def numbers_of_node(self, node: str) -> list[int]:
+        """The GPUs of a node, lowest first; an unknown node has none."""
+        return self._of_node.get(node, [])
 
     def bits_of_nodes(self, nodes: Iterable[str]) -> int:
         """The GPUs of these nodes as a bit set; unknown nodes have none."""
-        bits = 0
-        for node in nodes:
-            bits |= self._node_bits.get(node, 0)
-        return bits
+        return bits_of(number for node in nodes for number in self._of_node.get(node, ()))
 
     def bits_of_geometry(self, geometry: Geometry) -> int:
         """The GPUs with this geometry as a bit set."""
-        return self._geometry_bits.get(geometry, 0)
+        members = self._of_geometry.get(geometry, [])
+        counted, bits = self._geometry_bits.get(geometry, (0, 0))
+        if counted != len(members):
+            bits = bits_of(members)
+            self._geometry_bits[geometry] = (len(members), bits)
+        return bits
 
     def all_bits(self) -> int:
         """All GPUs as a bit set."""
         return (1 << len(self.gpus)) - 1
-
-    def _move(self, gpu: Gpu, key: int) -> None:
-        bucket = self._buckets[gpu.geometry]
-        rest = bucket[gpu.key] & ~(1 << gpu.number)
-        if rest:
-            bucket[gpu.key] = rest
-        else:
-            del bucket[gpu.key]
-        gpu.key = key
-        self._put(gpu)
-
-    def _put(self, gpu: Gpu) -> None:
-        bucket = self._buckets.setdefault(gpu.geometry, {})
-        bucket[gpu.key] = bucket.get(gpu.key, 0) | (1 << gpu.number)
-
-
-def numbers(bits: int) -> Iterator[int]:
-    """The GPU numbers in a bit set, lowest first."""
-    while bits:
-        low = bits & -bits
-        yield low.bit_length() - 1
-        bits ^= low
-
-
-def _overlaps(gpu: Gpu) -> bool:
-    indices = list(gpu.held.values())
-    return any(gpu.geometry.overlap(a, b) for i, a in enumerate(indices) for b in indices[:i])

@@ -18,7 +18,7 @@ def show_state(state: ClusterState, policy: Policy) -> None:
         geometry = gpu.geometry
         allocated.update(geometry.placements[index].profile for index in gpu.held.values())
         occupancy = geometry.occupancy(gpu.key)
-        ratio = measure.value(geometry, gpu.key) / geometry.memory_slices
+        ratio = measure.fragmentation(geometry, gpu.layout) / geometry.memory_slices
         largest = max((geometry.placements[index].width for index in occupancy.fitting), default=0)
         name = gpu.name.rpartition("/")[2]
         metrics.FRAGMENTATION_RATIO.labels(gpu.node, name).set(ratio)

@@ -1,0 +1,152 @@
+"""All layouts of one geometry in the order in which a policy would use them for one kind of request.
+
+Layouts of equal rank form a *class*: between their GPUs the GPU number decides. The classes that may have
+GPUs stand in a sorted queue. It is kept lazily: a class enters when one of its layouts appears on a GPU,
+and leaves when it is found empty at the front. So the best place is found at the front of a list, however
+many layouts and GPUs there are, and a layout is ranked only once somebody has it. """
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterator
+
+from tessera.placement.gpu_sets import Filter, GpuSet, first_of
+from tessera.placement.policies import Policy, Rank
+from tessera.placement.state import Pool
+
+
+class RankClass:
+    """Layouts of equal rank: `members` as bits by layout number, `queued` when it stands in the queue."""
+
+    __slots__ = ("members", "queued", "rank")
+
+    def __init__(self, rank: Rank) -> None:
+        self.rank = rank
+        self.members = 0
+        self.queued = False
+
+
+class Ranking:
+    """The ranked layouts of one pool for a set of admissible placements, under one version of a policy."""
+
+    def __init__(self, policy: Policy, pool: Pool, placements: tuple[int, ...]) -> None:
+        self.pool = pool
+        self.index_for: dict[int, int] = {}
+        """Layout -> the placement to take on a GPU that has it; absent when none fits."""
+        self.class_of: dict[int, RankClass | None] = {}
+        """Layout -> its class; None when no placement fits. Absent until the layout has appeared."""
+        self._policy = policy
+        self.placements = placements
+        self._classes: dict[Rank, RankClass] = {}
+        self._queue: list[tuple[Rank, RankClass]] = []
+        self._seen = 0
+
+    def lowest(self) -> tuple[int, int] | None:
+        """The lowest GPU of the best class, and the placement to take on it: (GPU number, index)."""
+        pool = self.pool
+        present = pool.present
+        if present != self._seen:
+            self._notice(present)
+        queue = self._queue
+        while queue:
+            best = queue[0][1]
+            live = best.members & present
+            if live:
+                break
+            best.queued = False
+            del queue[0]
+        else:
+            return None
+        low = live & -live
+        layout = low.bit_length() - 1
+        if live == low:
+            return pool.buckets[layout].lowest(), self.index_for[layout]
+        return self._lowest_of_several(live)
+
+    def _lowest_of_several(self, live: int) -> tuple[int, int]:
+        buckets = self.pool.buckets
+        best = -1
+        chosen = 0
+        while live:
+            low = live & -live
+            layout = low.bit_length() - 1
+            number = buckets[layout].lowest()
+            if best < 0 or number < best:
+                best, chosen = number, layout
+            live ^= low
+        return best, self.index_for[chosen]
+
+    def first(self, *, within: Filter | None, turn: int | None) -> tuple[Rank, int] | None:
+        """The best class that has a GPU within the filter, and its first GPU: from `turn` on, cyclically."""
+        for rank, buckets in self.classes():
+            number = first_of(buckets, within=within, start=turn or 0)
+            if number is None and turn:
+                number = first_of(buckets, within=within)
+            if number is not None:
+                return rank, number
+        return None
+
+    def classes(self) -> Iterator[tuple[Rank, list[GpuSet]]]:
+        """The classes that have GPUs, best first, with the buckets of their layouts."""
+        pool = self.pool
+        if pool.present != self._seen:
+            self._notice(pool.present)
+        for rank, one in self._queue:
+            live = one.members & pool.present
+            if live:
+                yield rank, [pool.buckets[layout] for layout in bits(live)]
+
+    def _notice(self, present: int) -> None:
+        """Rank the layouts that have appeared, and queue their classes."""
+        appeared = present & ~self._seen
+        self._seen = present
+        class_of = self.class_of
+        while appeared:
+            low = appeared & -appeared
+            appeared ^= low
+            layout = low.bit_length() - 1
+            try:
+                its_class = class_of[layout]
+            except KeyError:
+                its_class = class_of[layout] = self._rank(layout)
+            if its_class is not None and not its_class.queued:
+                its_class.queued = True
+                insort(self._queue, (its_class.rank, its_class))
+
+    def _rank(self, layout: int) -> RankClass | None:
+        """Find the best placement on a GPU with this layout, and the class of its rank."""
+        geometry = self.pool.geometry
+        table = self.pool.table
+        best: tuple[Rank, Rank, int, int] | None = None
+        for index in self.placements:
+            if not table.fits(layout, index):
+                continue
+            rank = full_rank(self._policy, self.pool, layout, index)
+            preference = self._policy.preference(geometry, layout, index)
+            candidate = (rank, preference, geometry.placements[index].start, index)
+            if best is None or candidate < best:
+                best = candidate
+        if best is None:
+            return None
+        self.index_for[layout] = best[3]
+        found = self._classes.get(best[0])
+        if found is None:
+            found = self._classes[best[0]] = RankClass(best[0])
+        found.members |= 1 << layout
+        return found
+
+
+def full_rank(policy: Policy, pool: Pool, layout: int, index: int) -> Rank:
+    """The rank by which placements of several profiles compare: the smallest profile first (memory slices,
+    then compute slices), then the policy's rank.
+    """
+    legal = pool.geometry.placements[index]
+    return (legal.width, legal.compute, *policy.rank(pool.geometry, layout, index))
+
+
+def bits(number: int) -> Iterator[int]:
+    """The positions of the bits that are set, lowest first."""
+    while number:
+        low = number & -number
+        yield low.bit_length() - 1
+        number ^= low

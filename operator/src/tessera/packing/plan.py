@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from tessera.gpu.profiles import GPUModel, Placement
 from tessera.packing.boards import Pool, media_engines
 from tessera.packing.errors import WrongPlan
+from tessera.packing.services import Use
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Tile:
-    """One instance of a layout: a profile at a start, and what runs in it (empty: not said)."""
+    """One instance of a layout: a profile at a start, and what runs in it (None: not said)."""
 
     start: int
     profile: str
-    content: str = ""
+    use: Use | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@ One column per (pool, configuration), one row per profile:
     so that   sum of count(profile in configuration) * x  >=  demand(profile)     for every profile
               sum of x over a pool's configurations       <=  limit(pool)         where one is given
 
-A configuration may have more places than are needed; what is over is taken away again afterwards, from as
-few GPUs as possible, so that the free room stays together.
+A configuration may have more places than are needed; what is over is taken away again (`layout`).
 """
 
 from __future__ import annotations
@@ -19,9 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.packing.boards import Pool
-from tessera.packing.configurations import Catalogue, Counts, catalogue
+from tessera.packing.configurations import catalogue
 from tessera.packing.errors import BadPackingInput, NoPlanInTime, NotEnoughGpus
-from tessera.packing.plan import Group, Proof, Tile, check_demand, check_layouts, gpus_of
+from tessera.packing.layout import Column, arranged, columns_of, trimmed
+from tessera.packing.plan import Group, Proof, check_demand, check_layouts, gpus_of
 from tessera.packing.program import Program, Row, solve
 
 DEFAULT_TIME_LIMIT_SECONDS = 60.0
@@ -38,14 +38,6 @@ class RequestPlan:
     def gpus(self) -> int:
         """The number of GPUs."""
         return gpus_of(self.groups)
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One way to cut a GPU of a pool (number in the list of pools)."""
-
-    pool: int
-    counts: Counts
 
 
 def pack_requests(
@@ -81,8 +73,8 @@ def pack_requests(
         raise _too_few(pools, demand, time_limit_seconds)
     if answer.values is None:
         raise no_plan_in_time(time_limit_seconds)
-    holding = _trimmed(columns, answer.values, [demand[profile] for profile in profiles])
-    groups = _groups(pools, catalogues, holding)
+    holding = trimmed(columns, answer.values, [demand[profile] for profile in profiles])
+    groups = arranged(pools, catalogues, holding)
     check_layouts(pools, groups)
     check_demand(demand, groups)
     proof = Proof(
@@ -129,16 +121,6 @@ def unknown_profile(profile: str, models: Sequence[str], known: Sequence[str]) -
     )
 
 
-def columns_of(catalogues: Iterable[Catalogue]) -> list[Column]:
-    """The maximal configurations of all pools; the empty one is left out."""
-    return [
-        Column(number, counts)
-        for number, known in enumerate(catalogues)
-        for counts in known.maximal
-        if any(counts)
-    ]
-
-
 def limit_rows(pools: Sequence[Pool], columns: Sequence[Column]) -> list[Row]:
     """One row per pool with a limit; the columns come first in the program."""
     return [
@@ -171,47 +153,3 @@ def _too_few(pools: Sequence[Pool], demand: Mapping[str, int], time_limit_second
         f"without limits {wanted} are needed",
         "Raise them.",
     )
-
-
-def _trimmed(
-    columns: Sequence[Column], values: Sequence[int], demand: Sequence[int]
-) -> Counter[tuple[int, Counts]]:
-    """How many GPUs hold which counts, after what is over the demand was taken away.
-
-    GPUs of rare configurations lose first, and one GPU loses all it can before the next: free room stays
-    together and few different layouts remain.
-    """
-    used = sorted((value, at) for at, value in enumerate(values) if value)
-    surplus = [
-        sum(value * columns[at].counts[row] for value, at in used) - wanted
-        for row, wanted in enumerate(demand)
-    ]
-    holding: Counter[tuple[int, Counts]] = Counter()
-    for value, at in used:
-        pool, counts = columns[at].pool, columns[at].counts
-        left = value
-        while left:
-            taken = tuple(min(count, over) for count, over in zip(counts, surplus, strict=True))
-            if not any(taken):
-                holding[pool, counts] += left
-                break
-            # As many GPUs as can lose exactly this at once.
-            times = min(left, *(over // t for t, over in zip(taken, surplus, strict=True) if t))
-            surplus = [over - times * t for t, over in zip(taken, surplus, strict=True)]
-            rest = tuple(count - t for count, t in zip(counts, taken, strict=True))
-            if any(rest):
-                holding[pool, rest] += times
-            left -= times
-    return holding
-
-
-def _groups(
-    pools: Sequence[Pool], catalogues: Sequence[Catalogue], holding: Mapping[tuple[int, Counts], int]
-) -> tuple[Group, ...]:
-    groups = []
-    for (number, counts), count in holding.items():
-        known = catalogues[number]
-        legal = (known.geometry.placements[i] for i in known.layouts[counts])
-        tiles = tuple(sorted(Tile(p.start, p.profile) for p in legal))
-        groups.append(Group(pools[number].name, count, tiles))
-    return tuple(sorted(groups, key=lambda g: (g.model, -g.count, g.tiles)))

@@ -1,0 +1,43 @@
+"""What the exact plan saves: the same requests through packers that decide one by one.
+
+Only for a single GPU model without a limit: with several models the packers would need a rule for choosing
+the model, and the comparison would measure that rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tessera.packing.boards import Pool
+from tessera.packing.online import DECREASING, gpus_online, shuffled
+from tessera.packing.requests import RequestPlan
+from tessera.placement.policies import POLICIES
+
+PACKERS = ("first_fit", DECREASING, "best_fit_hami_master", "mfi", "mcc", "fgd")
+"""In the order of the tables: online policies, and first fit on the requests sorted by size."""
+
+
+def packers() -> list[str]:
+    """The packers that this version has."""
+    return [name for name in PACKERS if name == DECREASING or name in POLICIES]
+
+
+def compare(
+    pools: Sequence[Pool], demand: Mapping[str, int], plan: RequestPlan, *, seeds: Sequence[int]
+) -> list[dict[str, float]]:
+    """One run per seed (an order of arrival): GPUs and their ratio to the plan's, by packer.
+
+    Empty for several pools.
+    """
+    if len(pools) != 1:
+        return []
+    runs: list[dict[str, float]] = []
+    for seed in seeds:
+        arrivals = shuffled(demand, seed=seed)
+        run: dict[str, float] = {"seed": seed}
+        for packer in packers():
+            used = gpus_online(pools[0].geometry, arrivals, packer=packer)
+            run[f"{packer}_gpus"] = used
+            run[f"{packer}_ratio"] = used / plan.gpus
+        runs.append(run)
+    return runs

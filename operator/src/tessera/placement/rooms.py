@@ -1,0 +1,186 @@
+"""Where slices that leave their place could go: best first by a policy's values, in a state of which a few
+GPUs are thought to be changed already.
+
+The GPUs that are as the state says stand in the engine's order of layouts (`ranking`), so that the best one
+is found at its front. The few that differ are looked at one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from heapq import merge
+
+from tessera.placement.geometry import Geometry
+from tessera.placement.gpu_sets import Filter, GpuSet, first_of
+from tessera.placement.layouts import layout_table
+from tessera.placement.policies_value import ValuePolicy
+from tessera.placement.ranking import Ranking
+from tessera.placement.request import Offer, request_for_profile
+from tessera.placement.state import ClusterState, Pool
+
+Room = tuple[float, int, int]
+"""Growth of V, GPU number, placement index."""
+
+
+class Rooms:
+    """The rooms of a state for any offers. Follows the state and the policy's values by itself."""
+
+    def __init__(self, policy: ValuePolicy) -> None:
+        self.policy = policy
+        self._version = policy.version
+        self._state: ClusterState | None = None
+        self._models = 0
+        self._rankings: dict[tuple[Geometry, tuple[int, ...]], Ranking] = {}
+        self._additions: dict[tuple[Geometry, tuple[int, ...]], dict[int, tuple[float, int] | None]] = {}
+        self._homes: dict[str, tuple[Offer, ...]] = {}
+
+    def follow(self, state: ClusterState) -> None:
+        """Work on this state from now on, under the values that the policy has now."""
+        models = len(state.pools)
+        if self._state is not state or self._models != models:
+            self._homes.clear()
+        elif self._version == self.policy.version:
+            return
+        self._state, self._version, self._models = state, self.policy.version, models
+        self._rankings.clear()
+        self._additions.clear()
+
+    @property
+    def state(self) -> ClusterState:
+        """The state that is followed."""
+        if self._state is None:
+            raise ValueError("no state is followed yet; call follow first")
+        return self._state
+
+    def homes(self, profile: str) -> tuple[Offer, ...]:
+        """Where a slice of this profile may go: on any GPU that offers it."""
+        found = self._homes.get(profile)
+        if found is None:
+            offers = request_for_profile(self.state, profile).alternatives[0].offers
+            found = self._homes[profile] = offers
+        return found
+
+    def addition(
+        self, geometry: Geometry, layout: int, placements: tuple[int, ...]
+    ) -> tuple[float, int] | None:
+        """The least growth of V by taking one of the placements on a layout, and its index; None when none
+        fits.
+        """
+        case = (geometry, placements)
+        known = self._additions.get(case)
+        if known is None:
+            known = self._additions[case] = {}
+        if layout not in known:
+            known[layout] = min(self._growths(geometry, layout, placements), default=None)
+        return known[layout]
+
+    def _growths(
+        self, geometry: Geometry, layout: int, placements: tuple[int, ...]
+    ) -> Iterator[tuple[float, int]]:
+        table = layout_table(geometry)
+        for index in placements:
+            if table.fits(layout, index):
+                # Sums in another order differ in the last bits; such values are equal.
+                yield (round(self.policy.delta(geometry, layout, index), 9), index)
+
+    def least(self, offers: tuple[Offer, ...]) -> float | None:
+        """The least growth of V at which a slice can be placed in the state as it is, or None."""
+        first = next(self._unchanged(offers, {}), None)
+        return None if first is None else first[0]
+
+    def fill(
+        self, wanted: Sequence[tuple[Offer, ...]], changed: dict[int, int], *, at: int = 0
+    ) -> tuple[float, tuple[tuple[int, int], ...]] | None:
+        """Place slices one after the other, each where V grows least, then on the lowest GPU; step back when
+        a later one does not fit, so that places are found whenever there are any.
+
+        `changed` maps GPU numbers to layouts that differ from the state. Returns the sum of growths and
+        (GPU number, placement index) for each.
+        """
+        if at == len(wanted):
+            return (0.0, ())
+        for growth, number, index in self._options(wanted[at], changed):
+            before = changed.get(number)
+            gpu = self.state.gpus[number]
+            changed[number] = gpu.table.after_placed(gpu.layout if before is None else before, index)
+            rest = self.fill(wanted, changed, at=at + 1)
+            if before is None:
+                del changed[number]
+            else:
+                changed[number] = before
+            if rest is not None:
+                return (growth + rest[0], ((number, index), *rest[1]))
+        return None
+
+    def _options(self, offers: tuple[Offer, ...], changed: dict[int, int]) -> Iterator[Room]:
+        """Best first: for each changed GPU, and for one of the GPUs of each rank. After those, all other
+        places, in no order; they are needed only when a best one is in the way of a later slice.
+        """
+        near: list[Room] = []
+        for number, layout in changed.items():
+            for geometry, placements in self._offered_on(offers, number):
+                best = self.addition(geometry, layout, placements)
+                if best is not None:
+                    near.append((best[0], number, best[1]))
+        near.sort(reverse=True)
+        fixed = dict(changed)
+        for room in self._unchanged(offers, fixed):
+            while near and near[-1] < room:
+                yield near.pop()
+            yield room
+        yield from reversed(near)
+        yield from self._others(offers, fixed)
+
+    def _unchanged(self, offers: tuple[Offer, ...], changed: dict[int, int]) -> Iterator[Room]:
+        """For each rank, the room on the lowest of its GPUs that are as the state says."""
+        if len(offers) == 1:
+            return self._unchanged_of(offers[0], changed)
+        return merge(*(self._unchanged_of(offer, changed) for offer in offers))
+
+    def _unchanged_of(self, offer: Offer, changed: dict[int, int]) -> Iterator[Room]:
+        ranking = self._ranking(offer)
+        within = None if offer.gpus is None else Filter(offer.gpus)
+        gpus = self.state.gpus
+        for rank, buckets in ranking.classes():
+            number = _lowest(buckets, within, changed)
+            if number is not None:
+                yield (rank[-1], number, ranking.index_for[gpus[number].layout])
+
+    def _others(self, offers: tuple[Offer, ...], changed: dict[int, int]) -> Iterator[Room]:
+        places = list(changed.items())
+        for offer in offers:
+            within = None if offer.gpus is None else Filter(offer.gpus)
+            for _, buckets in self._ranking(offer).classes():
+                lowest = (_lowest([bucket], within, changed) for bucket in buckets)
+                places += [(n, self.state.gpus[n].layout) for n in lowest if n is not None]
+        for number, layout in places:
+            for geometry, placements in self._offered_on(offers, number):
+                for growth, index in self._growths(geometry, layout, placements):
+                    yield (growth, number, index)
+
+    def _offered_on(
+        self, offers: tuple[Offer, ...], number: int
+    ) -> Iterator[tuple[Geometry, tuple[int, ...]]]:
+        geometry = self.state.gpus[number].geometry
+        for offer in offers:
+            if offer.geometry is geometry and (offer.gpus is None or offer.gpus >> number & 1):
+                yield geometry, offer.placements
+
+    def _ranking(self, offer: Offer) -> Ranking:
+        case = (offer.geometry, offer.placements)
+        found = self._rankings.get(case)
+        if found is None:
+            pool = self.state.pools.get(offer.geometry) or Pool(offer.geometry)
+            found = self._rankings[case] = Ranking(self.policy, pool, offer.placements)
+        return found
+
+
+def _lowest(buckets: list[GpuSet], within: Filter | None, without: dict[int, int]) -> int | None:
+    """The lowest GPU of the buckets that passes the filter and is not a key of `without`."""
+    if within is None and len(buckets) == 1:
+        number: int | None = buckets[0].lowest()
+    else:
+        number = first_of(buckets, within=within)
+    while number is not None and number in without:
+        number = first_of(buckets, within=within, start=number + 1)
+    return number

@@ -1,0 +1,272 @@
+"""Plans of moves: they are legal, complete, the cheapest by their rule, and touch only what may be moved."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tessera.placement.geometry import Geometry
+from tessera.placement.moves import (
+    UNDER_BUDGET,
+    MovePlan,
+    MovePlanner,
+    PlanPrice,
+    Victim,
+    gpu_seconds_lost,
+    plan_moves,
+)
+from tessera.placement.policies import FragmentationTenancy
+from tessera.placement.request import Feasible, Offer, request_for_profile
+from tessera.placement.state import ClusterState
+from unit.placement_moves.small_clusters import cluster, fill_at_random
+
+
+def anything(owner: Hashable) -> Victim:
+    return Victim()
+
+
+def carry_out(state: ClusterState, plan: MovePlan, *, owner: Hashable = "request") -> None:
+    """Stop the victims, place the request, place the victims: `occupy` refuses any overlap."""
+    for move in plan.moves:
+        holds = state.holds(move.owner)
+        assert holds is not None and (holds[0].name, holds[1]) == move.source
+        state.release(move.owner)
+    state.occupy(plan.placement.gpu, plan.placement.index, owner=owner)
+    for move in plan.moves:
+        state.occupy(*move.target, owner=move.owner)
+
+
+def openings(state: ClusterState, profile: str, *, most: int) -> Iterator[tuple[int, int, list[Hashable]]]:
+    """(GPU number, placement, owners in the way) with 1 to `most` victims, by looking at every GPU."""
+    for gpu in state.gpus:
+        for index in gpu.geometry.placements_of(profile):
+            victims = [o for o, held in gpu.held.items() if gpu.geometry.overlap(held, index)]
+            if 1 <= len(victims) <= most:
+                yield gpu.number, index, victims
+
+
+def with_request(state: ClusterState, number: int, index: int, victims: list[Hashable]) -> list[int]:
+    """The layouts of all GPUs after the victims are gone and the request is placed."""
+    layouts = [gpu.layout for gpu in state.gpus]
+    gpu = state.gpus[number]
+    for victim in victims:
+        layouts[number] = gpu.table.after_released(layouts[number], gpu.held[victim])
+    layouts[number] = gpu.table.after_placed(layouts[number], index)
+    return layouts
+
+
+def can_hold(state: ClusterState, layouts: list[int], profiles: list[str]) -> bool:
+    """Whether the profiles can be placed beside these layouts in any way."""
+    if not profiles:
+        return True
+    for number, gpu in enumerate(state.gpus):
+        for index in gpu.geometry.placements_of(profiles[0]):
+            if gpu.table.fits(layouts[number], index):
+                after = list(layouts)
+                after[number] = gpu.table.after_placed(layouts[number], index)
+                if can_hold(state, after, profiles[1:]):
+                    return True
+    return False
+
+
+def greedy_change(
+    state: ClusterState, policy: FragmentationTenancy, number: int, index: int, victims: list[Hashable]
+) -> float | None:
+    """The rule by the book: the request, then each victim, widest first, where V grows least."""
+    gpu = state.gpus[number]
+    layouts = with_request(state, number, index, victims)
+    change = policy.value(gpu.geometry, layouts[number]) - policy.value(gpu.geometry, gpu.layout)
+    placements = [gpu.geometry.placements[gpu.held[v]] for v in victims]
+    for moved in sorted(placements, key=lambda p: (p.width, p.compute, -p.start), reverse=True):
+        best: tuple[float, int, int, int] | None = None
+        for target, other in enumerate(state.gpus):
+            for place in other.geometry.placements_of(moved.profile):
+                if not other.table.fits(layouts[target], place):
+                    continue
+                after = other.table.after_placed(layouts[target], place)
+                growth = policy.value(other.geometry, after) - policy.value(other.geometry, layouts[target])
+                rank = (round(growth, 9), target, other.geometry.placements[place].start, after)
+                if best is None or rank < best:
+                    best = rank
+        if best is None:
+            return None
+        change += best[0]
+        layouts[best[1]] = best[3]
+    return change
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), gpus=st.integers(1, 3), most=st.integers(1, 2), data=st.data())
+def test_a_plan_is_found_exactly_when_one_exists(
+    h100: Geometry, seed: int, gpus: int, most: int, data: st.DataObject
+) -> None:
+    state = cluster(*[h100] * gpus)
+    fill_at_random(state, seed=seed, leave=random.Random(seed).choice((0.2, 0.4, 0.6)))
+    profile = data.draw(st.sampled_from(h100.profiles))
+    fixed = {o for o in state.owners() if random.Random(f"{seed} {o}").random() < 0.2}
+    exists = any(
+        can_hold(
+            state,
+            with_request(state, number, index, victims),
+            [h100.placements[state.gpus[number].held[v]].profile for v in victims],
+        )
+        for number, index, victims in openings(state, profile, most=most)
+        if not fixed & set(victims)
+    )
+    before = {o: h100.placements[state.holds(o)[1]].profile for o in state.owners()}  # type: ignore[index]
+    plan = plan_moves(
+        state,
+        FragmentationTenancy(),
+        request_for_profile(state, profile),
+        most_victims=most,
+        movable=lambda owner: None if owner in fixed else Victim(),
+    )
+    assert (plan is not None) == exists
+    if plan is not None:
+        assert 1 <= len(plan.moves) <= most
+        assert not fixed & {move.owner for move in plan.moves}
+        carry_out(state, plan)
+        after = {o: h100.placements[state.holds(o)[1]].profile for o in state.owners()}  # type: ignore[index]
+        assert after == before | {"request": profile}
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), under_budget=st.booleans(), data=st.data())
+def test_the_plan_is_the_cheapest_by_its_rule(
+    h100: Geometry, seed: int, under_budget: bool, data: st.DataObject
+) -> None:
+    state = cluster(*[h100] * 3)
+    fill_at_random(state, seed=seed, leave=0.4)
+    policy = FragmentationTenancy()
+    profile = data.draw(st.sampled_from(h100.profiles))
+    price = UNDER_BUDGET if under_budget else PlanPrice()
+    plan = plan_moves(
+        state, policy, request_for_profile(state, profile), most_victims=2, movable=anything, price=price
+    )
+    found = [
+        (0 if under_budget else len(victims), len(victims) + 0.1 * change)
+        for number, index, victims in openings(state, profile, most=2)
+        if (change := greedy_change(state, policy, number, index, victims)) is not None
+    ]
+    if plan is not None and found:
+        assert (0 if under_budget else len(plan.moves), plan.price) <= (
+            min(found)[0],
+            pytest.approx(min(found)[1], abs=1e-6),
+        )
+        change = greedy_change(
+            state, policy, int(plan.placement.gpu[4:]), plan.placement.index, [m.owner for m in plan.moves]
+        )
+        assert change is None or plan.value_change == pytest.approx(change, abs=1e-6)
+
+
+def test_two_halves_with_one_small_instance_each_make_a_whole_gpu(h100: Geometry) -> None:
+    state = cluster(h100, h100)
+    state.occupy("gpu-0", h100.index_of("1g.10gb", 0) or 0, owner="a")
+    half = h100.index_of("3g.40gb", 4)
+    assert half is not None
+    state.occupy("gpu-1", half, owner="b")
+    request = request_for_profile(state, "7g.80gb")
+    plan = plan_moves(state, FragmentationTenancy(), request, most_victims=1, movable=anything)
+    assert plan is not None and len(plan.moves) == 1
+    carry_out(state, plan)
+    assert plan.placement.legal.profile == "7g.80gb"
+
+
+def test_what_is_dearer_to_move_stays(h100: Geometry) -> None:
+    state = cluster(h100, h100, h100)
+    small = h100.index_of("1g.10gb", 0)
+    assert small is not None
+    for number in range(3):
+        state.occupy(f"gpu-{number}", small, owner=number)
+    lost = {0: 50.0, 1: 10.0, 2: 30.0}
+    plan = plan_moves(
+        state,
+        FragmentationTenancy(),
+        request_for_profile(state, "7g.80gb"),
+        most_victims=1,
+        movable=lambda owner: Victim(gpu_seconds=lost[int(str(owner))]),
+        price=PlanPrice(per_gpu_second=0.01),
+    )
+    assert plan is not None
+    assert [move.owner for move in plan.moves] == [1]
+    assert plan.gpu_seconds == 10.0
+
+
+def test_a_victim_goes_only_where_its_offers_allow(h100: Geometry) -> None:
+    state = cluster(h100, h100, h100)
+    small = h100.index_of("1g.10gb", 0)
+    assert small is not None
+    for number in range(3):
+        state.occupy(f"gpu-{number}", small, owner=number)
+    only_gpu_2 = (Offer(h100, h100.placements_of("1g.10gb"), gpus=0b100),)
+    request = request_for_profile(state, "7g.80gb")
+    plan = plan_moves(
+        state,
+        FragmentationTenancy(),
+        request,
+        most_victims=1,
+        movable=lambda owner: Victim(offers=only_gpu_2),
+        feasible=Feasible(gpus=0b110),
+    )
+    assert plan is not None
+    assert plan.placement.gpu == "gpu-1"
+    assert plan.moves[0].target[0] == "gpu-2"
+    nowhere = (Offer(h100, h100.placements_of("1g.10gb"), gpus=0),)
+    assert (
+        plan_moves(
+            state,
+            FragmentationTenancy(),
+            request,
+            most_victims=1,
+            movable=lambda owner: Victim(offers=nowhere),
+        )
+        is None
+    )
+
+
+def test_a_victim_may_go_to_another_model_that_offers_its_profile(h100: Geometry, a30: Geometry) -> None:
+    state = cluster(a30, a30, h100)
+    for number in range(2):
+        state.occupy(f"gpu-{number}", a30.index_of("2g.12gb", 0) or 0, owner=number)
+    plan = plan_moves(
+        state,
+        FragmentationTenancy(),
+        request_for_profile(state, "4g.24gb"),
+        most_victims=1,
+        movable=anything,
+    )
+    assert plan is not None
+    assert {plan.placement.gpu, plan.moves[0].target[0]} == {"gpu-0", "gpu-1"}
+
+
+def test_a_planner_follows_the_values_of_its_policy(h100: Geometry) -> None:
+    state = cluster(h100, h100)
+    fill_at_random(state, seed=5, leave=0.5)
+    policy = FragmentationTenancy()
+    planner = MovePlanner(policy)
+    request = request_for_profile(state, "7g.80gb")
+    for _ in range(200):
+        policy.record("7g.80gb")
+    kept = planner.plan(state, request, most_victims=4, movable=anything)
+    for _ in range(3000):
+        policy.record("1g.10gb")
+    assert planner.plan(state, request, most_victims=4, movable=anything) == plan_moves(
+        state, policy, request, most_victims=4, movable=anything
+    )
+    assert kept is None or kept.placement.legal.profile == "7g.80gb"
+
+
+def test_cost_is_the_time_lost_times_the_share_of_the_gpu(h100: Geometry) -> None:
+    half = h100.index_of("3g.40gb", 4)
+    assert half is not None
+    lost = gpu_seconds_lost(
+        h100,
+        h100.placements[half],
+        since_checkpoint_seconds=100,
+        restart_seconds=19,
+        reslice_seconds=1,
+    )
+    assert lost == 60.0

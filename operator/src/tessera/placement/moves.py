@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from tessera.placement.geometry import Geometry, LegalPlacement
 from tessera.placement.gpu_sets import Filter, GpuSet, first_of
+from tessera.placement.layouts import layout_table
 from tessera.placement.openings import Opening, Openings
 from tessera.placement.policies_value import ValuePolicy
 from tessera.placement.ranking import bits
@@ -36,6 +37,11 @@ from tessera.placement.state import ClusterState, Gpu
 MOST_GPUS_OF_A_LAYOUT = 64
 MOST_GPUS_OF_A_SEARCH = 4096
 """How many GPUs one search asks about, whatever the size of the cluster."""
+
+MOST_BEYOND_THE_BEST = 32
+"""What three victims or more cost together is known only when all have a place. So many openings are tried
+that look dearer than the best plan.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +123,8 @@ def gpu_seconds_lost(
 
 
 class _Case(NamedTuple):
-    """A layout with an opening, and the GPUs that have it. `price` is what a plan with one victim costs, or
-    more; for several victims it is an estimate. `growth` is what placing the request adds to V.
+    """A layout with an opening, and the GPUs that have it. A plan costs `price` or more with one victim or
+    two, and about as much with several. `growth` is what placing the request adds to V.
     """
 
     price: float
@@ -142,7 +148,8 @@ class _Search:
         self.movable = movable
         self.price = price
         self.looked_at = 0
-        self._least: dict[str, float | None] = {}
+        self._alone: dict[str, float | None] = {}
+        self._joined: dict[tuple[str, str], float | None] = {}
 
     def cases(self, offer: Offer, openings: Openings, allowed: int | None) -> Iterator[_Case]:
         """Every layout with every opening that no lack of room rules out."""
@@ -165,34 +172,54 @@ class _Search:
                     yield _Case(least, geometry, opening, placed, gpus, within)
 
     def _least_growth(self, geometry: Geometry, opening: Opening) -> float | None:
-        """The sum of the least growths at which the victims could go, each by itself, or None when there is
-        no room for one.
+        """A bound of what placing the victims again adds to V, or None when there is no room for one. Exact
+        for one victim; for two it allows for the second to join the first, for more it is an estimate.
         """
         total = 0.0
         rooms = self.rooms
+        earlier: list[str] = []
+        own = [opening.after]
         for profile in opening.profiles:
-            homes = rooms.homes(profile)
-            if profile not in self._least:
-                self._least[profile] = rooms.least(homes)
-            least = self._least[profile]
-            for offer in homes:
+            choices = [self._least_alone(profile), *(self._least_joined(one, profile) for one in earlier)]
+            for offer in rooms.homes(profile):
                 if offer.geometry is geometry:
-                    own = rooms.addition(geometry, opening.after, offer.placements)
-                    if own is not None and (least is None or own[0] < least):
-                        least = own[0]
-            if least is None:
+                    here = [rooms.addition(geometry, layout, offer.placements) for layout in own]
+                    choices += [one[0] for one in here if one is not None]
+                    if here[0] is not None and len(opening.profiles) > 1:
+                        own.append(layout_table(geometry).after_placed(opening.after, here[0][1]))
+            fitting = [one for one in choices if one is not None]
+            if not fitting:
                 return None
-            total += least
+            total += min(fitting)
+            earlier.append(profile)
         return total
+
+    def _least_alone(self, profile: str) -> float | None:
+        """The least growth of V at which a slice of this profile can go to a GPU as it is."""
+        if profile not in self._alone:
+            self._alone[profile] = self.rooms.least(self.rooms.homes(profile))
+        return self._alone[profile]
+
+    def _least_joined(self, first: str, second: str) -> float | None:
+        """The least growth at which the second can go to the GPU that takes the first."""
+        case = (first, second)
+        if case not in self._joined:
+            homes = self.rooms.homes
+            self._joined[case] = self.rooms.least_joined(homes(first), homes(second))
+        return self._joined[case]
 
     def cheapest(self, cases: Iterable[_Case]) -> MovePlan | None:
         """The cheapest plan of these cases."""
         best: MovePlan | None = None
         best_rank: tuple[float, int, int] | None = None
+        estimated = 0
         for case in cases:
-            # What several victims cost together is known only when all have a place.
-            if best is not None and len(case.opening.victims) == 1 and case.price > best.price + 1e-9:
-                continue
+            if best is not None and case.price > best.price + 1e-9:
+                if len(case.opening.victims) <= 2:
+                    continue
+                estimated += 1
+                if estimated > MOST_BEYOND_THE_BEST:
+                    continue
             for number, plan in self._plans(case):
                 start = case.geometry.placements[case.opening.index].start
                 rank = (round(plan.price, 9), number, start)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from heapq import merge
+from itertools import islice
 
 from tessera.placement.geometry import Geometry
 from tessera.placement.gpu_sets import Filter, GpuSet, first_of
@@ -87,6 +88,20 @@ class Rooms:
         """The least growth of V at which a slice can be placed in the state as it is, or None."""
         first = next(self._unchanged(offers, {}), None)
         return None if first is None else first[0]
+
+    def least_joined(self, first: tuple[Offer, ...], second: tuple[Offer, ...]) -> float | None:
+        """The least growth at which a second slice can go to the GPU that a first one has gone to, or None.
+        That GPU is the best one, or the second best where the best is taken.
+        """
+        found: list[float] = []
+        for _, number, index in islice(self._unchanged(first, {}), 2):
+            gpu = self.state.gpus[number]
+            layout = gpu.table.after_placed(gpu.layout, index)
+            for geometry, placements in self._offered_on(second, number):
+                best = self.addition(geometry, layout, placements)
+                if best is not None:
+                    found.append(best[0])
+        return min(found, default=None)
 
     def fill(
         self, wanted: Sequence[tuple[Offer, ...]], changed: dict[int, int], *, at: int = 0

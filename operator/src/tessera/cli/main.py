@@ -7,26 +7,16 @@ remedy) and ends with status 1; set `TESSERA_DEBUG=1` to see where it came from.
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from importlib.metadata import version
-from typing import NamedTuple
 
 import click
 
 from tessera.api.errors import TesseraError
+from tessera.cli.lazy_group import LazyGroup, Target
 
 DEBUG_VARIABLE = "TESSERA_DEBUG"
-
-
-class Target(NamedTuple):
-    """Where a sub-command is, and what the overview says about it (so that the overview imports none of
-    them).
-    """
-
-    where: str
-    help: str
 
 
 COMMANDS: dict[str, Target] = {
@@ -36,31 +26,14 @@ COMMANDS: dict[str, Target] = {
     "fleet": Target("tessera.cli.fleet:command", "Publish simulated GPU nodes for tests at scale."),
     "local": Target("tessera.cli.local:command", "Start, stop and inspect a local cluster."),
     "top": Target("tessera.cli.top:command", "Show the mosaic of slices and the progress of jobs."),
+    "simulate": Target("tessera.cli.simulate:command", "Try placement policies on workloads, offline."),
+    "pack": Target("tessera.cli.pack:command", "The fewest GPUs for a list of requests or services."),
     "generate": Target("tessera.cli.generate:command", "Write the generated files: CRDs, schemas, tables."),
     "demo": Target("tessera.cli.demo:command", "Run the demonstration on a local cluster."),
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose sub-commands are imported when they are called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        target = COMMANDS.get(cmd_name)
-        if target is None:
-            return None
-        module, attribute = target.where.split(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, target.help) for name, target in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, targets=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("tessera"), prog_name="tessera")
 def command() -> None:
     """Slice NVIDIA GPUs with MIG and run work on the slices."""

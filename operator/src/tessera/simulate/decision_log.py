@@ -1,0 +1,95 @@
+"""The log of a run: one JSON object per line for every decision, in the order of time.
+
+`{"t": seconds, "id": ..., "op": "place|reject|move|release", "gpu": number, "profile": ..., "start": slice}`.
+
+- `id` numbers the requests of `online` by arrival, from 0; in `replay` it is the id of the events file.
+- `gpu` and `start` are null for `reject`. A `release` names the place that becomes free. GPUs are numbered
+  from 0 in the order of `config.cluster` of the report.
+- A `move` takes its `id` from where it is to the place named. The moves that make room for a request come
+  directly before its `place`, at the same `t`, in an order in which each goes to room that is free by then;
+  where no such order exists, they happen at once, with the `place`.
+- When the file holds several runs, each line also has their `mix`, `load`, `policy` and `seed`.
+
+Requests before `config.counted_from` are the warm-up: they are logged, and not counted in the figures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
+
+from tessera.simulate.cluster import Cluster
+from tessera.simulate.loss_system import Outcome, Place, Relocation
+from tessera.simulate.workload import Workload
+
+
+def write_log(
+    file: TextIO,
+    workload: Workload,
+    cluster: Cluster,
+    outcome: Outcome,
+    *,
+    run: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the decisions of one run; `run` is added to every line."""
+    for line in log_lines(workload, cluster, outcome):
+        file.write(json.dumps({**line, **(run or {})}, separators=(",", ":")) + "\n")
+
+
+def log_lines(workload: Workload, cluster: Cluster, outcome: Outcome) -> Iterator[dict[str, Any]]:
+    """The lines of one run."""
+    geometries = cluster.geometry_by_gpu()
+    where: dict[int, Place] = {}
+
+    def line(event: int, request: int, op: str, place: Place | None) -> dict[str, Any]:
+        return {
+            "t": workload.time_of(event),
+            "id": request if workload.ids is None else workload.ids[request],
+            "op": op,
+            "gpu": None if place is None else place[0],
+            "profile": workload.profiles[workload.wanted[request]],
+            "start": None if place is None else geometries[place[0]].placements[place[1]].start,
+        }
+
+    for event in workload.events:
+        if event < 0:
+            place = where.pop(~event, None)
+            if place is not None:
+                yield line(event, ~event, "release", place)
+            continue
+        place = outcome.placed[event]
+        if place is None:
+            yield line(event, event, "reject", None)
+            continue
+        for move in in_legal_order(outcome.relocations.get(event, ()), where, cluster):
+            where[move.victim] = move.place
+            yield line(event, move.victim, "move", move.place)
+        where[event] = place
+        yield line(event, event, "place", place)
+
+
+def in_legal_order(
+    moves: tuple[Relocation, ...], where: Mapping[int, Place], cluster: Cluster
+) -> tuple[Relocation, ...]:
+    """The moves in an order in which no one goes to a place that a later one still holds, when there is
+    one.
+    """
+    geometries = cluster.geometry_by_gpu() if len(moves) > 1 else []
+
+    def blocks(held: Place, target: Place) -> bool:
+        return held[0] == target[0] and geometries[held[0]].overlap(held[1], target[1])
+
+    waiting, ordered = list(moves), []
+    while waiting:
+        ready = next(
+            (
+                move
+                for move in waiting
+                if not any(blocks(where[m.victim], move.place) for m in waiting if m is not move)
+            ),
+            waiting[0],
+        )
+        waiting.remove(ready)
+        ordered.append(ready)
+    return tuple(ordered)

@@ -1,0 +1,185 @@
+"""Runs policies on workloads and collects their figures: one run per mix, load, policy and seed.
+
+All policies of one mix, load and seed get the same workload, and the ideal pool gets it too, so that their
+differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from tessera.placement.policies import POLICIES, make_policy
+from tessera.simulate.cluster import Cluster
+from tessera.simulate.costs import MoveCosts
+from tessera.simulate.errors import BadSimulationInput
+from tessera.simulate.lifetimes import Lifetimes
+from tessera.simulate.loss_system import Outcome, run
+from tessera.simulate.measures import Series, measure
+from tessera.simulate.mixes import Mix
+from tessera.simulate.mover import MoveRules
+from tessera.simulate.online import WARM_UP, default_arrivals, poisson_workload, population
+from tessera.simulate.pool import pool_decisions
+from tessera.simulate.workload import Workload
+
+
+@dataclass(frozen=True)
+class Arms:
+    """What is compared on one workload: policies, all under the same rules for moves."""
+
+    policies: tuple[str, ...]
+    moves: MoveRules = field(default_factory=MoveRules)
+    costs: MoveCosts = field(default_factory=MoveCosts)
+
+    def config(self) -> dict[str, Any]:
+        """For the JSON report."""
+        return {
+            "policies": list(self.policies),
+            "max_victims": self.moves.most_victims,
+            "max_moves_per_100": self.moves.moves_per_100,
+            "move_costs_seconds": asdict(self.costs),
+        }
+
+
+@dataclass(frozen=True)
+class OnlinePlan:
+    """The runs of `tessera simulate online`. `arrivals` None: `default_arrivals` for each mix and load."""
+
+    cluster: Cluster
+    mixes: tuple[Mix, ...]
+    loads: tuple[float, ...]
+    lifetimes: Lifetimes
+    arrivals: int | None
+    seeds: int
+    arms: Arms
+
+    def arrivals_of(self, mix: Mix, load: float) -> int:
+        """The number of arrivals of a run."""
+        return default_arrivals(self.cluster, mix, load=load) if self.arrivals is None else self.arrivals
+
+    def number_of_runs(self) -> int:
+        """Runs in all."""
+        return len(self.mixes) * len(self.loads) * self.seeds * len(self.arms.policies)
+
+    def warnings(self) -> list[str]:
+        """What the reader of the result should know: runs that end before the cluster is in balance."""
+        found = []
+        for mix in self.mixes:
+            for load in self.loads:
+                arrivals = self.arrivals_of(mix, load)
+                covered = arrivals / population(self.cluster, mix, load=load)
+                if WARM_UP * covered < 1:
+                    found.append(
+                        f"{arrivals:,} arrivals are only {covered:.1f} lifetimes of {mix.name} at load "
+                        f"{load:g} on {self.cluster.gpus:,} GPUs: the warm-up does not fill the cluster"
+                    )
+        return found
+
+    def title(self) -> str:
+        """The first words of every table."""
+        parts = " + ".join(f"{part.gpus:,} x {part.model}" for part in self.cluster.parts)
+        counts = {self.arrivals_of(mix, load) for mix in self.mixes for load in self.loads}
+        arrivals = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+        return f"{parts}, {arrivals} arrivals x {self.seeds} seeds"
+
+    def config(self) -> dict[str, Any]:
+        """For the JSON report: everything that decides the result."""
+        return {
+            "cluster": self.cluster.config(),
+            "gpus": self.cluster.gpus,
+            "memory_slices": self.cluster.memory_slices,
+            "mixes": {mix.name: dict(mix.shares) for mix in self.mixes},
+            "loads": list(self.loads),
+            "lifetime": self.lifetimes.name,
+            "mean_lifetime_seconds": self.lifetimes.mean_seconds,
+            "arrivals": [
+                {"mix": mix.name, "load": load, "arrivals": n, "counted_from": int(WARM_UP * n)}
+                for mix in self.mixes
+                for load in self.loads
+                for n in [self.arrivals_of(mix, load)]
+            ],
+            "seeds": list(range(self.seeds)),
+            **self.arms.config(),
+        }
+
+    def events(self) -> int:
+        """About how many events all runs have, for the progress bar."""
+        arrivals = sum(self.arrivals_of(mix, load) for mix in self.mixes for load in self.loads)
+        return 2 * arrivals * self.seeds * len(self.arms.policies)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run: what identifies it with its figures, the cluster over time, and all that a log needs."""
+
+    figures: dict[str, Any]
+    series: Series
+    workload: Workload
+    outcome: Outcome
+
+
+class Progress(Protocol):
+    """Told what runs now, and how many events of it have been done."""
+
+    def begins(self, what: str) -> None: ...
+
+    def advanced(self, events: int) -> None: ...
+
+
+def run_online(
+    plan: OnlinePlan, *, progress: Progress, keep: Callable[[Result], None]
+) -> list[dict[str, Any]]:
+    """All runs, by mix, load, policy and seed. Every result is shown to `keep` as soon as it is there."""
+    runs: list[dict[str, Any]] = []
+    for mix in plan.mixes:
+        for load in plan.loads:
+            block: list[dict[str, Any]] = []
+            for seed in range(plan.seeds):
+                progress.begins(f"{mix.name}, load {load:g}, seed {seed}")
+                workload = poisson_workload(
+                    plan.cluster,
+                    mix,
+                    load=load,
+                    lifetimes=plan.lifetimes,
+                    arrivals=plan.arrivals_of(mix, load),
+                    seed=seed,
+                )
+                head = {"mix": mix.name, "load": load}
+                for result in run_arms(
+                    workload, plan.cluster, plan.arms, head=head, seed=seed, progress=progress
+                ):
+                    keep(result)
+                    block.append(result.figures)
+            runs += sorted(block, key=lambda run: plan.arms.policies.index(run["policy"]))
+    return runs
+
+
+def run_arms(
+    workload: Workload, cluster: Cluster, arms: Arms, *, head: dict[str, Any], seed: int, progress: Progress
+) -> Iterator[Result]:
+    """Every policy on one workload; `head` begins the figures of each run."""
+    pool = pool_decisions(workload, cluster)
+    for name in arms.policies:
+        policy = make_policy(name, seed=seed)
+        outcome = run(
+            workload, cluster, policy, rules=arms.moves, costs=arms.costs, progress=progress.advanced
+        )
+        figures, series = measure(workload, cluster, outcome, pool=pool, costs=arms.costs)
+        yield Result({**head, "policy": name, "seed": seed, **figures}, series, workload, outcome)
+
+
+def policies_given(names: Sequence[str]) -> tuple[str, ...]:
+    """The policies of `--policy`, each once; `all` stands for every one. Raises BadSimulationInput."""
+    found: dict[str, None] = {}
+    for name in names:
+        if name == "all":
+            found |= dict.fromkeys(POLICIES)
+        elif name in POLICIES:
+            found[make_policy(name).name] = None
+        else:
+            raise BadSimulationInput(
+                f"--policy {name} does not exist",
+                remedy=f"Choose of {', '.join(('default', 'all', *POLICIES))}.",
+            )
+    return tuple(found)

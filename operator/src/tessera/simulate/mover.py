@@ -1,0 +1,97 @@
+"""Makes room by moves in a simulation, within the rules: the planner and the budget of the real scheduler.
+
+Without a ration the plan with the fewest victims is carried out whenever there is one. With a ration each
+accepted request earns a part of a move, and a plan must be worth what it costs (`tessera.placement.budget`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import cast
+
+from tessera.placement.budget import BudgetRule, MoveBudget
+from tessera.placement.moves import UNDER_BUDGET, MovePlan, MovePlanner, PlanPrice, Victim
+from tessera.placement.policies import Policy, ValuePolicy
+from tessera.placement.request import Request
+from tessera.placement.state import ClusterState
+from tessera.simulate.cluster import Cluster
+from tessera.simulate.costs import MoveCosts
+from tessera.simulate.errors import BadSimulationInput
+from tessera.simulate.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class MoveRules:
+    """How much may be moved: at most `most_victims` instances for one request (0: none), and at most
+    `moves_per_100` for 100 accepted requests (None: without a ration).
+    """
+
+    most_victims: int = 0
+    moves_per_100: float | None = None
+
+
+class Mover:
+    """Plans moves, and keeps the account of them and of the time since each request was (re)started."""
+
+    def __init__(
+        self, policy: Policy, rules: MoveRules, *, workload: Workload, cluster: Cluster, costs: MoveCosts
+    ) -> None:
+        if not isinstance(policy, ValuePolicy):
+            raise BadSimulationInput(
+                f"--policy {policy.name} with --max-victims {rules.most_victims}",
+                "moves are planned by the values of a policy, and this one has none",
+                "Use default, fgd, fgd-h, table, mfi or mcc.",
+            )
+        self._rules = rules
+        self._workload = workload
+        self._costs = costs
+        self._planner = MovePlanner(policy)
+        self._restarted: dict[int, float] = {}
+        self._budget: MoveBudget | None = None
+        self._price = PlanPrice()
+        if rules.moves_per_100 is not None:
+            self._budget = MoveBudget(gpus=cluster.gpus, rule=BudgetRule(moves_per_100=rules.moves_per_100))
+            self._price = UNDER_BUDGET
+
+    def accepted(self) -> None:
+        """A request was accepted."""
+        if self._budget is not None:
+            self._budget.accepted()
+
+    def plan(self, state: ClusterState, request: int, wanted: Request) -> MovePlan | None:
+        """The moves that make room for a request, when there are any that may be carried out. Once returned,
+        they are paid for.
+        """
+        most = self._rules.most_victims
+        if self._budget is not None:
+            most = self._budget.affordable(most)
+        if most < 1:
+            return None
+        now = self._workload.arrivals[request]
+
+        def movable(owner: Hashable) -> Victim | None:
+            return self._victim(state, cast(int, owner), now)
+
+        plan = self._planner.plan(state, wanted, most_victims=most, movable=movable, price=self._price)
+        if plan is None:
+            return None
+        moves, size = len(plan.moves), plan.placement.legal.width
+        if self._budget is not None:
+            if not self._budget.worth(size=size, moves=moves, value_change=plan.value_change):
+                return None
+            self._budget.spend(moves)
+        for move in plan.moves:
+            self._restarted[cast(int, move.owner)] = now
+        return plan
+
+    def _victim(self, state: ClusterState, owner: int, now: float) -> Victim | None:
+        movable = self._workload.movable
+        if movable is not None and not movable[owner]:
+            return None
+        held = state.holds(owner)
+        if held is None:
+            raise AssertionError(f"request {owner} is asked about and holds nothing")
+        geometry, placement = held[0].geometry, held[0].geometry.placements[held[1]]
+        started = self._restarted.get(owner, self._workload.arrivals[owner])
+        return Victim(gpu_seconds=self._costs.gpu_seconds(geometry, placement, ran_for=now - started))

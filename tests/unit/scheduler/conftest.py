@@ -112,6 +112,9 @@ class World:
     claims: dict[str, Object] = field(default_factory=dict)
     nodes: dict[str, Object] = field(default_factory=dict)
     slices: list[Object] = field(default_factory=list)
+    classes: dict[str, Object] = field(default_factory=dict)
+    partitions: dict[str, Object] = field(default_factory=dict)
+    gpu_nodes: dict[str, Object] = field(default_factory=dict)
     reader: SnapshotReader = field(default_factory=SnapshotReader)
     _versions: itertools.count[int] = field(default_factory=lambda: itertools.count(100))
 
@@ -216,12 +219,39 @@ class World:
         }
         self.touch(obj)
 
+    def let_go(self, name: str) -> None:
+        """A pod whose gate was removed."""
+        self.pods[name]["spec"]["schedulingGates"] = []
+        self.touch(self.pods[name])
+
+    def add_class(self, name: str, *expressions: str, config: list[Object] | None = None) -> None:
+        spec = {"selectors": [{"cel": {"expression": e}} for e in expressions], "config": config or []}
+        self.classes[name] = self.touch({"metadata": {"name": name, "uid": f"class-{name}"}, "spec": spec})
+
+    def reserve(self, partition: str, *gpus: str, **counts: int) -> None:
+        """A MIGPartition of these GPUs (counter sets) that keeps room free: two_g=1 is 1 x 2g.20gb."""
+        profiles = {"one_g": "1g.10gb", "two_g": "2g.20gb", "three_g": "3g.40gb", "seven_g": "7g.80gb"}
+        reserves = [{"profile": profiles[name], "count": count} for name, count in counts.items()]
+        self.partitions[partition] = self.touch(
+            {
+                "metadata": {"name": partition, "uid": f"partition-{partition}"},
+                "spec": {"mode": "dynamic", "dynamic": {"reserves": reserves}},
+            }
+        )
+        entries = [{"uuid": f"GPU-{gpu.removeprefix('gpu-')}", "partition": partition} for gpu in gpus]
+        self.gpu_nodes[partition] = self.touch(
+            {"metadata": {"name": f"of-{partition}", "uid": f"gn-{partition}"}, "spec": {"gpus": entries}}
+        )
+
     def snapshot(self) -> Snapshot:
         return self.reader.read(
             pods=self.pods.values(),
             claims=self.claims.values(),
             nodes=self.nodes.values(),
             slices=self.slices,
+            classes=self.classes.values(),
+            partitions=self.partitions.values(),
+            gpu_nodes=self.gpu_nodes.values(),
             now=self.now,
         )
 

@@ -33,7 +33,7 @@ def test_one_patch_holds_the_whole_allocation(parts: Any) -> None:
     placement = ClaimPlacement(
         claim, "node-a", (Result("slice", "node-a", "gpu-x-2g-20gb-0", (toleration,)),)
     )
-    body = allocation_patch(placement, pod=pod, now=1_790_000_000.7, resource_version="77")
+    body = allocation_patch(placement, pods=[pod], now=1_790_000_000.7, resource_version="77")
     assert body == {
         "metadata": {"uid": "claim-c", "resourceVersion": "77"},
         "status": {

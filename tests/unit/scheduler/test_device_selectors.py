@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 from tessera.scheduler.quantity import parse_quantity
-from tessera.scheduler.selectors import DeviceView, InvalidSelector, Selector, SelectorCache
+from tessera.scheduler.selectors import DeviceView, InvalidSelector, Selector, SelectorCache, Version
 
 OURS = "gpu.tessera.dev"
 
@@ -51,6 +52,62 @@ def view(**attributes: str | int | bool) -> DeviceView:
 )
 def test_expressions_of_the_api_are_understood(expression: str, expected: bool) -> None:
     assert Selector(expression).matches(view(healthy=True)) is expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ('device.attributes["gpu.tessera.dev"].?profile.orValue("none") == "2g.20gb"', True),
+        ('device.attributes["gpu.tessera.dev"].?colour.orValue("none") == "none"', True),
+        ('device.attributes["gpu.tessera.dev"][?"colour"].hasValue()', False),
+        ('device.attributes[?"elsewhere.org"].?rack.hasValue()', False),
+        ('device.attributes[?"example.com"].rack.orValue("r1") == "r7"', True),
+        ('device.attributes["gpu.tessera.dev"].?profile == optional.of("2g.20gb")', True),
+        ('device.attributes["example.com"].?rack.or(optional.of("x")).value() == "r7"', True),
+        ("optional.none().hasValue()", False),
+        ('cel.bind(a, device.attributes["gpu.tessera.dev"], a.profile == "2g.20gb" && a.start == 4)', True),
+        ("cel.bind(a, 2, cel.bind(b, a + 1, b * a == 6))", True),
+        ('["optional.of(", ".?"].exists(text, text == ".?")', True),
+        ('semver("1.2.3").isLessThan(semver("1.10.0"))', True),
+        (
+            'semver("1.0.0-rc.2").isLessThan(semver("1.0.0"))'
+            ' && semver("1.0.0-rc.2").isGreaterThan(semver("1.0.0-rc.1"))',
+            True,
+        ),
+        ('device.attributes["example.com"].driver.isGreaterThan(semver("580.0.0"))', True),
+        ('device.attributes["example.com"].driver.major() == 580', True),
+        ('isSemver("580.65") || isSemver("v1.0.0")', False),
+    ],
+)
+def test_what_kubernetes_adds_to_the_language_is_understood(expression: str, expected: bool) -> None:
+    seen = view()
+    attributes = {**seen.attributes, ("example.com", "driver"): Version("580.65.6")}
+    assert Selector(expression).matches(replace(seen, attributes=attributes)) is expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "kinds"),
+    [
+        ('device.attributes["gpu.tessera.dev"].profile == "2g.20gb"', 1),
+        ('device.attributes["gpu.tessera.dev"].gpuUUID == "GPU-3"', 2),
+        ('device.attributes["gpu.tessera.dev"].gpuUUID in ["GPU-3", "GPU-4"] && true', 3),
+        ('!(device.attributes["gpu.tessera.dev"].gpuUUID != "GPU-3")', 2),
+        ('device.attributes["gpu.tessera.dev"].gpuIndex < 4', 8),
+        ('device.attributes["gpu.tessera.dev"].gpuUUID.endsWith("3")', 40),
+        ('device.attributes["gpu.tessera.dev"].gpuUUID == "GPU-" + "3"', 40),
+        ('"x" + device.attributes["gpu.tessera.dev"].gpuUUID == "xGPU-3"', 40),
+        ('device.attributes["gpu.tessera.dev"]["gpu" + "UUID"] == "GPU-3"', 40),
+    ],
+)
+def test_gpus_are_told_apart_only_as_far_as_the_expression_can(expression: str, kinds: int) -> None:
+    selector = Selector(expression)
+    varying = frozenset({"gpuUUID", "gpuIndex"})
+    views = [view(gpuUUID=f"GPU-{n}", gpuIndex=n % 8) for n in range(40)]
+    groups: dict[object, set[bool]] = {}
+    for one in views:
+        groups.setdefault(selector.told_apart_by(one, varying), set()).add(selector.matches(one))
+    assert len(groups) == kinds
+    assert all(len(verdicts) == 1 for verdicts in groups.values())
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class World:
                 await self.round()
 
         monkeypatch.setattr(loop, "LeaderElector", lambda *_, **__: self.election)
-        monkeypatch.setattr(loop, "_Informers", type("Followed", (NothingFollowed,), {"listed": self.listed}))
+        monkeypatch.setattr(loop, "Following", type("Followed", (NothingFollowed,), {"listed": self.listed}))
         monkeypatch.setattr(loop, "Writer", AWriter)
         settings = Settings(lease_namespace="ns", identity="me", settle_seconds=0.0)
         self.scheduler = Scheduler(cast(KubeClient, None), settings, monotonic=lambda: self.now)

@@ -100,7 +100,13 @@ def test_two_pods_of_one_claim_are_placed_once_and_ungated_both(
     world.add_claim("shared", request_for("3g.40gb"))
     world.add_pod("first", "shared", created=0.0)
     world.add_pod("second", "shared", created=1.0)
-    assert placed(planner.plan(world.snapshot())) == {"first": ("gpu-aaaaaaaa-3g-40gb-0",), "second": ()}
+    assert placed(planner.plan(world.snapshot())) == {"first": ("gpu-aaaaaaaa-3g-40gb-0",)}
+    world.allocate("shared", "gpu-aaaaaaaa-3g-40gb-0", node="node-a", pod="first")
+    world.let_go("first")
+    (action,) = planner.plan(world.snapshot())
+    assert isinstance(action, Place)
+    assert action.pods[0].pod.key[1] == "second"
+    assert [claim.key[1] for claim in action.pods[0].shares] == ["shared"]
 
 
 def test_all_claims_of_a_pod_go_to_one_node(world: Any, planner: Planner, request_for: Any) -> None:

@@ -43,6 +43,8 @@ PLACEMENT_MESSAGE_ANNOTATION: Final = "tessera.dev/placement-message"
 """On a ResourceClaim, by the scheduler: JSON ``{"reason": …, "message": …}`` while it cannot be placed."""
 GANG_ANNOTATION: Final = "tessera.dev/gang"
 GANG_SIZE_ANNOTATION: Final = "tessera.dev/gang-size"
+GANG_TIMEOUT_ANNOTATION: Final = "tessera.dev/gang-timeout-seconds"
+"""On the pods of a gang: how long it may take to come together before that is an error (default: a flag)."""
 NAMESPACE_GATE_LABEL: Final = "tessera.dev/gate"
 
 # Labels and annotations of objects that we make.

@@ -80,6 +80,8 @@ class Reason(StrEnum):
     """No GPU has room (or no node with room passes the filters); the message says what would make it fit."""
     AWAITING_PLACEMENT = "AwaitingPlacement"
     """The claim exists and the scheduler has not decided yet."""
+    GANG_INCOMPLETE = "GangIncomplete"
+    """A gang did not come together within its time; it holds nothing, and starts when it is complete."""
     TAKEN_BACK = "TakenBack"
     """The pod could not be bound to the chosen node; its placement was given up and another is tried."""
     INVALID_REQUEST = "InvalidRequest"

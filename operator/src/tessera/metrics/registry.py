@@ -23,6 +23,24 @@ REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_WAITING = (
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+    1800.0,
+    7200.0,
+    86400.0,
+)
 _SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -111,6 +129,31 @@ LARGEST_PLACEABLE_PROFILE_SLICES = _gauge(
     "Memory slices of the largest profile that a GPU can still place.",
     "node",
     "gpu",
+)
+STRANDED_SLICES = _gauge(
+    "stranded_slices", "Free memory slices of all GPUs that no profile can use as the rest is now."
+)
+REQUESTS_TOTAL = _counter(
+    "requests_total",
+    "Pods by the profile that they asked for and their first answer: at_once (placed) or later (refused).",
+    "profile",
+    "outcome",
+)
+PLACED_AFTER_SECONDS = _histogram(
+    "placed_after_seconds",
+    "Time from when a pod was first seen waiting to its written allocation, by profile.",
+    "profile",
+    buckets=_WAITING,
+)
+QUEUE_DEPTH = _gauge("queue_depth", "Pods that wait for a slice, by the profile that was refused.", "profile")
+QUEUE_OLDEST_SECONDS = _gauge(
+    "queue_oldest_seconds", "How long the pod that waits longest has waited, by profile.", "profile"
+)
+RESERVE_ROOM_SLICES = _gauge(
+    "reserve_room_slices",
+    "Slices of a reserved profile for which the partition has room now.",
+    "partition",
+    "profile",
 )
 PENDING_PODS = _gauge("pending_pods", "Pods that wait for a placement after the last round.")
 ALLOCATED_SLICES = _gauge("allocated_slices", "Placements held by claims, by profile.", "profile")

@@ -10,12 +10,14 @@ from tessera.scheduler.objects import Claim, Pod
 
 @dataclass(frozen=True, slots=True)
 class PodPlacement:
-    """A pod with the placements of those of its claims that had none. Empty when only its gate is left to
-    remove.
+    """A pod with the placements of those of its claims that had none, and the allocated claims that it is to
+    share. Both empty when only its gate is left to remove. `waiting_since` is when we first saw it wait.
     """
 
     pod: Pod
     claims: tuple[ClaimPlacement, ...] = ()
+    shares: tuple[Claim, ...] = ()
+    waiting_since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

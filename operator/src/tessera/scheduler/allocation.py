@@ -9,11 +9,12 @@ the pod has ended.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from tessera.api import names
+from tessera.scheduler.classes import NO_OBJECTS, Classes
 from tessera.scheduler.objects import Claim, Pod
 
 Body = dict[str, Any]
@@ -27,6 +28,7 @@ class Result:
     pool: str
     device: str
     tolerations: tuple[Mapping[str, Any], ...] = ()
+    profile: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class ClaimPlacement:
     claim: Claim
     node: str
     results: tuple[Result, ...]
+    classes: Classes = field(default_factory=lambda: NO_OBJECTS, repr=False)
 
 
 def needs_metadata(claim: Claim) -> bool:
@@ -59,11 +62,21 @@ def message_patch(claim: Claim, message: str) -> Body:
     return {"metadata": {"uid": claim.uid, "annotations": {names.PLACEMENT_MESSAGE_ANNOTATION: message}}}
 
 
-def allocation_patch(placement: ClaimPlacement, *, pod: Pod, now: float, resource_version: str) -> Body:
-    """Merge patch for `status`: allocation and reservation at once."""
+def consumers(claim: Claim, pods: Sequence[Pod]) -> list[Pod]:
+    """Those of the pods that use the claim, in their order."""
+    return [
+        pod for pod in pods if pod.key[0] == claim.key[0] and any(e.claim == claim.key[1] for e in pod.claims)
+    ]
+
+
+def allocation_patch(
+    placement: ClaimPlacement, *, pods: Sequence[Pod], now: float, resource_version: str
+) -> Body:
+    """Merge patch for `status`: allocation and the reservation for these pods at once."""
     claim = placement.claim
     devices: Body = {"results": [_result(result) for result in placement.results]}
-    config = allocation_config(claim.spec, [result.request for result in placement.results])
+    chosen = [result.request for result in placement.results]
+    config = [*class_config(claim.spec, chosen, placement.classes), *allocation_config(claim.spec, chosen)]
     if config:
         devices["config"] = config
     return {
@@ -82,7 +95,7 @@ def allocation_patch(placement: ClaimPlacement, *, pod: Pod, now: float, resourc
                     ]
                 },
             },
-            "reservedFor": [{"resource": "pods", "name": pod.key[1], "uid": pod.uid}],
+            "reservedFor": [_consumer(pod) for pod in pods],
         },
     }
 
@@ -100,6 +113,51 @@ def allocation_config(spec: Mapping[str, Any], chosen: Sequence[str]) -> list[Bo
         if opaque and opaque.get("driver") == names.DRIVER and applies:
             config.append({"source": "FromClaim", "requests": list(requests), "opaque": opaque})
     return config
+
+
+def class_config(spec: Mapping[str, Any], chosen: Sequence[str], classes: Classes) -> list[Body]:
+    """The configuration of the classes of the chosen requests: each class once, with the requests that name
+    it, as kube-scheduler of 1.34 and later writes it.
+    """
+    requests: dict[str, list[str]] = {}
+    for name in dict.fromkeys(chosen):
+        requests.setdefault(_class_of(spec, name), []).append(name)
+    return [
+        {"source": "FromClass", "requests": named, "opaque": opaque}
+        for class_name, named in requests.items()
+        if class_name in classes
+        for opaque in classes[class_name].config
+    ]
+
+
+def _class_of(spec: Mapping[str, Any], chosen: str) -> str:
+    name, _, alternative = chosen.partition("/")
+    for request in spec["devices"]["requests"]:
+        if request["name"] == name:
+            parts = request.get("firstAvailable") or [request.get("exactly") or {}]
+            chosen_parts = [p for p in parts if not alternative or p["name"] == alternative]
+            return str(chosen_parts[0].get("deviceClassName"))
+    raise ValueError(f"the claim has no request {chosen}")
+
+
+def share_patch(claim: Claim, pod: Pod) -> list[Body]:
+    """JSON patch for `status`: one more pod uses the allocated claim. Refused when the allocation is another
+    one by now.
+
+    Written by us and not left to kube-scheduler, so that the claim is not freed between the end of its first
+    pod and the binding of its second.
+    """
+    consumer = _consumer(pod)
+    since = claim.raw["status"]["allocation"].get("allocationTimestamp")
+    same = [
+        {"op": "test", "path": "/metadata/uid", "value": claim.uid},
+        {"op": "test", "path": "/status/allocation/allocationTimestamp", "value": since},
+    ]
+    if claim.reserved_for:
+        # Others may join at the same moment, so the list is appended to and not replaced.
+        return [*same, {"op": "add", "path": "/status/reservedFor/-", "value": consumer}]
+    version = {"op": "test", "path": "/metadata/resourceVersion", "value": claim.resource_version}
+    return [*same, version, {"op": "add", "path": "/status/reservedFor", "value": [consumer]}]
 
 
 def take_back_patch(claim: Claim) -> Body:
@@ -123,6 +181,10 @@ def ungate_patch(pod: Pod) -> list[Body]:
 def timestamp(now: float) -> str:
     """RFC 3339 with whole seconds, as metav1.Time is stored."""
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _consumer(pod: Pod) -> Body:
+    return {"resource": "pods", "name": pod.key[1], "uid": pod.uid}
 
 
 def _precondition(claim: Claim) -> Body:

@@ -16,7 +16,7 @@ from typing import Any
 from tessera.api import names
 from tessera.placement.geometry import Geometry, IllegalGeometry, LegalPlacement, geometry_of
 from tessera.scheduler.quantity import parse_quantity
-from tessera.scheduler.selectors import AttributeValue, DeviceView
+from tessera.scheduler.selectors import AttributeValue, DeviceView, Version
 
 _log = logging.getLogger(__name__)
 
@@ -183,9 +183,11 @@ def _appearance(device: Device) -> Hashable:
 def _view(device: Mapping[str, Any]) -> DeviceView:
     attributes: dict[tuple[str, str], AttributeValue] = {}
     for name, box in (device.get("attributes") or {}).items():
-        value = next((box[kind] for kind in ("string", "int", "bool", "version") if kind in box), None)
+        value = next((box[kind] for kind in ("string", "int", "bool") if kind in box), None)
         if value is not None:
             attributes[_qualified(name)] = value
+        elif "version" in box:
+            attributes[_qualified(name)] = Version(box["version"])
     capacity = {
         _qualified(name): parse_quantity(str(box["value"]))
         for name, box in (device.get("capacity") or {}).items()

@@ -18,13 +18,13 @@ from tessera.api import names
 from tessera.kube.client import KubeClient, Object
 from tessera.kube.errors import ApiError, Unreachable
 from tessera.kube.events import EventRecorder
-from tessera.kube.informer import Informer
 from tessera.kube.lease import LeaderElector, LeadershipLost
-from tessera.kube.resources import NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
 from tessera.metrics import registry as metrics
 from tessera.placement.policies import POLICIES
-from tessera.scheduler.gauges import clear_state, show_state
-from tessera.scheduler.planner import Planner
+from tessera.scheduler.following import Following
+from tessera.scheduler.gauges import clear_state, show_reserves, show_state
+from tessera.scheduler.planner import GANG_TIME_LIMIT_SECONDS, Planner
+from tessera.scheduler.queue import clear_queue
 from tessera.scheduler.snapshot import SnapshotReader
 from tessera.scheduler.writer import Writer
 
@@ -33,7 +33,6 @@ _log = logging.getLogger(__name__)
 _TICK_SECONDS = 2.0
 _GATHER_SECONDS = 0.02
 _GAUGE_SECONDS = 5.0
-_SYNC_SECONDS = 60.0
 _STUCK_SECONDS = 120.0
 
 
@@ -42,6 +41,7 @@ class Settings:
     """How this process schedules.
 
     `takeback_grace_seconds`: how long an ungated pod may stay unscheduled before its slice is taken back.
+    `gang_time_limit_seconds`: how long a gang may take to come together before that is told as an error.
     `settle_seconds`: how long a new leader waits before it looks.
     """
 
@@ -49,6 +49,7 @@ class Settings:
     identity: str
     policy: str = "fgd"
     takeback_grace_seconds: float = 30.0
+    gang_time_limit_seconds: float = GANG_TIME_LIMIT_SECONDS
     settle_seconds: float = 2.0
     lease_seconds: float = 15.0
     renew_deadline_seconds: float = 10.0
@@ -75,6 +76,7 @@ class Scheduler:
             namespace=settings.lease_namespace,
             name=names.SCHEDULER_LEASE,
             identity=settings.identity,
+            clock=monotonic,
             lease_seconds=settings.lease_seconds,
             renew_deadline_seconds=settings.renew_deadline_seconds,
             retry_seconds=settings.retry_seconds,
@@ -105,7 +107,7 @@ class Scheduler:
 
     async def _lead(self) -> None:
         await asyncio.sleep(self._settings.settle_seconds)
-        follow = _Informers(self._client, self._note)
+        follow = Following(self._client, self._note)
         self._trouble = "the cluster is not listed yet"
         try:
             await follow.start()
@@ -113,26 +115,28 @@ class Scheduler:
             await self._rounds(follow)
         except LeadershipLost as error:
             _log.warning("%s", error)
-        except TimeoutError as error:
+        except (TimeoutError, ApiError, Unreachable) as error:
             _log.error("the cluster cannot be listed: %s; the Lease is given back", error)
         finally:
             await follow.stop()
             # What a leader showed must not stand beside the next leader's numbers.
-            metrics.PENDING_PODS.set(0)
+            clear_queue()
             clear_state()
 
-    async def _rounds(self, follow: _Informers) -> None:
+    async def _rounds(self, follow: Following) -> None:
         planner = Planner(
-            POLICIES[self._settings.policy](), grace_seconds=self._settings.takeback_grace_seconds
+            POLICIES[self._settings.policy](),
+            grace_seconds=self._settings.takeback_grace_seconds,
+            gang_time_limit_seconds=self._settings.gang_time_limit_seconds,
         )
         events = EventRecorder(self._client, component="scheduler", instance=self._settings.identity)
-        writer = Writer(self._client, events=events, verify=self._elector.verify)
+        writer = Writer(self._client, events=events, verify=self._elector.verify, clock=self._clock)
         reader = SnapshotReader()
         gauges_at = float("-inf")
         # From here on: the first round may be the one that hangs.
         self._round_ended_at = self._monotonic()
         while True:
-            started = time.monotonic()
+            started = self._monotonic()
             self._changed.clear()
             try:
                 await writer.settle()
@@ -141,6 +145,9 @@ class Scheduler:
                     claims=writer.claims.over(follow.claims.items()),
                     nodes=follow.nodes.items(),
                     slices=follow.slices.items(),
+                    classes=follow.classes.items(),
+                    partitions=follow.partitions.items(),
+                    gpu_nodes=await follow.gpu_nodes(),
                     now=self._clock(),
                 )
                 await writer.carry_out(planner.plan(snapshot), now=snapshot.now)
@@ -148,6 +155,8 @@ class Scheduler:
                 metrics.PENDING_PODS.set(planner.waiting)
                 if started - gauges_at >= _GAUGE_SECONDS:
                     show_state(planner.occupancy.state, planner.engine.policy)
+                    show_reserves(planner.reserves)
+                    planner.queue.show()
                     gauges_at = started
                 self._trouble = None
             except (ApiError, Unreachable) as error:
@@ -161,7 +170,7 @@ class Scheduler:
                 self._trouble = "a round failed by a defect; see the log"
                 _log.exception("a round failed; the next one starts from a new snapshot")
             self._round_ended_at = self._monotonic()
-            await self._wait(at_least=max(_GATHER_SECONDS, time.monotonic() - started))
+            await self._wait(at_least=max(_GATHER_SECONDS, self._monotonic() - started))
 
     async def _wait(self, *, at_least: float) -> None:
         """Until something changes, at most one tick; a burst of changes is gathered into one round."""
@@ -174,30 +183,3 @@ class Scheduler:
 
     def _note(self, kind: str, obj: Object, old: Object | None) -> None:
         self._changed.set()
-
-
-class _Informers:
-    """The four resources that a leader follows; a candidate follows none."""
-
-    def __init__(self, client: KubeClient, on_change: Callable[[str, Object, Object | None], None]) -> None:
-        self.pods = Informer(
-            client, PODS, field_selector="status.phase!=Succeeded,status.phase!=Failed", on_change=on_change
-        )
-        self.nodes = Informer(client, NODES, on_change=on_change)
-        self.claims = Informer(client, RESOURCE_CLAIMS, on_change=on_change)
-        self.slices = Informer(
-            client, RESOURCE_SLICES, field_selector=f"spec.driver={names.DRIVER}", on_change=on_change
-        )
-        self._all = (self.pods, self.nodes, self.claims, self.slices)
-
-    async def start(self) -> None:
-        """Start them and wait for their first lists. Raises TimeoutError when the API server does not give
-        them.
-        """
-        for informer in self._all:
-            informer.start()
-        await asyncio.gather(*(informer.wait_synced(_SYNC_SECONDS) for informer in self._all))
-
-    async def stop(self) -> None:
-        """Stop following."""
-        await asyncio.gather(*(informer.stop() for informer in self._all))

@@ -6,7 +6,7 @@ read once per resourceVersion however often a decision looks at it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from fractions import Fraction
@@ -35,10 +35,11 @@ class PodClaim:
 
 @dataclass(frozen=True, slots=True)
 class Gang:
-    """A pod's gang; `size` is None when the annotation is not a positive number."""
+    """A pod's gang; `size` and `timeout_seconds` are None when the annotation is not a positive number."""
 
     name: str
     size: int | None
+    timeout_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +154,8 @@ def read_pod(obj: Mapping[str, Any]) -> Pod:
     )
 
 
-def read_claim(obj: Mapping[str, Any]) -> Claim:
-    """A ResourceClaim object as the scheduler sees it."""
+def read_claim(obj: Mapping[str, Any], classes: Collection[str] = (names.DEVICE_CLASS,)) -> Claim:
+    """A ResourceClaim object as the scheduler sees it; ours when a request is of these classes."""
     metadata, status = obj["metadata"], obj.get("status") or {}
     annotations = metadata.get("annotations") or {}
     owner = _controller(metadata)
@@ -164,7 +165,7 @@ def read_claim(obj: Mapping[str, Any]) -> Claim:
         resource_version=metadata.get("resourceVersion", ""),
         deleting="deletionTimestamp" in metadata,
         has_finalizer=names.CLAIM_FINALIZER in (metadata.get("finalizers") or ()),
-        ours=any(names.DEVICE_CLASS in classes for classes in _classes(obj["spec"])),
+        ours=any(name in classes for name in _classes(obj["spec"])),
         owner_uid=owner["uid"] if owner and owner.get("kind") == "Pod" else "",
         pod_claim_name=annotations.get(names.POD_CLAIM_NAME_ANNOTATION, ""),
         allocated=_allocated(status.get("allocation")),
@@ -262,18 +263,24 @@ def _gang(annotations: Mapping[str, str]) -> Gang | None:
     name = annotations.get(names.GANG_ANNOTATION)
     if not name:
         return None
-    size = annotations.get(names.GANG_SIZE_ANNOTATION, "")
-    return Gang(name, int(size) if size.isascii() and size.isdigit() and int(size) > 0 else None)
+    return Gang(
+        name,
+        _positive(annotations.get(names.GANG_SIZE_ANNOTATION, "")),
+        _positive(annotations.get(names.GANG_TIMEOUT_ANNOTATION, "")),
+    )
 
 
-def _classes(spec: Mapping[str, Any]) -> list[list[str]]:
+def _positive(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
+
+
+def _classes(spec: Mapping[str, Any]) -> list[str]:
+    """The class of every request and of every alternative."""
     requests = (spec.get("devices") or {}).get("requests") or ()
-    return [
-        [r["exactly"].get("deviceClassName", "")]
-        if r.get("exactly")
-        else [s.get("deviceClassName", "") for s in r.get("firstAvailable") or ()]
-        for r in requests
+    parts = [
+        p for r in requests for p in ([r["exactly"]] if r.get("exactly") else r.get("firstAvailable") or ())
     ]
+    return [part.get("deviceClassName", "") for part in parts]
 
 
 def _allocated(allocation: Mapping[str, Any] | None) -> Allocated | None:

@@ -109,9 +109,13 @@ def add_usage(used: dict[str, dict[str, Fraction]], node: str, pod: Pod, *, sign
 
 
 def expected_node(pod: Pod, snapshot: Snapshot) -> str:
-    """The node that an unbound pod's allocated claims pin it to, or ""."""
+    """The node that an unbound pod's allocated claims will bring it to, or "". A gated pod that only shares
+    somebody else's claim is not on its way yet.
+    """
     for entry in pod.claims:
         claim = snapshot.claim_of(pod, entry.claim)
-        if claim is not None and claim.holds_ours and (node := pinned_node(claim.allocated)):
+        if claim is None or not claim.holds_ours or (pod.gated and pod.uid not in claim.reserved_for):
+            continue
+        if node := pinned_node(claim.allocated):
             return node
     return ""

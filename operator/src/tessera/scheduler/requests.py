@@ -6,18 +6,27 @@ that is silently half understood would give somebody the wrong slice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tessera.api import names
+from tessera.placement.geometry import Geometry
+from tessera.placement.gpu_sets import bits_of
 from tessera.placement.request import Alternative, Constraint, Offer, Placement, Request
 from tessera.placement.state import ClusterState
+from tessera.scheduler.classes import NO_OBJECTS, Classes, DeviceClass
 from tessera.scheduler.filters import tolerates
-from tessera.scheduler.inventory import VARYING, Device, Inventory
+from tessera.scheduler.inventory import VARYING, Device, Inventory, PublishedGpu
 from tessera.scheduler.objects import Claim
 from tessera.scheduler.quantity import parse_quantity
 from tessera.scheduler.selectors import InvalidSelector, Selector, SelectorCache
+
+MOST_EVALUATIONS = 20_000
+"""An expression that cannot be judged by kinds of GPUs costs about 0.1 ms a device; the limit keeps one claim
+from stopping the rounds for longer than some seconds, once.
+"""
 
 
 class InvalidRequest(ValueError):
@@ -51,39 +60,58 @@ class RequestReader:
         self._selectors = selectors
         self._offers: dict[tuple[str, ...], tuple[Offer, ...]] = {}
 
-    def read(self, claim: Claim) -> ClaimRequests:
-        """The requests of a claim of our class. Raises InvalidRequest."""
+    def read(self, claim: Claim, classes: Classes = NO_OBJECTS) -> ClaimRequests:
+        """The requests of a claim of our classes. Raises InvalidRequest."""
         devices = claim.spec.get("devices") or {}
         requests = []
         tolerations: dict[str, tuple[Mapping[str, Any], ...]] = {}
         for request in devices.get("requests") or ():
             alternatives = []
             for name, part in _parts(request):
-                alternatives.append(self._alternative(claim, name, part))
+                alternatives.append(self._alternative(claim, name, part, classes))
                 tolerations[name] = tuple(part.get("tolerations") or ())
             requests.append(Request(request_name(claim, request["name"]), tuple(alternatives)))
         constraints = tuple(_constraint(claim, c, self._inventory) for c in devices.get("constraints") or ())
         return ClaimRequests(tuple(requests), constraints, tolerations)
 
-    def _alternative(self, claim: Claim, name: str, part: Mapping[str, Any]) -> Alternative:
+    def _alternative(self, claim: Claim, name: str, part: Mapping[str, Any], classes: Classes) -> Alternative:
+        of_class = _class_of(name, part, classes)
         _refuse_unserved(name, part)
-        expressions = tuple(s["cel"]["expression"] for s in part.get("selectors") or () if "cel" in s)
+        own = tuple(s["cel"]["expression"] for s in part.get("selectors") or () if "cel" in s)
+        expressions = (*own, *of_class.expressions)
         key = (*expressions, repr(part.get("tolerations")), repr(part.get("capacity")))
         try:
-            compiled = self._selectors.all(expressions)
             offers = self._offers.get(key)
             if offers is None:
-                alike = not any(selector.sees_any(VARYING) for selector in compiled)
-                offers = _offers(self._inventory, self._state, _admission(part, compiled), alike=alike)
-                self._offers[key] = offers
+                offers = self._offers[key] = self._find_offers(part, expressions)
         except InvalidSelector as error:
-            raise InvalidRequest(f"request {name}: {error}; correct the expression") from error
+            where = "" if error.expression in own else f"DeviceClass {of_class.name}: "
+            raise InvalidRequest(f"request {name}: {where}{error}; correct the expression") from error
         return Alternative(
             name=f"{claim.uid}/{name}",
             label=_label(expressions, offers),
             offers=offers,
             count=int(part.get("count", 1)),
         )
+
+    def _find_offers(self, part: Mapping[str, Any], expressions: Sequence[str]) -> tuple[Offer, ...]:
+        """Raises InvalidSelector."""
+        compiled = self._selectors.all(expressions)
+        admits = _admission(part, compiled)
+        kinds: dict[Hashable, list[PublishedGpu]] = defaultdict(list)
+        for gpu in self._inventory.gpus:
+            telling = tuple(s.told_apart_by(gpu.devices[0].view, VARYING) for s in compiled)
+            kinds[gpu.kind, telling].append(gpu)
+        placements = sum(len(alike[0].devices) for alike in kinds.values())
+        if placements > MOST_EVALUATIONS:
+            expression = max(compiled, key=lambda s: s.sees_any(VARYING)).expression
+            raise InvalidSelector(
+                expression,
+                f"tells single GPUs apart and would have to be evaluated on {placements} devices, "
+                f"{MOST_EVALUATIONS} at most are served: compare {' and '.join(sorted(VARYING))} "
+                "with literals by == or in only",
+            )
+        return _offers(self._state, kinds.values(), admits)
 
 
 def _parts(request: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -95,12 +123,17 @@ def _parts(request: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return [(f"{request['name']}/{part['name']}", part) for part in request.get("firstAvailable") or ()]
 
 
-def _refuse_unserved(name: str, part: Mapping[str, Any]) -> None:
-    if part.get("deviceClassName") != names.DEVICE_CLASS:
+def _class_of(name: str, part: Mapping[str, Any], classes: Classes) -> DeviceClass:
+    found = classes.get(str(part.get("deviceClassName")))
+    if found is None:
         raise InvalidRequest(
             f"request {name} of class {part.get('deviceClassName')!r} stands beside {names.DEVICE_CLASS}; "
             "put devices of other classes into a ResourceClaim of their own"
         )
+    return found
+
+
+def _refuse_unserved(name: str, part: Mapping[str, Any]) -> None:
     if part.get("allocationMode", "ExactCount") != "ExactCount":
         raise InvalidRequest(
             f"request {name}: allocationMode {part['allocationMode']} is not served; give a count"
@@ -134,26 +167,19 @@ def _admission(part: Mapping[str, Any], compiled: Sequence[Selector]) -> Callabl
 
 
 def _offers(
-    inventory: Inventory, state: ClusterState, admits: Callable[[Device], bool], *, alike: bool
+    state: ClusterState, kinds: Iterable[Sequence[PublishedGpu]], admits: Callable[[Device], bool]
 ) -> tuple[Offer, ...]:
     """Group the GPUs by geometry and by which of its placements are admitted; most requests end with one
-    group a model.
+    group a model. Each kind is judged by its first GPU.
     """
-    groups: dict[tuple[int, tuple[int, ...]], tuple[Offer, int]] = {}
-    of_kind: dict[Hashable, tuple[int, ...]] = {}
-    for published in inventory.gpus:
-        gpu = state.gpu(published.name)
-        if gpu is None:
-            continue
-        admitted = of_kind.get(published.kind) if alike else None
-        if admitted is None:
-            admitted = tuple(d.index for d in published.devices if admits(d))
-            of_kind[published.kind] = admitted
+    groups: dict[tuple[Geometry, tuple[int, ...]], int] = {}
+    for alike in kinds:
+        admitted = tuple(d.index for d in alike[0].devices if admits(d))
         if admitted:
-            key = (id(published.geometry), admitted)
-            offer, bits = groups.get(key, (Offer(published.geometry, admitted), 0))
-            groups[key] = (offer, bits | 1 << gpu.number)
-    return tuple(Offer(offer.geometry, offer.placements, bits) for offer, bits in groups.values())
+            key = (alike[0].geometry, admitted)
+            found = (state.gpu(published.name) for published in alike)
+            groups[key] = groups.get(key, 0) | bits_of(gpu.number for gpu in found if gpu is not None)
+    return tuple(Offer(geometry, admitted, bits) for (geometry, admitted), bits in groups.items())
 
 
 def _label(expressions: Sequence[str], offers: tuple[Offer, ...]) -> str:

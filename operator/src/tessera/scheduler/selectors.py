@@ -1,27 +1,32 @@
 """CEL device selectors: which published devices a request admits.
 
 The expressions are those of `resource.k8s.io/v1`: `device.driver`, `device.attributes["<domain>"].<name>` and
-`device.capacity["<domain>"].<name>` (quantities), with the quantity functions and the string functions of
-Kubernetes. An expression is compiled once. Its verdict is kept per set of values that it can see: 80,000 GPUs
-of one model have the same two dozen sets unless the expression names the UUID, so that a selector costs two
-dozen evaluations, not a million.
+`device.capacity["<domain>"].<name>` (quantities), with the functions that Kubernetes adds (`cel_values`) and
+its optional syntax (`cel_syntax`). An expression is compiled once. Its verdict is kept per set of values that
+it can see: 80,000 GPUs of one model have the same two dozen sets unless the expression tells single GPUs
+apart, so that a selector costs two dozen evaluations, not a million.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import total_ordering
 from typing import Any
 
 import celpy
 from celpy import celtypes
 
-from tessera.scheduler.quantity import parse_quantity
+from tessera.scheduler.cel_syntax import plain_cel
+from tessera.scheduler.cel_values import FUNCTIONS, Quantity, Semver
 
-AttributeValue = str | int | bool
+
+class Version(str):
+    """An attribute of the API's type `version`."""
+
+
+AttributeValue = str | int | bool | Version
 Attributes = Mapping[tuple[str, str], AttributeValue]
 Capacity = Mapping[tuple[str, str], Fraction]
 
@@ -30,7 +35,11 @@ _LONGEST = 10 * 1024
 
 
 class InvalidSelector(ValueError):
-    """The expression does not compile, or its evaluation failed on a device."""
+    """The expression does not compile, its evaluation failed on a device, or it is not served."""
+
+    def __init__(self, expression: str, message: str) -> None:
+        self.expression = expression
+        super().__init__(f"selector {_short(expression)} {message}")
 
 
 @dataclass(frozen=True)
@@ -42,95 +51,16 @@ class DeviceView:
     capacity: Capacity
 
 
-@total_ordering
-@dataclass(frozen=True)
-class _Quantity:
-    value: Fraction
-
-    def __lt__(self, other: _Quantity) -> bool:
-        return self.value < other.value
-
-
 class _Domains(celtypes.MapType):  # type: ignore[misc]  # celpy has no types
     """An unknown domain is an empty map, as in the API; a missing name in it is then an error as in any
     other.
     """
 
+    holds_every_key = True
+
     def __getitem__(self, key: Any) -> Any:
         return super().__getitem__(key) if key in self else celtypes.MapType()
 
-
-def _string(function: Callable[..., str]) -> Callable[..., Any]:
-    return lambda *arguments: celtypes.StringType(function(*arguments))
-
-
-def _substring(text: str, start: int, end: int | None = None) -> str:
-    stop = len(text) if end is None else end
-    if not 0 <= start <= stop <= len(text):
-        raise ValueError(f"substring {start}..{stop} of a text of {len(text)} characters")
-    return text[start:stop]
-
-
-def _split(text: str, separator: str, limit: int = -1) -> Any:
-    if limit == 0:
-        return celtypes.ListType([])
-    parts = text.split(separator, limit - 1 if limit > 0 else -1) if separator else list(text)
-    return celtypes.ListType([celtypes.StringType(part) for part in parts])
-
-
-def _quantity(text: str) -> _Quantity:
-    return _Quantity(parse_quantity(str(text)))
-
-
-def _is_quantity(text: str) -> Any:
-    try:
-        parse_quantity(str(text))
-    except ValueError:
-        return celtypes.BoolType(False)
-    return celtypes.BoolType(True)
-
-
-def _compare(a: _Quantity, b: _Quantity) -> Any:
-    return celtypes.IntType((a > b) - (a < b))
-
-
-def _added(a: _Quantity, b: _Quantity | int) -> _Quantity:
-    return _Quantity(a.value + (b.value if isinstance(b, _Quantity) else int(b)))
-
-
-def _subtracted(a: _Quantity, b: _Quantity | int) -> _Quantity:
-    return _Quantity(a.value - (b.value if isinstance(b, _Quantity) else int(b)))
-
-
-def _as_integer(quantity: _Quantity) -> Any:
-    if quantity.value.denominator != 1:
-        raise ValueError(f"quantity {float(quantity.value)} is not an integer")
-    return celtypes.IntType(quantity.value.numerator)
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "quantity": _quantity,
-    "isQuantity": _is_quantity,
-    "compareTo": _compare,
-    "isGreaterThan": lambda a, b: celtypes.BoolType(a > b),
-    "isLessThan": lambda a, b: celtypes.BoolType(a < b),
-    "isInteger": lambda q: celtypes.BoolType(q.value.denominator == 1),
-    "asInteger": _as_integer,
-    "asApproximateFloat": lambda q: celtypes.DoubleType(float(q.value)),
-    "sign": lambda q: celtypes.IntType((q.value > 0) - (q.value < 0)),
-    "add": _added,
-    "sub": _subtracted,
-    "lowerAscii": _string(lambda text: text.lower()),
-    "upperAscii": _string(lambda text: text.upper()),
-    "trim": _string(lambda text: text.strip()),
-    "replace": _string(lambda text, old, new, limit=-1: text.replace(old, new, limit)),
-    "substring": _string(_substring),
-    "charAt": _string(lambda text, at: _substring(text, at, min(at + 1, len(text)))),
-    "indexOf": lambda text, part: celtypes.IntType(text.find(part)),
-    "lastIndexOf": lambda text, part: celtypes.IntType(text.rfind(part)),
-    "split": _split,
-    "join": _string(lambda parts, separator="": separator.join(parts)),
-}
 
 _LITERAL = r"(?:\"[^\"\\]*\"|'[^'\\]*')"
 _PLAIN_USE = re.compile(
@@ -138,6 +68,12 @@ _PLAIN_USE = re.compile(
     rf"\bdevice\.(?:attributes|capacity)\[{_LITERAL}\](?:\.\w+\b(?!\s*\()|\[{_LITERAL}\])"
     rf"|{_LITERAL}\s+in\s+device\.(?:attributes|capacity)\[{_LITERAL}\](?!\s*[.\[])"
     r"|\bdevice\.driver\b"
+)
+_COMPARED = (
+    # The whole of an operand, compared with a literal, or looked up in a list of literals.
+    r"(?:(?<=^)|(?<=[(&|?:,]))\s*"
+    rf"device\.attributes\[{_LITERAL}\](?:\.%(name)s\b|\[[\"']%(name)s[\"']\])\s*"
+    rf"(?:[=!]=\s*{_LITERAL}|in\s*\[\s*{_LITERAL}(?:\s*,\s*{_LITERAL})*\s*\])(?=\s*(?:$|[)&|?:,]))"
 )
 
 
@@ -150,11 +86,10 @@ class Selector:
             if len(expression.encode()) > _LONGEST:
                 raise ValueError(f"longer than {_LONGEST} bytes")
             environment = celpy.Environment()
-            self._program = environment.program(environment.compile(expression), functions=_FUNCTIONS)
+            plain = plain_cel(expression)
+            self._program = environment.program(environment.compile(plain), functions=FUNCTIONS)
         except Exception as error:  # the library lets whatever its parser raises through
-            raise InvalidSelector(
-                f"selector {_short(expression)} does not compile: {_first_line(error)}"
-            ) from error
+            raise InvalidSelector(expression, f"does not compile: {_first_line(error)}") from error
         # Names that the text does not contain cannot influence the verdict, unless it computes names.
         self._names = (
             None
@@ -166,6 +101,27 @@ class Selector:
     def sees_any(self, attributes: frozenset[str]) -> bool:
         """Whether the verdict may depend on one of these attributes."""
         return self._names is None or not self._names.isdisjoint(attributes)
+
+    def told_apart_by(self, device: DeviceView, attributes: frozenset[str]) -> Hashable:
+        """What of these attributes of a device may decide the verdict: devices that differ in nothing else
+        and have this equal are judged alike. A value that the expression only compares with other literals
+        is as good as any other such value.
+        """
+        if not self.sees_any(attributes):
+            return ()
+        return tuple(
+            value if self._depends_on_value(key[1], value) else None
+            for key, value in sorted(device.attributes.items())
+            if key[1] in attributes and (self._names is None or key[1] in self._names)
+        )
+
+    def _depends_on_value(self, name: str, value: AttributeValue) -> bool:
+        if self._names is None or not isinstance(value, str):
+            return True
+        rest = re.sub(_COMPARED % {"name": re.escape(name)}, "", self.expression)
+        return bool(re.search(rf"\b{re.escape(name)}\b", rest)) or value in re.findall(
+            r"[\"']([^\"'\\]*)[\"']", self.expression
+        )
 
     def matches(self, device: DeviceView) -> bool:
         """Whether the device is admitted. Raises InvalidSelector when the expression fails on it."""
@@ -187,13 +143,9 @@ class Selector:
         try:
             result = self._program.evaluate({"device": _cel_device(device)})
         except Exception as error:  # the library lets whatever a function raises through
-            raise InvalidSelector(
-                f"selector {_short(self.expression)} failed on a device: {_first_line(error)}"
-            ) from error
+            raise InvalidSelector(self.expression, f"failed on a device: {_first_line(error)}") from error
         if not isinstance(result, celtypes.BoolType | bool):
-            raise InvalidSelector(
-                f"selector {_short(self.expression)} gives a {type(result).__name__}, not a bool"
-            )
+            raise InvalidSelector(self.expression, f"gives a {type(result).__name__}, not a bool")
         return bool(result)
 
 
@@ -230,7 +182,7 @@ def _cel_device(device: DeviceView) -> Any:
         _put(attributes, domain, name, _cel_value(value))
     capacity = _Domains()
     for (domain, name), quantity in device.capacity.items():
-        _put(capacity, domain, name, _Quantity(quantity))
+        _put(capacity, domain, name, Quantity(quantity))
     text = celtypes.StringType
     return celtypes.MapType(
         {
@@ -254,6 +206,8 @@ def _cel_value(value: AttributeValue) -> Any:
         return celtypes.BoolType(value)
     if isinstance(value, int):
         return celtypes.IntType(value)
+    if isinstance(value, Version):
+        return Semver.parse(value)
     return celtypes.StringType(value)
 
 

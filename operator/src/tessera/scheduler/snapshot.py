@@ -8,11 +8,14 @@ that we made is never forgotten for a moment and given to somebody else.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from tessera.scheduler.classes import NO_OBJECTS, Classes, ClassReader
 from tessera.scheduler.inventory import Inventory, InventoryReader
 from tessera.scheduler.objects import Claim, Key, Node, Pod, read_claim, read_node, read_pod
+from tessera.scheduler.reserves import PartitionReserves, ReserveReader
+from tessera.scheduler.selectors import SelectorCache
 
 Object = dict[str, Any]
 Read = TypeVar("Read")
@@ -20,8 +23,8 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Pods that have not finished, claims, nodes, and the published GPUs. `now` is in seconds since the
-    epoch.
+    """Pods that have not finished, claims, nodes, the published GPUs, the device classes that mean them, and
+    the room that partitions keep free. `now` is in seconds since the epoch.
     """
 
     pods: Mapping[Key, Pod]
@@ -29,6 +32,8 @@ class Snapshot:
     nodes: Mapping[str, Node]
     inventory: Inventory
     now: float
+    classes: Classes = field(default_factory=lambda: NO_OBJECTS)
+    reserves: tuple[PartitionReserves, ...] = ()
 
     def claim_of(self, pod: Pod, name: str | None) -> Claim | None:
         """The claim of a pod by the claim's name, when it exists and, if made from a template, is the pod's
@@ -72,6 +77,9 @@ class SnapshotReader:
         self._claims = _Cache[Claim]()
         self._nodes = _Cache[Node]()
         self._inventory = InventoryReader()
+        self._classes = ClassReader(SelectorCache())
+        self._class_names: frozenset[str] = frozenset()
+        self._reserves = ReserveReader()
 
     def read(
         self,
@@ -81,15 +89,28 @@ class SnapshotReader:
         nodes: Iterable[Object],
         slices: Iterable[Object],
         now: float,
+        classes: Iterable[Object] = (),
+        partitions: Iterable[Object] = (),
+        gpu_nodes: Iterable[Object] = (),
     ) -> Snapshot:
         """The snapshot of these objects."""
+        ours = self._classes.read(classes)
+        if self._class_names != ours.keys():
+            # Whether a claim is ours depends on the classes.
+            self._class_names = frozenset(ours)
+            self._claims = _Cache[Claim]()
         read_pods = self._pods.read(pods, read_pod)
         return Snapshot(
             pods={pod.key: pod for pod in read_pods if not pod.finished},
-            claims={claim.key: claim for claim in self._claims.read(claims, read_claim)},
+            claims={
+                claim.key: claim
+                for claim in self._claims.read(claims, lambda obj: read_claim(obj, self._class_names))
+            },
             nodes={node.name: node for node in self._nodes.read(nodes, read_node)},
             inventory=self._inventory.read(slices),
             now=now,
+            classes=ours,
+            reserves=self._reserves.read(partitions, gpu_nodes),
         )
 
 

@@ -24,9 +24,11 @@ from tessera.scheduler.actions import Action, GiveUp, Place, PodPlacement, Prote
 from tessera.scheduler.allocation import (
     ClaimPlacement,
     allocation_patch,
+    consumers,
     message_patch,
     metadata_patch,
     needs_metadata,
+    share_patch,
     take_back_patch,
     ungate_patch,
 )
@@ -47,13 +49,19 @@ class Writer:
     """The scheduler's pen. `verify` raises LeadershipLost when this replica does not hold the Lease."""
 
     def __init__(
-        self, client: KubeClient, *, events: EventRecorder, verify: Callable[[], Awaitable[None]]
+        self,
+        client: KubeClient,
+        *,
+        events: EventRecorder,
+        verify: Callable[[], Awaitable[None]],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.claims = Written()
         self.pods = Written()
         self._client = client
         self._events = events
         self._verify = verify
+        self._clock = clock
         self._verified_at = float("-inf")
         self._lease_lock = asyncio.Lock()
         self._slots = asyncio.Semaphore(_CONCURRENT_WRITES)
@@ -83,7 +91,8 @@ class Writer:
     async def _do(self, action: Action, now: float) -> None:
         match action:
             case Place(pods):
-                placed = await asyncio.gather(*(self._allocate_pod(pod, now) for pod in pods))
+                everyone = [placement.pod for placement in pods]
+                placed = await asyncio.gather(*(self._allocate_pod(pod, everyone, now) for pod in pods))
                 if all(placed):
                     await asyncio.gather(*(self._ungate(p.pod) for p in pods if p.pod.gated))
             case GiveUp(claim, pod, why):
@@ -97,11 +106,16 @@ class Writer:
 
     # Allocating.
 
-    async def _allocate_pod(self, placement: PodPlacement, now: float) -> bool:
+    async def _allocate_pod(self, placement: PodPlacement, together: list[Pod], now: float) -> bool:
+        """All claims of a pod; `together` are the pods that are placed with it and may share them."""
         done = await asyncio.gather(
-            *(self._allocate(claim, placement.pod, now) for claim in placement.claims)
+            *(self._allocate(claim, placement.pod, together, now) for claim in placement.claims),
+            *(self._share(claim, placement.pod) for claim in placement.shares),
         )
         if placement.claims and all(done):
+            waited = max(0.0, self._clock() - placement.waiting_since)
+            for profile in {r.profile for c in placement.claims for r in c.results}:
+                metrics.PLACED_AFTER_SECONDS.labels(profile).observe(waited)
             devices = ", ".join(r.device for c in placement.claims for r in c.results)
             message = f"{devices} on node {placement.claims[0].node}"
             self._tell(placement.pod.raw, "Normal", Reason.PLACED, "Allocate", message)
@@ -115,7 +129,7 @@ class Writer:
                 )
         return all(done)
 
-    async def _allocate(self, placement: ClaimPlacement, pod: Pod, now: float) -> bool:
+    async def _allocate(self, placement: ClaimPlacement, pod: Pod, together: list[Pod], now: float) -> bool:
         claim = placement.claim
 
         async def write() -> None:
@@ -124,10 +138,24 @@ class Writer:
                 version = (await self._patch_claim(claim, metadata_patch(claim)))["metadata"][
                     "resourceVersion"
                 ]
-            body = allocation_patch(placement, pod=pod, now=now, resource_version=version)
+            pods = consumers(claim, together)
+            body = allocation_patch(placement, pods=pods, now=now, resource_version=version)
             await self._patch_claim(claim, body, subresource="status")
             self._told.pop(claim.uid, None)
             self._told.pop(pod.uid, None)
+
+        return await self._write(RESOURCE_CLAIMS, claim.key, write)
+
+    async def _share(self, claim: Claim, pod: Pod) -> bool:
+        async def write() -> None:
+            await self._check_lease()
+            body = share_patch(claim, pod)
+            self.claims.put(
+                await self._client.patch(
+                    RESOURCE_CLAIMS, claim.key[1], namespace=claim.key[0], body=body, kind="json",
+                    subresource="status",
+                )
+            )  # fmt: skip
 
         return await self._write(RESOURCE_CLAIMS, claim.key, write)
 
@@ -204,9 +232,11 @@ class Writer:
 
     async def _check_lease(self) -> None:
         async with self._lease_lock:
-            if time.monotonic() - self._verified_at > _LEASE_CHECK_SECONDS:
+            loop = asyncio.get_running_loop()
+            if loop.time() - self._verified_at > _LEASE_CHECK_SECONDS:
+                asked_at = loop.time()
                 await self._verify()
-                self._verified_at = time.monotonic()
+                self._verified_at = asked_at
 
     async def _write(self, resource: Resource, key: Key, write: Callable[[], Awaitable[Any]]) -> bool:
         """Run one write (or a chain of writes to one object). False when it failed; the object is then read

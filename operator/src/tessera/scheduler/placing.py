@@ -1,0 +1,289 @@
+"""Where the pods of one round go: one decision after the other, each of which counts for the next.
+
+Made anew for each round from the snapshot. What a decision takes (room on a GPU, CPU and memory of a node)
+is taken from the same books that the next decision reads, and can be given back, so that pods that must be
+placed together are placed by trying.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from tessera.api.reasons import Reason
+from tessera.metrics import registry as metrics
+from tessera.placement.engine import Engine
+from tessera.placement.request import Constraint, Feasible, Placement, Request, Unplaceable
+from tessera.scheduler.actions import PodPlacement
+from tessera.scheduler.allocation import ClaimPlacement, Result
+from tessera.scheduler.barred import Barred
+from tessera.scheduler.filters import matches_terms, node_verdict
+from tessera.scheduler.objects import Claim, Key, Pod
+from tessera.scheduler.occupancy import Holder, Occupancy, add_usage, expected_node
+from tessera.scheduler.refusals import REASONS, NotYet, Unserved
+from tessera.scheduler.requests import ClaimRequests, InvalidRequest, RequestReader
+from tessera.scheduler.reserves import Reserves
+from tessera.scheduler.snapshot import Snapshot
+from tessera.scheduler.takeback import Avoidance, pinned_node
+from tessera.scheduler.units import claims_of
+
+MOST_CONSUMERS = 256
+"""The API's limit of `status.reservedFor`."""
+
+Usage = dict[str, dict[str, Fraction]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a pod asks for: its claims, those that must be placed now, and how they were read."""
+
+    pod: Pod
+    claims: tuple[Claim, ...]
+    todo: tuple[Claim, ...]
+    read: tuple[ClaimRequests, ...]
+
+    @property
+    def requests(self) -> list[Request]:
+        """To the engine."""
+        return [request for one in self.read for request in one.requests]
+
+    @property
+    def constraints(self) -> list[Constraint]:
+        """Within the claims."""
+        return [constraint for one in self.read for constraint in one.constraints]
+
+
+class Placing:
+    """One round's books. `usage` is what pods ask of each node, and is changed in place."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        engine: Engine,
+        occupancy: Occupancy,
+        reader: RequestReader,
+        reserves: Reserves,
+        avoidance: Avoidance,
+        usage: Usage,
+    ) -> None:
+        self.snapshot = snapshot
+        self.state = occupancy.state
+        self.reserves = reserves
+        self.usage = usage
+        self._engine = engine
+        self._inventory = occupancy.inventory
+        self._reader = reader
+        self._avoidance = avoidance
+        self._promised: dict[Key, ClaimPlacement] = {}
+        self._settled: set[Key] = set()
+        self._sharers: dict[Key, int] = defaultdict(int)
+
+    def place(self, pod: Pod, *, barred: Barred | None = None) -> PodPlacement:
+        """Decide for one pod and take what it gets. Raises Unserved or NotYet, with the books unchanged.
+
+        `barred` are choices that must not be made again.
+        """
+        wanted = self.wanted(pod)
+        shares = self._shares(wanted)
+        if not wanted.todo:
+            if shares or self._is_promised(wanted):
+                self._check_shared_node(wanted)
+            return self._take(PodPlacement(pod, shares=shares))
+        answer = self._choose(wanted, barred)
+        claims = tuple(
+            self._claim_placement(claim, one, answer)
+            for claim, one in zip(wanted.todo, wanted.read, strict=True)
+        )
+        return self._take(PodPlacement(pod, claims, shares))
+
+    def node_of(self, placed: PodPlacement) -> str:
+        """The node that a decision brings the pod to; "" when it does not choose one."""
+        if placed.claims:
+            return placed.claims[0].node
+        if placed.shares:
+            return pinned_node(placed.shares[0].allocated)
+        keys = [(placed.pod.key[0], entry.claim or "") for entry in placed.pod.claims]
+        return next((self._promised[key].node for key in keys if key in self._promised), "")
+
+    def undo(self, placed: PodPlacement) -> None:
+        """Give back what `place` took."""
+        node = self.node_of(placed) if self._is_new_on_node(placed.pod) else ""
+        for one in placed.claims:
+            del self._promised[one.claim.key]
+            for result in one.results:
+                self.state.release(_holder(one, result))
+        for claim in placed.shares:
+            self._sharers[claim.key] -= 1
+        if node:
+            add_usage(self.usage, node, placed.pod, sign=-1)
+
+    def settle(self) -> None:
+        """What was promised so far is going to be written; pods that share it wait until it is."""
+        self._settled |= self._promised.keys()
+
+    def wanted(self, pod: Pod) -> Wanted:
+        """What the pod asks for. Raises Unserved and NotYet."""
+        claims = claims_of(pod, self.snapshot)
+        if any(claim.key in self._settled for claim in claims):
+            raise NotYet
+        todo = [c for c in claims if c.ours and c.allocated is None and c.key not in self._promised]
+        for claim in todo:
+            if claim.deleting:
+                raise Unserved(
+                    Reason.AWAITING_PLACEMENT,
+                    f"ResourceClaim {claim.key[1]} is being deleted; wait, then recreate it",
+                )
+        try:
+            read = [self._reader.read(claim, self.snapshot.classes) for claim in todo]
+        except InvalidRequest as error:
+            raise Unserved(Reason.INVALID_REQUEST, str(error)) from error
+        return Wanted(pod, tuple(claims), tuple(todo), tuple(read))
+
+    def feasible(self, wanted: Wanted) -> Feasible:
+        """The GPUs on nodes that may run the pod, and what excluded the others."""
+        passing: list[str] = []
+        excluded: dict[str, int] = defaultdict(int)
+        for name, verdict in self.verdicts(wanted).items():
+            if verdict is None:
+                passing.append(name)
+            else:
+                excluded[verdict] += 1
+        return Feasible(self.state.bits_of_nodes(passing), dict(excluded))
+
+    def verdicts(self, wanted: Wanted) -> dict[str, str | None]:
+        """GPU node -> the filter that excludes it for the pod, or None."""
+        pod = wanted.pod
+        avoided = frozenset[str]() if pod.node else self._avoidance.nodes(pod, now=self.snapshot.now)
+        pinned = [
+            c.allocated.node_terms
+            for c in wanted.claims
+            if c.allocated is not None and c.allocated.node_terms is not None
+        ]
+        promised = {self._promised[c.key].node for c in wanted.claims if c.key in self._promised}
+        verdicts: dict[str, str | None] = {}
+        for name in self.state.nodes():
+            node = self.snapshot.nodes.get(name)
+            if node is None:
+                verdicts[name] = "node does not exist"
+            elif not all(matches_terms(terms, node) for terms in pinned) or not promised <= {name}:
+                verdicts[name] = "another claim of the pod is allocated elsewhere"
+            elif name in avoided:
+                verdicts[name] = "tried without success a short while ago"
+            else:
+                verdicts[name] = node_verdict(pod, node, used=self._used_by_others(pod, name))
+        return verdicts
+
+    def gpu_of(self, result: Result) -> tuple[str, int]:
+        """The GPU's name and the placement's index of a decision."""
+        device = self._inventory.device(result.pool, result.device)
+        assert device is not None
+        return device.gpu, device.index
+
+    # Choosing.
+
+    def _choose(self, wanted: Wanted, barred: Barred | None) -> tuple[Placement, ...]:
+        requests, constraints = wanted.requests, wanted.constraints
+        feasible = self.feasible(wanted)
+        asked, within = requests, constraints
+        # A bound pod cannot go anywhere else, so nothing is kept from it.
+        if not wanted.pod.node:
+            asked, limits = self.reserves.respect(requests)
+            within = [*constraints, *limits]
+        if barred is not None:
+            asked, limits = barred.remove_from(asked)
+            within = [*within, *limits]
+        with metrics.timed(metrics.PLACEMENT_SECONDS):
+            answer = self._engine.place(self.state, asked, feasible=feasible, constraints=within)
+            if not isinstance(answer, Unplaceable):
+                return answer
+            # What is barred or reserved would be missing in the answer's explanation.
+            unlimited = self._engine.place(self.state, requests, feasible=feasible, constraints=constraints)
+        if isinstance(unlimited, Unplaceable):
+            raise Unserved(REASONS[unlimited.reason], str(unlimited), profile=unlimited.profile)
+        profile = unlimited[0].legal.profile
+        raise Unserved(
+            Reason.UNPLACEABLE,
+            f"the room that is left for {profile} is reserved: {self.reserves.blame(requests)}; wait for "
+            "running work to end, ask for a reserved profile, or lower spec.dynamic.reserves",
+            profile=profile,
+        )
+
+    def _shares(self, wanted: Wanted) -> tuple[Claim, ...]:
+        """Allocated claims of ours that the pod is to use beside others. Raises Unserved when one is full."""
+        if not wanted.pod.gated:
+            return ()
+        shares = tuple(c for c in wanted.claims if c.holds_ours and wanted.pod.uid not in c.reserved_for)
+        for claim in shares:
+            if len(claim.reserved_for) + self._sharers[claim.key] >= MOST_CONSUMERS:
+                raise Unserved(
+                    Reason.UNPLACEABLE,
+                    f"ResourceClaim {claim.key[1]} is used by {MOST_CONSUMERS} pods, which is the most that "
+                    "the API allows; use another claim for further pods",
+                )
+        return shares
+
+    def _check_shared_node(self, wanted: Wanted) -> None:
+        """Raises Unserved when the pod cannot run on the node of the claims that it shares."""
+        verdicts = self.verdicts(wanted)
+        if wanted.pod.node or None in verdicts.values():
+            return
+        node = next(
+            (pinned_node(c.allocated) for c in wanted.claims if c.holds_ours),
+            next((self._promised[c.key].node for c in wanted.claims if c.key in self._promised), ""),
+        )
+        why = verdicts.get(node) or "no GPU of it is published"
+        raise Unserved(
+            Reason.UNPLACEABLE,
+            f"the claim that the pod shares is on node {node}, which the pod cannot use: {why}; free room "
+            "there, or give the pod a claim of its own",
+        )
+
+    def _is_promised(self, wanted: Wanted) -> bool:
+        return any(c.key in self._promised for c in wanted.claims)
+
+    def _claim_placement(
+        self, claim: Claim, read: ClaimRequests, answer: Sequence[Placement]
+    ) -> ClaimPlacement:
+        results = []
+        node = ""
+        for placement in answer:
+            if placement.request.startswith(f"{claim.uid}/"):
+                device = self._inventory.by_name[placement.gpu].devices[placement.index]
+                name = placement.alternative.removeprefix(f"{claim.uid}/")
+                tolerations = read.tolerations[name]
+                results.append(Result(name, device.pool, device.name, tolerations, placement.legal.profile))
+                node = placement.node
+        return ClaimPlacement(claim, node, tuple(results), self.snapshot.classes)
+
+    # Taking.
+
+    def _take(self, placed: PodPlacement) -> PodPlacement:
+        node = self.node_of(placed)
+        for one in placed.claims:
+            self._promised[one.claim.key] = one
+            for result in one.results:
+                gpu, index = self.gpu_of(result)
+                self.state.occupy(gpu, index, owner=_holder(one, result))
+        for claim in placed.shares:
+            self._sharers[claim.key] += 1
+        if node and self._is_new_on_node(placed.pod):
+            add_usage(self.usage, node, placed.pod)
+        return placed
+
+    def _is_new_on_node(self, pod: Pod) -> bool:
+        """Whether the node's usage did not contain the pod before this round."""
+        return not pod.node and not expected_node(pod, self.snapshot)
+
+    def _used_by_others(self, pod: Pod, node: str) -> Mapping[str, Fraction]:
+        used = self.usage.get(node, {})
+        if pod.node or expected_node(pod, self.snapshot) != node:
+            return used
+        return {name: amount - pod.requests.get(name, Fraction(0)) for name, amount in used.items()}
+
+
+def _holder(placement: ClaimPlacement, result: Result) -> Holder:
+    claim = placement.claim
+    return Holder(claim.uid, "/".join(claim.key), result.pool, result.device)

@@ -1,0 +1,96 @@
+"""Who waits, for what, and for how long: the numbers behind the queue's metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from tessera.metrics import registry as metrics
+from tessera.scheduler.actions import PodPlacement
+from tessera.scheduler.units import Unit
+
+AT_ONCE = "at_once"
+LATER = "later"
+
+
+@dataclass(slots=True)
+class _Waiting:
+    since: float
+    profile: str = "unknown"
+
+
+class Queue:
+    """Pods that wait for a slice. `begin` starts a round; what is not told to wait in it does not."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Waiting] = {}
+        self._now = 0.0
+        self._waits: set[str] = set()
+        self._judged: set[str] = set()
+
+    @property
+    def depth(self) -> int:
+        """Pods that wait after this round."""
+        return len(self._waits)
+
+    def begin(self, now: float) -> None:
+        """A round begins at `now` (seconds since the epoch)."""
+        self._now = now
+        self._waits.clear()
+
+    def still_waits(self, unit: Unit) -> None:
+        """The unit goes on waiting, for what it was refused before."""
+        for pod in unit.pods:
+            self._known.setdefault(pod.uid, _Waiting(self._now))
+            self._waits.add(pod.uid)
+
+    def refused(self, unit: Unit, profile: str) -> None:
+        """The unit waits for room for this profile."""
+        self.still_waits(unit)
+        for pod in unit.pods:
+            self._known[pod.uid].profile = profile
+            self._judge(pod.uid, profile, LATER)
+
+    def placed(self, placements: Sequence[PodPlacement], now: float) -> tuple[PodPlacement, ...]:
+        """The placements with the time since when each pod has waited."""
+        done = []
+        for placed in placements:
+            uid = placed.pod.uid
+            since = self._known[uid].since if uid in self._known else now
+            done.append(replace(placed, waiting_since=since))
+            for result in (r for c in placed.claims for r in c.results):
+                self._judge(uid, result.profile, AT_ONCE)
+        return tuple(done)
+
+    def keep_only(self, uids: Collection[str]) -> None:
+        """Forget pods that are gone."""
+        self._known = {uid: waiting for uid, waiting in self._known.items() if uid in uids}
+        self._judged &= set(uids)
+
+    def show(self) -> None:
+        """Set the gauges."""
+        depth: Counter[str] = Counter()
+        oldest: dict[str, float] = {}
+        for uid in self._waits:
+            waiting = self._known[uid]
+            depth[waiting.profile] += 1
+            oldest[waiting.profile] = max(oldest.get(waiting.profile, 0.0), self._now - waiting.since)
+        clear_queue()
+        metrics.PENDING_PODS.set(self.depth)
+        for profile, count in depth.items():
+            metrics.QUEUE_DEPTH.labels(profile).set(count)
+            metrics.QUEUE_OLDEST_SECONDS.labels(profile).set(oldest[profile])
+
+    def _judge(self, uid: str, profile: str, outcome: str) -> None:
+        """Count a pod's first answer, once: the share that is served at once is the acceptance."""
+        if uid not in self._judged:
+            self._judged.add(uid)
+            metrics.REQUESTS_TOTAL.labels(profile, outcome).inc()
+
+
+def clear_queue() -> None:
+    """Show nothing: this replica does not know."""
+    metrics.PENDING_PODS.set(0)
+    metrics.QUEUE_DEPTH.clear()
+    metrics.QUEUE_OLDEST_SECONDS.clear()

@@ -1,0 +1,133 @@
+"""Who is served, and in which order: pods by priority, then by age, and the members of a gang together.
+
+A gang is declared by annotations on its pods. Before it has started, all of its members are one unit: it is
+placed when they all exist and all fit, or not at all. Once a member has lost its gate the gang runs; members
+that need something after that are replacements, and those that exist are placed together, without waiting
+for others, since the rest of the gang may have finished long ago.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from tessera.api import names
+from tessera.api.reasons import Reason
+from tessera.scheduler.objects import Claim, Key, Pod
+from tessera.scheduler.refusals import NotYet, Unserved
+from tessera.scheduler.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Pods that are placed together: one, or members of a gang."""
+
+    pods: tuple[Pod, ...]
+    gang: str = ""
+    started: bool = False
+    """Whether a member of the gang has been let go already."""
+
+    def order(self) -> tuple[object, ...]:
+        """Higher priority first, then older first."""
+        return (-max(pod.priority for pod in self.pods), min((pod.created, pod.key) for pod in self.pods))
+
+    def age_seconds(self, now: float) -> float:
+        """Since the oldest pod was made."""
+        return now - min(pod.created for pod in self.pods)
+
+    def time_limit_seconds(self, default: float) -> float | None:
+        """How long the gang may take to come together: what its pods say, else the default. None: for ever
+        (no gang, or one that has started).
+        """
+        if not self.gang or self.started:
+            return None
+        said = [pod.gang.timeout_seconds for pod in self.pods if pod.gang and pod.gang.timeout_seconds]
+        return min(said, default=default)
+
+
+def find_units(snapshot: Snapshot, stuck: Collection[Key]) -> list[Unit]:
+    """Pods that need something from us, in the order of service; `stuck` ones wait until they were taken
+    back.
+    """
+    gangs: dict[Key, list[Pod]] = defaultdict(list)
+    units: list[Unit] = []
+    for pod in snapshot.pods.values():
+        if pod.deleting:
+            continue
+        if pod.gang is not None:
+            gangs[pod.key[0], pod.gang.name].append(pod)
+        elif pod.key not in stuck and needs_us(pod, snapshot):
+            units.append(Unit((pod,)))
+    for (_, name), members in gangs.items():
+        units.extend(_units_of_gang(name, members, snapshot, stuck))
+    units.sort(key=Unit.order)
+    return units
+
+
+def _units_of_gang(name: str, members: list[Pod], snapshot: Snapshot, stuck: Collection[Key]) -> list[Unit]:
+    needy = [pod for pod in members if pod.key not in stuck and needs_us(pod, snapshot)]
+    if not needy:
+        return []
+    if all(pod.gated for pod in members):
+        return [Unit(tuple(members), gang=name)]
+    # A bound pod waits on its node already; it must not wait for others.
+    bound = [Unit((pod,)) for pod in needy if pod.node]
+    waiting = tuple(pod for pod in needy if not pod.node)
+    return [*bound, Unit(waiting, gang=name, started=True)] if waiting else bound
+
+
+def needs_us(pod: Pod, snapshot: Snapshot) -> bool:
+    """Whether the pod has our gate, or a claim of ours without an allocation."""
+    if pod.gated:
+        return True
+    claims = (snapshot.claim_of(pod, entry.claim) for entry in pod.claims)
+    return any(claim is not None and claim.ours and claim.allocated is None for claim in claims)
+
+
+def claims_of(pod: Pod, snapshot: Snapshot) -> list[Claim]:
+    """All claims of a pod. Raises NotYet while one is still to be made, Unserved when one cannot be used."""
+    claims = []
+    for entry in pod.claims:
+        claim = snapshot.claim_of(pod, entry.claim)
+        if claim is None:
+            if entry.from_template:
+                raise NotYet
+            raise Unserved(
+                Reason.AWAITING_PLACEMENT,
+                f"ResourceClaim {pod.key[0]}/{entry.claim} does not exist; create it",
+            )
+        if entry.from_template and claim.owner_uid != pod.uid:
+            raise Unserved(
+                Reason.INVALID_REQUEST,
+                f"ResourceClaim {'/'.join(claim.key)} was not made for this pod; delete it, another is made",
+            )
+        claims.append(claim)
+    return claims
+
+
+def check_gang(unit: Unit) -> None:
+    """Raises Unserved unless the members of a gang that has not started agree on its size and are there."""
+    if not unit.gang or unit.started:
+        return
+    sizes = {pod.gang.size for pod in unit.pods if pod.gang is not None}
+    size = sizes.pop() if len(sizes) == 1 else None
+    if size is None:
+        raise Unserved(
+            Reason.INVALID_REQUEST,
+            f"its pods do not agree on a size; give all the same number in {names.GANG_SIZE_ANNOTATION}",
+        )
+    if len(unit.pods) < size:
+        raise Unserved(
+            Reason.AWAITING_PLACEMENT, f"{len(unit.pods)} of its {size} pods exist; the others are waited for"
+        )
+
+
+def unit_claims(unit: Unit, snapshot: Snapshot) -> Sequence[tuple[Pod, Claim]]:
+    """Each pod of the unit with each claim of ours that it has and that exists."""
+    return [
+        (pod, claim)
+        for pod in unit.pods
+        for entry in pod.claims
+        if (claim := snapshot.claim_of(pod, entry.claim)) is not None and claim.ours
+    ]

@@ -1,0 +1,46 @@
+"""The picture of `tessera simulate queue`: waits and utilisation of each arm, one panel per measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tessera.simulate.errors import BadSimulationInput
+from tessera.simulate.queueing.experiment import ARM_KEYS
+from tessera.simulate.report import arm_label, varying
+from tessera.simulate.statistics import mean_and_half_width
+
+_PANELS = (
+    ("wait_mean_seconds", "mean wait, s"),
+    ("wait_p95_seconds", "95th percentile of the wait, s"),
+    ("makespan_seconds", "makespan, s"),
+    ("utilisation_pct", "compute in use, %"),
+)
+
+
+def plot_queue(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the arms as SVG with 95 % intervals. Raises BadSimulationInput when it cannot be written."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    told_by = varying(runs, ARM_KEYS)
+    labels = list(dict.fromkeys(arm_label(run, told_by) for run in runs))
+    figure = Figure(figsize=(11.0, 2.0 + 0.55 * len(labels)), layout="constrained")
+    for number, (key, text) in enumerate(_PANELS):
+        axes = figure.add_subplot(2, 2, number + 1)
+        for row, label in enumerate(labels):
+            mean, half = mean_and_half_width([run[key] for run in runs if arm_label(run, told_by) == label])
+            axes.errorbar([mean], [row], xerr=[half or 0.0], marker="o", capsize=2, linestyle="none")
+        axes.set_yticks(
+            range(len(labels)), labels if number % 2 == 0 else [""] * len(labels), fontsize="small"
+        )
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.set_xlabel(text, fontsize="small")
+        axes.grid(alpha=0.3)
+    # No date and fixed ids: the same runs give the same file.
+    with matplotlib.rc_context({"svg.hashsalt": "tessera", "svg.fonttype": "none"}):
+        try:
+            figure.savefig(path, format="svg", metadata={"Date": None})
+        except OSError as error:
+            raise BadSimulationInput(f"the picture {path} cannot be written", str(error)) from error

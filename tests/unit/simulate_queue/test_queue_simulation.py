@@ -1,0 +1,151 @@
+"""The event loop on small hand-made queues, where every time can be worked out by hand."""
+
+from dataclasses import replace
+
+import pytest
+from tessera.gpu.profiles import model
+from tessera.simulate.errors import BadSimulationInput
+from tessera.simulate.queueing.experiment import Arm, Experiment
+from tessera.simulate.queueing.reservations import ReservationRule
+from tessera.simulate.queueing.workload import Job, Workload, draw, mix_of
+
+H100 = model("H100-80GB")
+MIX = mix_of(H100)
+SHAPES = {shape.profile[:2]: shape for shape in MIX.shapes}
+ONE_GPU = Experiment(H100, MIX, nodes=1, gpus_per_node=1)
+WHOLE = frozenset({"7g.80gb"})
+
+
+def jobs(*wanted):
+    """(arrival in s, size, runtime in s) or with a priority at the end."""
+    return tuple(
+        Job(
+            number,
+            int(arrival * 1000),
+            int(seconds * 1000) * SHAPES[size].percent,
+            SHAPES[size],
+            *priority,
+        )
+        for number, (arrival, size, seconds, *priority) in enumerate(wanted)
+    )
+
+
+def play(queue, experiment=ONE_GPU, order="fifo", policy="first_fit"):
+    run = replace(experiment, trace=queue).simulation(Arm(policy, order), 0)
+    measures = run.run()
+    return measures, {s.job.number: s for s in run.started}
+
+
+def test_a_job_waits_for_the_slice_of_the_one_before_it():
+    measures, started = play(jobs((0, "7g", 100), (10, "7g", 50)))
+    # Create 250 ms, run, delete 100 ms; the second is made ready after the first is gone.
+    assert (started[0].start_ms, started[0].finish_ms) == (250, 100_350)
+    assert (started[1].start_ms, started[1].finish_ms) == (100_600, 150_700)
+    assert started[1].wait_seconds == 90.6
+    assert measures["makespan_seconds"] == 150.7
+    assert measures["throughput_per_hour"] == pytest.approx(2 * 3600 / 150.7)
+
+
+def test_a_small_job_passes_a_large_one_that_must_wait():
+    _, started = play(jobs((0, "3g", 100), (1, "7g", 10), (2, "3g", 20)))
+    assert started[2].start_ms == 2250
+    assert started[1].start_ms == 100_600
+
+
+def test_smallest_work_first_is_compute_times_runtime():
+    # The 1g is 500 compute-seconds; a 7g of 60 s is less (420), one of 80 s is more (560).
+    less = jobs((0, "7g", 50), (1, "1g", 500), (2, "7g", 60))
+    more = jobs((0, "7g", 50), (1, "7g", 80), (2, "1g", 500))
+    _, started = play(less, order="smallest-work")
+    assert (started[2].start_ms, started[1].start_ms) == (50_600, 110_950)
+    _, started = play(more, order="smallest-work")
+    assert (started[2].start_ms, started[1].start_ms) == (50_600, 550_950)
+
+
+def test_with_ageing_a_large_job_is_tried_first_once_it_is_old():
+    # Whenever room is free, a short 7g is there that has less work than the long one. By the time the third
+    # ends, the long one has waited for more than the limit of 250 s.
+    short = [(100 * k, "7g", 99) for k in range(6)]
+    queue = jobs((0, "7g", 99), (1, "7g", 1000), *short)
+    limit = replace(ONE_GPU, age_limit_seconds=250.0)
+    _, starved = play(queue, order="smallest-work")
+    _, aged = play(queue, limit, order="smallest-work-aged")
+    assert starved[1].start_ms == max(s.start_ms for s in starved.values())
+    assert 250_000 < aged[1].start_ms < 400_000
+
+
+def test_priority_goes_before_age():
+    queue = jobs((0, "7g", 50, 0), (1, "7g", 10, 0), (2, "7g", 10, 1))
+    _, by_age = play(queue)
+    _, by_priority = play(queue, order="priority")
+    assert by_age[1].start_ms < by_age[2].start_ms
+    assert by_priority[2].start_ms < by_priority[1].start_ms
+
+
+STEADY_SMALL = [(10 * k, "3g", 100) for k in range(40)]
+
+
+def test_a_reservation_ends_the_starvation_of_a_whole_gpu():
+    queue = jobs((5, "7g", 100), (0, "3g", 145), *STEADY_SMALL)
+    reserving = replace(ONE_GPU, reservation=ReservationRule(50.0, WHOLE))
+    _, starved = play(queue)
+    measures, served = play(queue, reserving)
+    assert starved[0].start_ms > 1_000_000
+    # Reserved at 60 s, when one 3g runs until 145.35 s and the other until 100.35 s; that half stays closed.
+    assert served[0].start_ms == 145_600
+    assert measures["reservations"] == 1
+
+
+def test_a_job_that_ends_in_time_may_run_in_a_reserved_place():
+    # The 3g at 0 runs until 1000.35 s. The 7g reserves at 60 s; the other half would stand idle until then.
+    queue = jobs((0, "3g", 1000), (5, "7g", 10), (60, "1g", 100), (70, "1g", 2000))
+    rule = ReservationRule(50.0, WHOLE)
+    _, closed = play(queue, replace(ONE_GPU, reservation=rule))
+    _, backfilled = play(queue, replace(ONE_GPU, reservation=replace(rule, backfill=True)))
+    assert closed[2].start_ms > 1_000_000
+    assert backfilled[2].start_ms == 60_250
+    assert backfilled[3].start_ms > 1_000_000
+    assert closed[1].start_ms == backfilled[1].start_ms == 1_000_600
+
+
+def test_requests_blocked_by_fragmentation_are_counted_once_each():
+    # 1g jobs at slices 0 to 6; those at 1, 3 and 5 stay. Four compute and five memory slices are free then,
+    # but no two neighbours at a start of a 2g.
+    small = [(0, "1g", 10 if at % 2 == 0 else 500) for at in range(7)]
+    measures, started = play(jobs(*small, (20, "2g", 10), (30, "2g", 10)))
+    assert measures["request_fragmentation"] == 2
+    assert started[7].start_ms > 500_000
+
+
+def test_a_job_that_can_never_run_is_an_error():
+    mix = replace(MIX, shapes=(replace(MIX.shapes[0], profile="2g.20gb"), *MIX.shapes[1:]))
+    run = replace(ONE_GPU, trace=jobs((0, "7g", 1))).simulation(Arm("first_fit"), 0)
+    run.cluster.occupy(99, mix.shapes[0], "node-0/gpu-0", 0)
+    with pytest.raises(BadSimulationInput, match=r"1 jobs can never run.*7g\.80gb"):
+        run.run()
+
+
+@pytest.mark.parametrize("order", ["fifo", "smallest-work", "smallest-work-aged", "priority"])
+@pytest.mark.parametrize("geometry", ["memory", "gpc-slots"])
+@pytest.mark.parametrize("reserve", [None, 300.0])
+def test_every_job_runs_once_and_slices_never_overlap(order, geometry, reserve):
+    experiment = replace(
+        ONE_GPU,
+        gpus_per_node=2,
+        geometry=geometry,
+        reservation=ReservationRule(reserve, WHOLE | {"3g.40gb"}, at_once=2, backfill=True),
+        age_limit_seconds=500.0,
+    )
+    drawn = draw(
+        Workload(mix=MIX, compute_slices=14, jobs=60, offered_load=1.3, priorities=(1.0, 1.0)), seed=11
+    )
+    _, started = play(drawn, experiment, order=order, policy="fgd")
+    assert sorted(started) == list(range(60))
+    geometry_used = replace(experiment, trace=drawn).simulation(Arm("fgd"), 0).cluster.geometry
+    for one in started.values():
+        assert one.start_ms >= one.job.arrival_ms + 250
+        assert one.finish_ms == one.start_ms + one.job.runtime_ms + 100
+        for other in started.values():
+            together = one.gpu == other.gpu and one.start_ms - 250 < other.finish_ms
+            if one is not other and together and other.start_ms - 250 < one.finish_ms:
+                assert not geometry_used.overlap(one.index, other.index)

@@ -122,6 +122,20 @@ def gpu_seconds_lost(
     return share * (since_checkpoint_seconds + restart_seconds + reslice_seconds)
 
 
+def victims_on(gpu: Gpu, opening: Opening, movable: Movable) -> list[tuple[Hashable, int, Victim]] | None:
+    """The victims of an opening on one GPU (owner, placement index, cost), or None when one of them must
+    stay.
+    """
+    owners = {index: owner for owner, index in gpu.held.items()}
+    found: list[tuple[Hashable, int, Victim]] = []
+    for index in opening.victims:
+        victim = movable(owners[index])
+        if victim is None:
+            return None
+        found.append((owners[index], index, victim))
+    return found
+
+
 class _Case(NamedTuple):
     """A layout with an opening, and the GPUs that have it. A plan costs `price` or more with one victim or
     two, and about as much with several. `growth` is what placing the request adds to V.
@@ -234,7 +248,7 @@ class _Search:
             if number is None or self.looked_at == MOST_GPUS_OF_A_SEARCH:
                 return
             self.looked_at += 1
-            victims = self._victims(self.state.gpus[number], case.opening)
+            victims = victims_on(self.state.gpus[number], case.opening, self.movable)
             if victims is not None:
                 plan = self._plan(self.state.gpus[number], case, victims)
                 if plan is not None:
@@ -243,17 +257,6 @@ class _Search:
                 if same and (plan is None or not self.price.per_gpu_second):
                     return
             number = first_of((case.gpus,), within=case.within, start=number + 1)
-
-    def _victims(self, gpu: Gpu, opening: Opening) -> list[tuple[Hashable, int, Victim]] | None:
-        """The victims of an opening on one GPU, or None when one of them must stay."""
-        owners = {index: owner for owner, index in gpu.held.items()}
-        found: list[tuple[Hashable, int, Victim]] = []
-        for index in opening.victims:
-            victim = self.movable(owners[index])
-            if victim is None:
-                return None
-            found.append((owners[index], index, victim))
-        return found
 
     def _plan(self, gpu: Gpu, case: _Case, victims: list[tuple[Hashable, int, Victim]]) -> MovePlan | None:
         profiles = case.opening.profiles

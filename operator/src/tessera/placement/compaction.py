@@ -1,0 +1,239 @@
+"""Emptying GPUs by moving what runs on them, within a number of moves.
+
+Instances that come and go leave many GPUs half used. An empty GPU is worth more than the same slices spread
+over several: it takes the largest request, can be drained, or switched off. Compaction empties one GPU after
+the other, each time the one that takes the fewest moves:
+
+- every instance of the GPU goes to the room on another GPU in use where the policy's value V grows least;
+- where there is none, one instance of another GPU may step aside first, which costs one more move.
+
+It stops when the moves are used up, when nothing more can be emptied, or when as few GPUs are in use as the
+instances need at least; that number comes from the integer program (`tessera pack`) and is an argument here.
+
+Moves are carried out in the order of the plan, one at a time: stop the instance, start it at its target. Each
+target is free at that moment. The search is greedy, so it may stop above the exact minimum; docs/moves.md has
+how far above it was found to stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
+
+from tessera.placement.gpu_sets import bits_of
+from tessera.placement.layouts import EMPTY
+from tessera.placement.moves import MOST_GPUS_OF_A_LAYOUT, Movable, Move, MovePlanner, PlanPrice, Victim
+from tessera.placement.policies_value import ValuePolicy
+from tessera.placement.request import Alternative, Feasible, Offer, Request
+from tessera.placement.rooms import Rooms
+from tessera.placement.state import ClusterState, Gpu
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionPlan:
+    """Moves in the order in which they are carried out, and what they reach: GPUs in use before and after,
+    the GPUs that become empty, and the GPU-seconds that the moved instances lose.
+    """
+
+    moves: tuple[Move, ...]
+    emptied: tuple[str, ...]
+    used_before: int
+    used_after: int
+    gpu_seconds: float
+
+
+def plan_compaction(
+    state: ClusterState,
+    policy: ValuePolicy,
+    *,
+    most_moves: int,
+    movable: Movable,
+    fewest_gpus: int = 0,
+    feasible: Feasible | None = None,
+) -> CompactionPlan:
+    """Moves that empty GPUs, at most `most_moves`; none when nothing can be emptied.
+
+    `fewest_gpus` is how many GPUs the instances need at least (0: not known). `feasible` restricts the GPUs
+    that take part, as sources and as targets. The state is not changed: the search works on a copy.
+    """
+    search = _Compaction(state, policy, movable=movable, feasible=feasible)
+    used_before = search.used()
+    emptied: list[str] = []
+    while search.used() > fewest_gpus:
+        step = search.cheapest_step(most_moves - len(search.moves))
+        if step is None:
+            break
+        search.carry_out(step.moves)
+        emptied.append(step.gpu)
+    return CompactionPlan(
+        moves=tuple(search.moves),
+        emptied=tuple(emptied),
+        used_before=used_before,
+        used_after=search.used(),
+        gpu_seconds=search.gpu_seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """The moves that empty one GPU, and how much V grows by them."""
+
+    gpu: str
+    moves: tuple[Move, ...]
+    growth: float
+
+
+class _Compaction:
+    """A copy of the state in which the moves so far have been made."""
+
+    def __init__(
+        self, state: ClusterState, policy: ValuePolicy, *, movable: Movable, feasible: Feasible | None
+    ) -> None:
+        self.moves: list[Move] = []
+        self.gpu_seconds = 0.0
+        self._copy = _copy_of(state)
+        self._policy = policy
+        self._movable = movable
+        self._allowed = state.all_bits() if feasible is None else feasible.gpus
+        self._rooms = Rooms(policy)
+        self._planner = MovePlanner(policy)
+
+    def used(self) -> int:
+        """GPUs in use."""
+        empty = sum(
+            pool.buckets[EMPTY].count() for pool in self._copy.pools.values() if pool.present >> EMPTY & 1
+        )
+        return len(self._copy.gpus) - empty
+
+    def cheapest_step(self, most_moves: int) -> _Step | None:
+        """The step with the fewest moves, at most so many; then the one with the least growth of V."""
+        best: _Step | None = None
+        for tenants, candidates in self._candidates(most_moves):
+            if best is not None and len(best.moves) <= tenants:
+                break
+            for gpu in candidates:
+                step = self._empty(gpu, most_moves)
+                if step is not None and (best is None or _rank(step) < _rank(best)):
+                    best = step
+        return best
+
+    def carry_out(self, moves: tuple[Move, ...]) -> None:
+        """Make moves in the copy, and count them."""
+        for move in moves:
+            victim = self._movable(move.owner)
+            self.gpu_seconds += 0.0 if victim is None else victim.gpu_seconds
+            self._make(move)
+        self.moves += moves
+
+    def _candidates(self, most_moves: int) -> Iterator[tuple[int, list[Gpu]]]:
+        """GPUs that could be emptied by so many moves, by number of tenants: the lowest of each layout on
+        which everything may be moved.
+        """
+        by_tenants: dict[int, list[Gpu]] = {}
+        for pool in self._copy.pools.values():
+            for layout, gpus in pool.layouts():
+                tenants = pool.table.tenants[layout]
+                if layout == EMPTY or tenants > most_moves or pool.table.overlapping[layout]:
+                    continue
+                for looked_at, number in enumerate(gpus):
+                    if looked_at == MOST_GPUS_OF_A_LAYOUT:
+                        break
+                    gpu = self._copy.gpus[number]
+                    if self._allowed >> number & 1 and all(map(self._movable, gpu.held)):
+                        by_tenants.setdefault(tenants, []).append(gpu)
+                        break
+        return iter(sorted(by_tenants.items()))
+
+    def _empty(self, gpu: Gpu, most_moves: int) -> _Step | None:
+        """The moves that empty a GPU, tried in the copy and taken back."""
+        placements = gpu.geometry.placements
+        widest_first = sorted(gpu.held, key=lambda owner: -placements[gpu.held[owner]].width)
+        targets = self._targets(gpu)
+        before = self._value(gpu)
+        made: list[Move] = []
+        growth = 0.0
+        for owner in widest_first:
+            moves, grown = self._leave(gpu, owner, targets)
+            if not moves or len(made) + len(moves) > most_moves:
+                break
+            for move in moves:
+                self._make(move)
+            made += moves
+            growth += grown
+        emptied = not gpu.held
+        for move in reversed(made):
+            self._make(replace(move, source=move.target, target=move.source))
+        return _Step(gpu.name, tuple(made), growth - before) if emptied else None
+
+    def _leave(self, gpu: Gpu, owner: Hashable, targets: int) -> tuple[list[Move], float]:
+        """How one instance leaves its GPU for one of the targets: by itself, or after another has stepped
+        aside. No moves when it cannot.
+        """
+        profile = gpu.geometry.placements[gpu.held[owner]].profile
+        source = (gpu.name, gpu.held[owner])
+        self._rooms.follow(self._copy)
+        victim = self._movable(owner)
+        homes = self._within(profile, victim, targets)
+        found = self._rooms.fill([homes], {})
+        if found is not None:
+            growth, ((number, index),) = found
+            return [Move(owner, profile, source, (self._copy.gpus[number].name, index))], growth
+        plan = self._planner.plan(
+            self._copy,
+            Request("room", (Alternative(name="room", label=profile, offers=homes),)),
+            most_victims=1,
+            movable=lambda other: self._aside(other, targets),
+            price=PlanPrice(),
+        )
+        if plan is None:
+            return [], 0.0
+        target = (plan.placement.gpu, plan.placement.index)
+        return [*plan.moves, Move(owner, profile, source, target)], plan.value_change
+
+    def _aside(self, owner: Hashable, targets: int) -> Victim | None:
+        """What may step aside: what may be moved, to GPUs that stay in use."""
+        victim = self._movable(owner)
+        holds = self._copy.holds(owner)
+        if victim is None or holds is None:
+            return None
+        gpu, index = holds
+        return replace(victim, offers=self._within(gpu.geometry.placements[index].profile, victim, targets))
+
+    def _within(self, profile: str, victim: Victim | None, targets: int) -> tuple[Offer, ...]:
+        """Where an instance may go, of the targets."""
+        offers = None if victim is None else victim.offers
+        return tuple(
+            replace(offer, gpus=targets if offer.gpus is None else targets & offer.gpus)
+            for offer in (self._rooms.homes(profile) if offers is None else offers)
+        )
+
+    def _targets(self, source: Gpu) -> int:
+        """The GPUs that are in use and take part, but for the one that is emptied."""
+        empty = bits_of(
+            number
+            for pool in self._copy.pools.values()
+            if pool.present >> EMPTY & 1
+            for number in pool.buckets[EMPTY]
+        )
+        return self._allowed & ~empty & ~(1 << source.number)
+
+    def _value(self, gpu: Gpu) -> float:
+        value = self._policy.value
+        return value(gpu.geometry, gpu.layout) - value(gpu.geometry, EMPTY)
+
+    def _make(self, move: Move) -> None:
+        self._copy.release(move.owner)
+        self._copy.occupy(*move.target, owner=move.owner)
+
+
+def _rank(step: _Step) -> tuple[int, float, str]:
+    return (len(step.moves), round(step.growth, 9), step.gpu)
+
+
+def _copy_of(state: ClusterState) -> ClusterState:
+    copy = ClusterState()
+    for gpu in state.gpus:
+        copy.add_gpu(gpu.name, node=gpu.node, geometry=gpu.geometry)
+        for owner, index in gpu.held.items():
+            copy.occupy(gpu.name, index, owner=owner, force=True)
+    return copy

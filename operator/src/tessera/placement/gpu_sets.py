@@ -7,7 +7,7 @@ says that chunk i is not empty. A change touches one chunk, and the lowest membe
 lowest chunk.
 
 Sets that come from outside, such as "GPUs whose nodes pass the filters", stay plain integers; a `Filter`
-reads them chunk by chunk, only those chunks that a decision looks at. """
+reads them chunk by chunk, only those chunks that a decision looks at."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache, reduce
 from operator import and_, or_
 
-_SHIFT = 8
-_SIZE = 1 << _SHIFT
-_LOW = _SIZE - 1
+CHUNK_SHIFT = 8
+_SIZE = 1 << CHUNK_SHIFT
+CHUNK_MASK = _SIZE - 1
 _BYTES = _SIZE // 8
-_BITS = tuple(1 << i for i in range(_SIZE))
+BIT_IN_CHUNK = tuple(1 << i for i in range(_SIZE))
 
 
 class GpuSet:
@@ -35,18 +35,18 @@ class GpuSet:
 
     def add(self, number: int) -> None:
         """Take a GPU in. It must not be a member yet."""
-        chunk = number >> _SHIFT
+        chunk = number >> CHUNK_SHIFT
         chunks = self.chunks
         if chunk in chunks:
-            chunks[chunk] |= _BITS[number & _LOW]
+            chunks[chunk] |= BIT_IN_CHUNK[number & CHUNK_MASK]
         else:
-            chunks[chunk] = _BITS[number & _LOW]
+            chunks[chunk] = BIT_IN_CHUNK[number & CHUNK_MASK]
             self.summary |= 1 << chunk
 
     def remove(self, number: int) -> None:
         """Take a GPU out. Raises KeyError when its whole chunk is empty; it must be a member."""
-        chunk = number >> _SHIFT
-        left = self.chunks[chunk] ^ _BITS[number & _LOW]
+        chunk = number >> CHUNK_SHIFT
+        left = self.chunks[chunk] ^ BIT_IN_CHUNK[number & CHUNK_MASK]
         if left:
             self.chunks[chunk] = left
         else:
@@ -58,7 +58,7 @@ class GpuSet:
         summary = self.summary
         chunk = (summary & -summary).bit_length() - 1
         bits = self.chunks[chunk]
-        return (chunk << _SHIFT) + (bits & -bits).bit_length() - 1
+        return (chunk << CHUNK_SHIFT) + (bits & -bits).bit_length() - 1
 
     def count(self, within: Filter | None = None) -> int:
         """The number of members, or of those that pass the filter."""
@@ -73,7 +73,7 @@ class GpuSet:
         return self.count()
 
     def __contains__(self, number: int) -> bool:
-        return bool(self.chunks.get(number >> _SHIFT, 0) & _BITS[number & _LOW])
+        return bool(self.chunks.get(number >> CHUNK_SHIFT, 0) & BIT_IN_CHUNK[number & CHUNK_MASK])
 
     def __iter__(self) -> Iterator[int]:
         for chunk in sorted(self.chunks):
@@ -106,24 +106,24 @@ class Filter:
         return found
 
     def __contains__(self, number: int) -> bool:
-        return bool(self.at(number >> _SHIFT) & _BITS[number & _LOW])
+        return bool(self.at(number >> CHUNK_SHIFT) & BIT_IN_CHUNK[number & CHUNK_MASK])
 
 
 def first_of(sets: Iterable[GpuSet], *, within: Filter | None = None, start: int = 0) -> int | None:
     """The lowest number from `start` on that is in one of the sets and passes the filter, or None."""
     sets = list(sets)
-    from_chunk = start >> _SHIFT
+    from_chunk = start >> CHUNK_SHIFT
     left = reduce(or_, (one.summary for one in sets), 0) >> from_chunk << from_chunk
     while left:
         low = left & -left
         chunk = low.bit_length() - 1
         bits = reduce(or_, (one.chunks.get(chunk, 0) for one in sets), 0)
         if chunk == from_chunk:
-            bits = bits >> (start & _LOW) << (start & _LOW)
+            bits = bits >> (start & CHUNK_MASK) << (start & CHUNK_MASK)
         if within is not None:
             bits &= within.at(chunk)
         if bits:
-            return (chunk << _SHIFT) + (bits & -bits).bit_length() - 1
+            return (chunk << CHUNK_SHIFT) + (bits & -bits).bit_length() - 1
         left ^= low
     return None
 
@@ -141,7 +141,9 @@ def bits_of(members: Iterable[int]) -> int:
     """GPU numbers as one integer."""
     chunks: dict[int, int] = {}
     for number in members:
-        chunks[number >> _SHIFT] = chunks.get(number >> _SHIFT, 0) | _BITS[number & _LOW]
+        chunks[number >> CHUNK_SHIFT] = (
+            chunks.get(number >> CHUNK_SHIFT, 0) | BIT_IN_CHUNK[number & CHUNK_MASK]
+        )
     return bits_of_chunks(chunks)
 
 
@@ -166,7 +168,7 @@ def _raw(bits: int) -> bytes:
 
 
 def _members(chunk: int, bits: int) -> Iterator[int]:
-    base = chunk << _SHIFT
+    base = chunk << CHUNK_SHIFT
     while bits:
         low = bits & -bits
         yield base + low.bit_length() - 1

@@ -3,7 +3,7 @@
 Layouts of equal rank form a *class*: between their GPUs the GPU number decides. The classes that may have
 GPUs stand in a sorted queue. It is kept lazily: a class enters when one of its layouts appears on a GPU,
 and leaves when it is found empty at the front. So the best place is found at the front of a list, however
-many layouts and GPUs there are, and a layout is ranked only once somebody has it. """
+many layouts and GPUs there are, and a layout is ranked only once somebody has it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from tessera.placement.state import Pool
 
 
 class RankClass:
-    """Layouts of equal rank: `members` as bits by layout number, `queued` when it stands in the queue."""
+    """Layouts of equal rank: `members` as bits by layout number, those that have appeared."""
 
-    __slots__ = ("members", "queued", "rank")
+    __slots__ = ("members", "rank")
 
     def __init__(self, rank: Rank) -> None:
         self.rank = rank
         self.members = 0
-        self.queued = False
 
 
 class Ranking:
@@ -39,22 +38,23 @@ class Ranking:
         self.placements = placements
         self._classes: dict[Rank, RankClass] = {}
         self._queue: list[tuple[Rank, RankClass]] = []
-        self._seen = 0
+        self._settled = 0
+        """Layouts, as bits, whose class is queued, or that have no room and so no class."""
 
     def lowest(self) -> tuple[int, int] | None:
         """The lowest GPU of the best class, and the placement to take on it: (GPU number, index)."""
         pool = self.pool
         present = pool.present
-        if present != self._seen:
-            self._notice(present)
+        if present & ~self._settled:
+            self._settle(present)
         queue = self._queue
         while queue:
             best = queue[0][1]
             live = best.members & present
             if live:
                 break
-            best.queued = False
             del queue[0]
+            self._settled &= ~best.members
         else:
             return None
         low = live & -live
@@ -89,29 +89,29 @@ class Ranking:
     def classes(self) -> Iterator[tuple[Rank, list[GpuSet]]]:
         """The classes that have GPUs, best first, with the buckets of their layouts."""
         pool = self.pool
-        if pool.present != self._seen:
-            self._notice(pool.present)
+        if pool.present & ~self._settled:
+            self._settle(pool.present)
         for rank, one in self._queue:
             live = one.members & pool.present
             if live:
                 yield rank, [pool.buckets[layout] for layout in bits(live)]
 
-    def _notice(self, present: int) -> None:
+    def _settle(self, present: int) -> None:
         """Rank the layouts that have appeared, and queue their classes."""
-        appeared = present & ~self._seen
-        self._seen = present
         class_of = self.class_of
-        while appeared:
+        while appeared := present & ~self._settled:
             low = appeared & -appeared
-            appeared ^= low
             layout = low.bit_length() - 1
-            try:
-                its_class = class_of[layout]
-            except KeyError:
-                its_class = class_of[layout] = self._rank(layout)
-            if its_class is not None and not its_class.queued:
-                its_class.queued = True
-                insort(self._queue, (its_class.rank, its_class))
+            if layout not in class_of:
+                class_of[layout] = self._rank(layout)
+            its_class = class_of[layout]
+            if its_class is None:
+                self._settled |= low
+                continue
+            entry = (its_class.rank, its_class)
+            if not its_class.members & self._settled:
+                insort(self._queue, entry)
+            self._settled |= its_class.members
 
     def _rank(self, layout: int) -> RankClass | None:
         """Find the best placement on a GPU with this layout, and the class of its rank."""

@@ -3,7 +3,7 @@
 GPUs with the same geometry and the same layout are interchangeable for a decision, so they share a set (a
 *bucket*). There are a few hundred buckets at most, for 8 GPUs or for 80,000, and a GPU changes its bucket
 at a cost that does not depend on the number of GPUs. GPU numbers follow the order of `add_gpu`, and ties
-are broken by the lowest number. """
+are broken by the lowest number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tessera.placement.geometry import Geometry
-from tessera.placement.gpu_sets import GpuSet, bits_of, numbers, union_bits
+from tessera.placement.gpu_sets import (
+    BIT_IN_CHUNK,
+    CHUNK_MASK,
+    CHUNK_SHIFT,
+    GpuSet,
+    bits_of,
+    numbers,
+    union_bits,
+)
 from tessera.placement.layouts import EMPTY, LayoutTable, layout_table
 
 __all__ = ["AlreadyOccupied", "ClusterState", "Gpu", "Pool", "numbers"]
@@ -59,11 +67,28 @@ class Pool:
 
     def move(self, number: int, before: int, after: int) -> None:
         """A GPU has changed its layout."""
+        # `remove` and `add` written out: with every decision this runs twice.
+        chunk, bit = number >> CHUNK_SHIFT, BIT_IN_CHUNK[number & CHUNK_MASK]
         bucket = self.buckets[before]
-        bucket.remove(number)
-        if not bucket.summary:
-            self.present ^= 1 << before
-        self.put(number, after)
+        chunks = bucket.chunks
+        left = chunks[chunk] ^ bit
+        if left:
+            chunks[chunk] = left
+        else:
+            del chunks[chunk]
+            bucket.summary ^= 1 << chunk
+            if not bucket.summary:
+                self.present ^= 1 << before
+        entered = self.buckets.get(after)
+        if entered is None or not entered.summary:
+            self.put(number, after)
+            return
+        chunks = entered.chunks
+        if chunk in chunks:
+            chunks[chunk] |= bit
+        else:
+            chunks[chunk] = bit
+            entered.summary |= 1 << chunk
 
     def put(self, number: int, layout: int) -> None:
         """A GPU has this layout, and is in no bucket yet."""

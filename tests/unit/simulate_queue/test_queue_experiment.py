@@ -85,6 +85,8 @@ def test_tables_fit_eighty_columns():
         (("--mix", "1g.10gb=-1"), "not above 0"),
         (("--mix", "5g.10gb=1"), "5g.10gb.*does not exist"),
         (("--mix", "nofile"), "neither a file nor a list"),
+        (("--max-moves-per-100", "5"), "--max-victims is missing"),
+        (("--max-victims", "1", "--policy", "first_fit"), "first_fit.*has none"),
         (("--reserve-profiles", "7g.80gb"), "--reserve-after is missing"),
         (("--reserve-after", "1", "--reserve-profiles", "4g.40gb"), "4g.40gb is not in the mix"),
     ],

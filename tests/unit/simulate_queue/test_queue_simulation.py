@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 from tessera.gpu.profiles import model
+from tessera.simulate.costs import MoveCosts
 from tessera.simulate.errors import BadSimulationInput
 from tessera.simulate.queueing.experiment import Arm, Experiment
+from tessera.simulate.queueing.moving import MoveRule
 from tessera.simulate.queueing.reservations import ReservationRule
 from tessera.simulate.queueing.workload import Job, Workload, draw, mix_of
 
@@ -33,7 +35,7 @@ def jobs(*wanted):
 def play(queue, experiment=ONE_GPU, order="fifo", policy="first_fit"):
     run = replace(experiment, trace=queue).simulation(Arm(policy, order), 0)
     measures = run.run()
-    return measures, {s.job.number: s for s in run.started}
+    return measures, {s.job.number: s for s in run.stays}
 
 
 def test_a_job_waits_for_the_slice_of_the_one_before_it():
@@ -41,7 +43,7 @@ def test_a_job_waits_for_the_slice_of_the_one_before_it():
     # Create 250 ms, run, delete 100 ms; the second is made ready after the first is gone.
     assert (started[0].start_ms, started[0].finish_ms) == (250, 100_350)
     assert (started[1].start_ms, started[1].finish_ms) == (100_600, 150_700)
-    assert started[1].wait_seconds == 90.6
+    assert measures["wait_max_seconds"] == 90.6
     assert measures["makespan_seconds"] == 150.7
     assert measures["throughput_per_hour"] == pytest.approx(2 * 3600 / 150.7)
 
@@ -125,27 +127,67 @@ def test_a_job_that_can_never_run_is_an_error():
         run.run()
 
 
+def one_long_job_in_each_half():
+    """Seven 1g jobs of which only one in each half lives long; then a 3g, which fits in no half."""
+    _, stays = play(jobs(*[(0, "1g", 50)] * 7), policy="fgd")
+    starts = {n: H100_STARTS[stay.index] for n, stay in stays.items()}
+    long = {next(n for n, start in starts.items() if start in half) for half in (range(4), range(4, 7))}
+    return long, jobs(*[(0, "1g", 1000 if n in long else 50) for n in range(7)], (100, "3g", 200))
+
+
+H100_STARTS = [p.start for p in ONE_GPU.simulation(Arm("fgd"), 0).cluster.geometry.placements]
+
+
+def test_a_move_opens_a_half_and_the_moved_job_repeats_what_it_lost():
+    long, queue = one_long_job_in_each_half()
+    rule = MoveRule(most_victims=1, costs=MoveCosts(checkpoint_every=60.0, restart=5.0))
+    without, stays = play(queue, policy="fgd")
+    assert without["moves"] == 0
+    assert stays[7].start_ms == 1_000_600
+    run = replace(ONE_GPU, trace=queue, moves=rule).simulation(Arm("fgd"), 0)
+    measures = run.run()
+    assert measures["moves"] == 1
+    # Deleting 100 ms, creating 250 ms.
+    assert next(s.start_ms for s in run.stays if s.job.number == 7) == 100_350
+    (victim,) = (n for n in long if sum(s.job.number == n for s in run.stays) == 2)
+    first, second = (s for s in run.stays if s.job.number == victim)
+    assert (first.finish_ms, second.start_ms) == (100_000, 100_350)
+    # It ran from 0.25 s to 100 s and repeats 39.75 s of it; 5 s to start again, 0.1 s to delete its slice.
+    assert second.finish_ms == 100_350 + (1_000_000 - 99_750) + 39_750 + 5_000 + 100
+    assert measures["gpu_seconds_lost"] == pytest.approx((39.75 + 5 + 0.35) / 8)
+
+
+def test_moves_need_a_policy_with_values():
+    with pytest.raises(BadSimulationInput, match=r"first_fit.*has none"):
+        replace(ONE_GPU, moves=MoveRule(most_victims=1)).simulation(Arm("first_fit"), 0)
+
+
 @pytest.mark.parametrize("order", ["fifo", "smallest-work", "smallest-work-aged", "priority"])
 @pytest.mark.parametrize("geometry", ["memory", "gpc-slots"])
 @pytest.mark.parametrize("reserve", [None, 300.0])
-def test_every_job_runs_once_and_slices_never_overlap(order, geometry, reserve):
+@pytest.mark.parametrize("victims", [0, 2])
+def test_every_job_runs_once_and_slices_never_overlap(order, geometry, reserve, victims):
     experiment = replace(
         ONE_GPU,
         gpus_per_node=2,
         geometry=geometry,
         reservation=ReservationRule(reserve, WHOLE | {"3g.40gb"}, at_once=2, backfill=True),
         age_limit_seconds=500.0,
+        moves=MoveRule(most_victims=victims),
     )
     drawn = draw(
         Workload(mix=MIX, compute_slices=14, jobs=60, offered_load=1.3, priorities=(1.0, 1.0)), seed=11
     )
-    _, started = play(drawn, experiment, order=order, policy="fgd")
-    assert sorted(started) == list(range(60))
-    geometry_used = replace(experiment, trace=drawn).simulation(Arm("fgd"), 0).cluster.geometry
-    for one in started.values():
-        assert one.start_ms >= one.job.arrival_ms + 250
-        assert one.finish_ms == one.start_ms + one.job.runtime_ms + 100
-        for other in started.values():
-            together = one.gpu == other.gpu and one.start_ms - 250 < other.finish_ms
-            if one is not other and together and other.start_ms - 250 < one.finish_ms:
-                assert not geometry_used.overlap(one.index, other.index)
+    run = replace(experiment, trace=drawn).simulation(Arm("fgd", order), 0)
+    run.run()
+    last = {stay.job.number: stay for stay in run.stays}
+    assert sorted(last) == list(range(60))
+    for one in run.stays:
+        assert one.taken_ms >= one.job.arrival_ms
+        assert one is not last[one.job.number] or one.finish_ms >= one.start_ms + 100
+        if sum(stay.job.number == one.job.number for stay in run.stays) == 1:
+            assert one.finish_ms == one.start_ms + one.job.runtime_ms + 100
+        for other in run.stays:
+            together = one.taken_ms < other.finish_ms and other.taken_ms < one.finish_ms
+            if one is not other and together and one.gpu == other.gpu:
+                assert not run.cluster.geometry.overlap(one.index, other.index)

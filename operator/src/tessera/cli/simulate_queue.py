@@ -106,6 +106,42 @@ if TYPE_CHECKING:
     help="Jobs that end before a reserved place is ready may run in it (their length must be known).",
 )
 @click.option(
+    "--max-victims",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="K",
+    help="Move up to K running jobs for a waiting one that fits nowhere though enough is free.",
+)
+@click.option(
+    "--max-moves-per-100",
+    type=click.FloatRange(min=0),
+    metavar="M",
+    help="Ration: at most M moves for 100 started jobs.  [default: none]",
+)
+@click.option(
+    "--move-after",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Only for jobs that have waited so long.",
+)
+@click.option(
+    "--checkpoint-seconds",
+    type=float,
+    default=600.0,
+    show_default=True,
+    help="A moved job repeats what it did since its last checkpoint; they are so far apart.",
+)
+@click.option(
+    "--restart-seconds",
+    type=float,
+    default=30.0,
+    show_default=True,
+    help="What a moved job needs to start again.",
+)
+@click.option(
     "--seeds",
     type=click.IntRange(min=1),
     default=20,
@@ -166,6 +202,7 @@ def _plan(options: dict[str, Any]) -> tuple[Experiment, list[Arm]]:
     from tessera.simulate.queueing.options import (
         mix_given,
         model_given,
+        moves_given,
         policies_given,
         priorities_given,
         reservation_given,
@@ -191,6 +228,7 @@ def _plan(options: dict[str, Any]) -> tuple[Experiment, list[Arm]]:
         priorities=priorities_given(options["priority_weights"], orders),
         age_limit_seconds=options["age_limit"],
         reservation=reservation_given(options, mix, board),
+        moves=moves_given(options),
         trace=None if trace is None else read_trace(trace, mix, slice_mib=slice_mib(board)),
     )
     arms = [

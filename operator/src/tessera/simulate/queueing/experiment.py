@@ -15,6 +15,7 @@ from tessera.gpu.profiles import GPUModel
 from tessera.simulate.queueing.cluster import QueueCluster
 from tessera.simulate.queueing.geometry import GeometryKind, queue_geometry
 from tessera.simulate.queueing.measures import Validity
+from tessera.simulate.queueing.moving import MoveRule, Moves
 from tessera.simulate.queueing.policies import queue_policy
 from tessera.simulate.queueing.queue import Order, Queue
 from tessera.simulate.queueing.reservations import ReservationRule, Reservations
@@ -57,6 +58,7 @@ class Experiment:
     priorities: tuple[float, ...] = (1.0,)
     age_limit_seconds: float = 3600.0
     reservation: ReservationRule = field(default_factory=ReservationRule)
+    moves: MoveRule = field(default_factory=MoveRule)
     trace: tuple[Job, ...] | None = None
 
     @property
@@ -89,6 +91,13 @@ class Experiment:
                 "at_once": rule.at_once,
                 "backfill": rule.backfill,
             },
+            "moves": {
+                "most_victims": self.moves.most_victims,
+                "per_100": self.moves.moves_per_100,
+                "after_seconds": self.moves.after_seconds,
+                "checkpoint_seconds": self.moves.costs.checkpoint_every,
+                "restart_seconds": self.moves.costs.restart,
+            },
             "seeds": [] if self.trace is not None else list(range(first_seed, first_seed + seeds)),
         }
 
@@ -120,10 +129,11 @@ class Experiment:
 
     def simulation(self, arm: Arm, seed: int) -> QueueSimulation:
         """A fresh run of one arm and one seed."""
+        policy = queue_policy(arm.policy, seed=seed)
         cluster = QueueCluster(
             geometry=queue_geometry(self.model, self.mix, self.geometry),
             mix=self.mix,
-            policy=queue_policy(arm.policy, seed=seed),
+            policy=policy,
             nodes=self.nodes,
             gpus_per_node=self.gpus_per_node,
             memory_slices=self.model.memory_slices,
@@ -133,6 +143,7 @@ class Experiment:
             jobs=self.draw(arm, seed),
             queue=Queue(arm.order, age_limit_seconds=self.age_limit_seconds),
             reservations=Reservations(self.reservation),
+            moves=Moves(self.moves, policy, gpus=self.nodes * self.gpus_per_node),
             validity=Validity(saturated=arm.load is None),
         )
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from tessera.gpu.profiles import GPUModel, UnknownModel, UnknownProfile, model
 from tessera.placement.policies import POLICIES, make_policy
+from tessera.simulate.costs import MoveCosts
 from tessera.simulate.errors import BadSimulationInput
+from tessera.simulate.queueing.moving import MoveRule
 from tessera.simulate.queueing.policies import MODELS, policy_names
 from tessera.simulate.queueing.reservations import ReservationRule
 from tessera.simulate.queueing.workload import Mix, mix_of
@@ -118,4 +120,16 @@ def reservation_given(options: Mapping[str, Any], mix: Mix, board: GPUModel) -> 
         profiles=frozenset(profiles),
         at_once=options["reserve_at_once"],
         backfill=options["reserve_backfill"],
+    )
+
+
+def moves_given(options: Mapping[str, Any]) -> MoveRule:
+    """The rule of the options about moves. Raises BadSimulationInput."""
+    if not options["max_victims"] and options["max_moves_per_100"] is not None:
+        raise BadSimulationInput("nothing is moved", "--max-victims is missing", "Give it, for example 2.")
+    return MoveRule(
+        most_victims=options["max_victims"],
+        moves_per_100=options["max_moves_per_100"],
+        after_seconds=options["move_after"],
+        costs=MoveCosts(checkpoint_every=options["checkpoint_seconds"], restart=options["restart_seconds"]),
     )

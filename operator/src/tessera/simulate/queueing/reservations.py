@@ -12,11 +12,11 @@ The choice of the place and the placeholders that close it are the scheduler's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tessera.placement.reservation import choose_reservation, closing_placements
+from tessera.placement.reservation import ExpectedEnd, choose_reservation, closing_placements
 from tessera.simulate.queueing.cluster import QueueCluster
 from tessera.simulate.queueing.queue import Queue
 from tessera.simulate.queueing.workload import Job
@@ -48,16 +48,14 @@ class Reservations:
         self.made = 0
         self._held: dict[int, _Held] = {}
 
-    def update(
-        self, cluster: QueueCluster, queue: Queue, *, now_ms: int, finish_ms: Mapping[int, int]
-    ) -> bool:
+    def update(self, cluster: QueueCluster, queue: Queue, *, now_ms: int, ends_ms: ExpectedEnd) -> bool:
         """Make the reservations that are due; says whether there is any."""
         if self.rule.after_seconds is None:
             return False
         if len(self._held) < self.rule.at_once:
             due = [job for job in queue.in_order(now_ms) if self._is_due(job, now_ms)]
             for job in sorted(due, key=lambda job: job.arrival_ms)[: self.rule.at_once - len(self._held)]:
-                self._reserve(cluster, job, now_ms=now_ms, finish_ms=finish_ms)
+                self._reserve(cluster, job, now_ms=now_ms, ends_ms=ends_ms)
         return bool(self._held)
 
     def _is_due(self, job: Job, now_ms: int) -> bool:
@@ -69,11 +67,11 @@ class Reservations:
             and job.number not in self._held
         )
 
-    def _reserve(self, cluster: QueueCluster, job: Job, *, now_ms: int, finish_ms: Mapping[int, int]) -> None:
+    def _reserve(self, cluster: QueueCluster, job: Job, *, now_ms: int, ends_ms: ExpectedEnd) -> None:
         found = choose_reservation(
             cluster.state,
             cluster.requests[job.shape.profile],
-            expected_end=lambda owner: finish_ms.get(owner) if isinstance(owner, int) else None,
+            expected_end=ends_ms,
             now=now_ms,
         )
         if found is None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
+from tessera.placement.moves import MovePlan
 from tessera.simulate.errors import BadSimulationInput
 from tessera.simulate.queueing.cluster import QueueCluster
 from tessera.simulate.queueing.measures import Integrals, Validity, wait_statistics
+from tessera.simulate.queueing.moving import Moves
 from tessera.simulate.queueing.queue import Queue
 from tessera.simulate.queueing.reservations import Reservations
 from tessera.simulate.queueing.workload import Job
@@ -30,49 +32,50 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """One job that ran: where, from when (slice ready) and until when (slice gone)."""
+class Stay:
+    """A job on a slice: from when (slice taken, slice ready) and until when (slice gone). A moved job has
+    several stays; all but its last were cut short.
+    """
 
     job: Job
     gpu: str
     index: int
+    taken_ms: int
     start_ms: int
     finish_ms: int
-
-    @property
-    def wait_seconds(self) -> float:
-        return (self.start_ms - self.job.arrival_ms) / 1000
 
 
 @dataclass(slots=True)
 class QueueSimulation:
-    """One run. `run` plays all events and returns the measures; `started` then has every job."""
+    """One run. `run` plays all events and returns the measures; `stays` then has what ran where."""
 
     cluster: QueueCluster
     jobs: Sequence[Job]
     queue: Queue
     reservations: Reservations
+    moves: Moves
     validity: Validity
     costs: Costs = field(default_factory=Costs)
-    started: list[Started] = field(default_factory=list)
+    stays: list[Stay] = field(default_factory=list)
     _now: int = 0
-    _running: list[tuple[int, int]] = field(default_factory=list)
-    _finish: dict[int, int] = field(default_factory=dict)
+    _ends: list[tuple[int, int]] = field(default_factory=list)
+    _running: dict[int, Stay] = field(default_factory=dict)
+    _waits: dict[int, float] = field(default_factory=dict)
     _fragmented: set[int] = field(default_factory=set)
 
     def run(self) -> dict[str, Any]:
         """Play all events. Raises BadSimulationInput when a job can never run."""
         integrals = Integrals(closes_ms=max((job.arrival_ms for job in self.jobs), default=0))
-        waiting_room = sorted(self.jobs, key=lambda job: (job.arrival_ms, job.number))
+        arrivals = sorted(self.jobs, key=lambda job: (job.arrival_ms, job.number))
         arrived = 0
-        while arrived < len(waiting_room) or self._running or self.queue:
-            if arrived == len(waiting_room) and not self._running:
+        while arrived < len(arrivals) or self._running or self.queue:
+            if arrived == len(arrivals) and not self._running:
                 raise self._stuck()
-            self._advance(integrals, self._next(waiting_room, arrived))
+            self._advance(integrals, self._next(arrivals, arrived))
             ended = self._end_due()
             fresh = []
-            while arrived < len(waiting_room) and waiting_room[arrived].arrival_ms == self._now:
-                fresh.append(waiting_room[arrived])
+            while arrived < len(arrivals) and arrivals[arrived].arrival_ms == self._now:
+                fresh.append(arrivals[arrived])
                 arrived += 1
             for job in fresh:
                 self.cluster.policy.record(job.shape.profile)
@@ -80,10 +83,10 @@ class QueueSimulation:
             self._serve(fresh, ended)
         return self._report(integrals)
 
-    def _next(self, jobs: Sequence[Job], arrived: int) -> int:
-        times = [self._running[0][0]] if self._running else []
-        if arrived < len(jobs):
-            times.append(jobs[arrived].arrival_ms)
+    def _next(self, arrivals: Sequence[Job], arrived: int) -> int:
+        times = [self._ends[0][0]] if self._ends else []
+        if arrived < len(arrivals):
+            times.append(arrivals[arrived].arrival_ms)
         return min(times)
 
     def _advance(self, integrals: Integrals, until: int) -> None:
@@ -94,26 +97,46 @@ class QueueSimulation:
 
     def _end_due(self) -> bool:
         ended = False
-        while self._running and self._running[0][0] == self._now:
-            _, number = heapq.heappop(self._running)
-            del self._finish[number]
-            self.reservations.ended(self.cluster, self.cluster.end(number))
-            ended = True
+        while self._ends and self._ends[0][0] == self._now:
+            _, number = heapq.heappop(self._ends)
+            stay = self._running.get(number)
+            # A job that was moved ends later than was first expected.
+            if stay is not None and stay.finish_ms == self._now:
+                self.stays.append(self._running.pop(number))
+                self._leave(number)
+                ended = True
         return ended
 
+    def _leave(self, number: int) -> None:
+        self.reservations.ended(self.cluster, self.cluster.end(number))
+
     def _serve(self, fresh: Sequence[Job], ended: bool) -> None:
-        """Try the queue in its order. Without new room only the new jobs can start."""
+        """Try the queue in its order. Without new room, reservations or moves only new jobs can start."""
         reserved = self.reservations.update(
-            self.cluster, self.queue, now_ms=self._now, finish_ms=self._finish
+            self.cluster, self.queue, now_ms=self._now, ends_ms=self._expected_end
         )
-        everyone = ended or reserved or len(fresh) > 1
+        everyone = ended or reserved or len(fresh) > 1 or bool(self.moves)
+        hopeless: set[str] = set()
         for job in self.queue.in_order(self._now) if everyone else fresh:
             if not self.cluster.free_compute:
                 break
             if (reserved or self.cluster.fits(job.shape.profile)) and self._start(job):
                 self.queue.remove(job)
-            elif job.number not in self._fragmented and self.cluster.enough_in_sum(job.shape):
-                self._fragmented.add(job.number)
+                continue
+            if not self.cluster.enough_in_sum(job.shape):
+                continue
+            self._fragmented.add(job.number)
+            if self.moves and job.shape.profile not in hopeless and self.moves.may(job, now_ms=self._now):
+                plan = self.moves.plan(self.cluster, job, self._running, now_ms=self._now)
+                if plan is None:
+                    hopeless.add(job.shape.profile)
+                else:
+                    self._move(job, plan)
+                    self.queue.remove(job)
+
+    def _expected_end(self, owner: object) -> float | None:
+        stay = self._running.get(cast(int, owner))
+        return None if stay is None else float(stay.finish_ms)
 
     def _start(self, job: Job) -> bool:
         duration = self.costs.create_ms + job.runtime_ms + self.costs.delete_ms
@@ -125,16 +148,39 @@ class QueueSimulation:
             placement = self.cluster.start(job.number, job.shape)
         if placement is None:
             return False
-        finish = self._now + duration
-        heapq.heappush(self._running, (finish, job.number))
-        self._finish[job.number] = finish
-        self.started.append(
-            Started(job, placement.gpu, placement.index, self._now + self.costs.create_ms, finish)
-        )
+        self._enter(job, placement.gpu, placement.index, after_ms=0, runs_ms=job.runtime_ms)
+        self._first_start(job)
         return True
 
+    def _enter(self, job: Job, gpu: str, index: int, *, after_ms: int, runs_ms: int) -> None:
+        """A job has taken a slice, which can be created after `after_ms`."""
+        start = self._now + after_ms + self.costs.create_ms
+        finish = start + runs_ms + self.costs.delete_ms
+        self._running[job.number] = Stay(job, gpu, index, self._now, start, finish)
+        heapq.heappush(self._ends, (finish, job.number))
+
+    def _first_start(self, job: Job) -> None:
+        self._waits[job.number] = (self._running[job.number].start_ms - job.arrival_ms) / 1000
+        self.moves.accepted()
+
+    def _move(self, job: Job, plan: MovePlan) -> None:
+        """Stop the victims, place the job, place the victims again with what is left of their work."""
+        victims = [(self._running.pop(cast(int, move.owner)), move) for move in plan.moves]
+        for stay, _ in victims:
+            self.stays.append(replace(stay, finish_ms=self._now))
+            self._leave(stay.job.number)
+        placed = [(job, plan.placement.gpu, plan.placement.index, job.runtime_ms)]
+        for stay, move in victims:
+            left = stay.finish_ms - self.costs.delete_ms - self._now
+            left += self.moves.rule.lost_ms(self._now - stay.start_ms)
+            placed.append((stay.job, *move.target, left))
+        for one, gpu, index, runs_ms in placed:
+            self.cluster.occupy(one.number, one.shape, gpu, index)
+            self._enter(one, gpu, index, after_ms=self.costs.delete_ms, runs_ms=runs_ms)
+        self._first_start(job)
+
     def _stuck(self) -> BadSimulationInput:
-        job = next(iter(self.queue.in_order(self._now)))
+        job = self.queue.in_order(self._now)[0]
         return BadSimulationInput(
             f"{len(self.queue)} jobs can never run",
             f"the first needs {job.shape.profile}, which does not fit on an empty cluster",
@@ -143,13 +189,17 @@ class QueueSimulation:
 
     def _report(self, integrals: Integrals) -> dict[str, Any]:
         utilisation, backlog = integrals.mean("compute"), integrals.backlog()
-        waits = [(s.job.shape.profile, s.job.priority, s.wait_seconds) for s in self.started]
+        # The last stay of a job comes last in the list.
+        done = {stay.job.number: stay for stay in self.stays}.values()
+        waits = [(job.shape.profile, job.priority, self._waits[job.number]) for job in self.jobs]
+        turnaround = sum(stay.finish_ms - stay.job.arrival_ms for stay in done) / 1000
         hours = self._now / 3_600_000
         valid = self.validity.holds(utilisation=utilisation, peak=integrals.peak, backlog=backlog)
         return {
             "makespan_seconds": self._now / 1000,
-            "throughput_per_hour": len(self.started) / hours if hours else 0.0,
+            "throughput_per_hour": len(self.jobs) / hours if hours else 0.0,
             **wait_statistics(waits),
+            "turnaround_mean_seconds": turnaround / len(self.jobs) if self.jobs else 0.0,
             "utilisation_pct": 100 * utilisation,
             "memory_utilisation_pct": 100 * integrals.mean("memory"),
             "fragmentation_pct": 100 * integrals.mean("physical"),
@@ -159,4 +209,6 @@ class QueueSimulation:
             "backlog_pct": 100 * backlog,
             "valid": float(valid),
             "reservations": self.reservations.made,
+            "moves": self.moves.made,
+            "gpu_seconds_lost": self.moves.gpu_seconds_lost,
         }

@@ -40,11 +40,13 @@ _SINGLE = (
     ("request_fragmentation", "requests blocked by fragmentation", 1),
     ("peak_utilisation_pct", "compute in use, peak, %", 1),
     ("backlog_pct", "time with a waiting job, %", 1),
+    ("turnaround_mean_seconds", "from arrival to end, mean, s", 0),
     ("moves", "moves", 1),
+    ("gpu_seconds_lost", "GPU-seconds lost by moves", 0),
     ("reservations", "reservations", 1),
 )
 
-_ONLY_IF_ANY = ("moves", "reservations")
+_ONLY_IF_ANY = ("moves", "gpu_seconds_lost", "reservations")
 
 
 def print_runs(runs: Sequence[Mapping[str, Any]], *, title: str, validity: Sequence[str]) -> None:

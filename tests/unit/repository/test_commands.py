@@ -49,9 +49,9 @@ def test_continuous_integration_calls_make_test() -> None:
     assert lines[-1] == "exec make test"
 
 
-def test_make_test_runs_the_three_levels_in_order() -> None:
+def test_make_test_runs_the_levels_in_order() -> None:
     recipe = MAKEFILE.split("\ntest: ")[1].splitlines()[1]
-    assert recipe.split()[-4:] == ["tools/run-tests", "unit", "integration", "e2e"]
+    assert recipe.split()[-5:] == ["tools/run-tests", "unit", "simulation", "integration", "e2e"]
 
 
 def test_the_workflow_runs_what_developers_run() -> None:

@@ -1,7 +1,7 @@
 """Counts the figures of a run from its decisions. Every figure can be counted again from the log alone.
 
 Acceptance is taken over the counted requests (after the warm-up). Quantities of the cluster are integrated
-over time, from the first counted arrival to the last event.
+over time, from the first counted arrival to the last decision.
 
 - slice acceptance: memory slices of accepted requests / memory slices asked for;
 - fragmentation: per GPU (free - longest free run) / free, 0 for a full one, averaged over GPUs and time;
@@ -102,21 +102,23 @@ class _Walk:
         split = workload.first_counted_event()
         every = max(1, len(workload.events) // _SAMPLES)
         before = math.nan
+        due = 0
         for position, event in enumerate(workload.events):
+            if event < 0 and ~event not in self._where:
+                continue  # it was rejected: nothing leaves
             now = workload.time_of(event)
             if position > split:
                 self._span += now - before
                 self._used_seconds += self._used * (now - before)
                 self._fragmented_seconds += self._fragmented * (now - before)
             before = now
+            place = outcome.placed[event] if event >= 0 else None
             if event < 0:
-                if ~event in self._where:
-                    self._leave(~event)
-            else:
-                place = outcome.placed[event]
-                if place is not None:
-                    self._arrive(event, place, now, counted=position >= split)
-            if position % every == 0:
+                self._leave(~event)
+            elif place is not None:
+                self._arrive(event, place, now, counted=position >= split)
+            if position >= due:
+                due += every
                 self._sample(now)
 
     def _arrive(self, request: int, place: Place, now: float, *, counted: bool) -> None:

@@ -1,11 +1,12 @@
-"""How many placement decisions per second of CPU time, on one core: arrivals with their departures, in the steady
-state of an online loss system on an H100 cluster.
+"""How many placement decisions per second of CPU time, on one core: arrivals with their departures, in the
+steady state of an online loss system on an H100 cluster.
 
-Run `python tests/bench/placement_decisions.py`; it prints one JSON object. Requests arrive by a fixed mix at an
-offered load of 1.0, live for an exponential time, and are turned away when they fit nowhere. The cluster is filled
-first. Then whole blocks of arrivals are timed, everything included that belongs to them: the departures that are
-due, learning, the decision and the occupation; only the random numbers are drawn before. With `--filtered` each
-decision may use only a random tenth of the nodes, one of 100 such sets that are made before.
+Run `python tests/bench/placement_decisions.py`; it prints one JSON object. Requests arrive by a fixed mix
+at an offered load of 1.0, live for an exponential time, and are turned away when they fit nowhere. The
+cluster is filled first. Then whole blocks of arrivals are timed, everything included that belongs to them:
+the departures that are due, learning, the decision and the occupation; only the random numbers are drawn
+before. With `--filtered` each decision may use only a random tenth of the nodes, one of 100 such sets that
+are made before.
 """
 
 from __future__ import annotations

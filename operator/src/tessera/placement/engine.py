@@ -17,7 +17,7 @@ from itertools import product
 
 from tessera.placement.explain import explain
 from tessera.placement.geometry import Geometry
-from tessera.placement.gpu_sets import Filter
+from tessera.placement.gpu_sets import Filter, filter_of
 from tessera.placement.joint import Want, place_on_one_node, placement_of
 from tessera.placement.policies import Policy, Rank
 from tessera.placement.ranking import Ranking
@@ -67,7 +67,7 @@ class Engine:
         policy = self.policy
         if feasible is None and len(rankings) == 1 and policy.chance is None and policy.turn is None:
             return rankings[0].lowest()
-        within = None if feasible is None else Filter(feasible)
+        within = None if feasible is None else filter_of(feasible)
         return self._select(state, [(ranking, within) for ranking in rankings])
 
     def place(
@@ -161,7 +161,7 @@ class Engine:
         geometry = state.gpus[number].geometry
         layout = state.gpus[number].layout
         for ranking, within in tied:
-            if ranking.pool.geometry is geometry and (within is None or number in within):
+            if ranking.pool.geometry is geometry and (within is None or within.admits(number)):
                 its_class = ranking.class_of[layout]
                 if its_class is not None and its_class.rank == best[0]:
                     return number, ranking.index_for[layout]
@@ -175,7 +175,7 @@ class Engine:
         def is_candidate(number: int) -> bool:
             gpu = state.gpus[number]
             for ranking, within in tied:
-                if ranking.pool.geometry is gpu.geometry and (within is None or number in within):
+                if ranking.pool.geometry is gpu.geometry and (within is None or within.admits(number)):
                     its_class = ranking.class_of.get(gpu.layout)
                     if its_class is not None and its_class.rank == rank:
                         return True
@@ -191,4 +191,4 @@ class Engine:
 
 def _within(offer: Offer, allowed: int | None) -> Filter | None:
     sets = [gpus for gpus in (offer.gpus, allowed) if gpus is not None]
-    return Filter(*sets) if sets else None
+    return filter_of(*sets) if sets else None

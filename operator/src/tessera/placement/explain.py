@@ -1,13 +1,13 @@
 """Why nothing fits, in the user's terms: what was asked, what is free, and what would make it fit.
 
 Runs only when a request could not be placed. It looks at the layouts that GPUs have, not at every GPU, so
-that a hundred requests that wait for room cost little. """
+that a hundred requests that wait for room cost little."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from tessera.placement.gpu_sets import Filter, first_of
+from tessera.placement.gpu_sets import Filter, filter_of, first_of
 from tessera.placement.layouts import LayoutTable
 from tessera.placement.request import Alternative, Feasible, Offer, Request, Unplaceable
 from tessera.placement.state import ClusterState, Gpu
@@ -105,7 +105,7 @@ def _smallest_victim(
         if alternative.count != 1:
             continue
         for offer in alternative.offers:
-            within = Filter(reachable) if offer.gpus is None else Filter(reachable, offer.gpus)
+            within = filter_of(reachable) if offer.gpus is None else filter_of(reachable, offer.gpus)
             for found in _victims(state, offer, within):
                 if best is None or found < best:
                     best = found
@@ -153,7 +153,7 @@ def _room(state: ClusterState, allowed: int) -> tuple[int, int]:
     """Free memory slices in all, and the widest placement that fits on one GPU."""
     free = 0
     largest = 0
-    within = None if allowed == state.all_bits() else Filter(allowed)
+    within = None if allowed == state.all_bits() else filter_of(allowed)
     for geometry in state.geometries():
         for layout, bucket in state.layouts(geometry):
             count = bucket.count(within)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache, reduce
-from operator import and_, or_
+from operator import and_
 
 CHUNK_SHIFT = 8
 _SIZE = 1 << CHUNK_SHIFT
@@ -64,7 +64,30 @@ class GpuSet:
         """The number of members, or of those that pass the filter."""
         if within is None:
             return sum(bits.bit_count() for bits in self.chunks.values())
-        return sum((bits & within.at(chunk)).bit_count() for chunk, bits in self.chunks.items())
+        return sum((bits & within[chunk]).bit_count() for chunk, bits in self.chunks.items())
+
+    def lowest_from(
+        self, start: int = 0, *, within: Filter | None = None, below: int | None = None
+    ) -> int | None:
+        """The lowest member from `start` on that passes the filter, or None; also None when it is not below
+        `below`.
+        """
+        first = start >> CHUNK_SHIFT
+        left = self.summary >> first << first
+        chunks = self.chunks
+        while left:
+            low = left & -left
+            left ^= low
+            chunk = low.bit_length() - 1
+            if below is not None and chunk << CHUNK_SHIFT >= below:
+                return None
+            bits = chunks[chunk] if within is None else chunks[chunk] & within[chunk]
+            if chunk == first and start:
+                bits = bits >> (start & CHUNK_MASK) << (start & CHUNK_MASK)
+            if bits:
+                number = (chunk << CHUNK_SHIFT) + (bits & -bits).bit_length() - 1
+                return number if below is None or number < below else None
+        return None
 
     def __bool__(self) -> bool:
         return self.summary != 0
@@ -80,52 +103,49 @@ class GpuSet:
             yield from _members(chunk, self.chunks[chunk])
 
 
-class Filter:
-    """The intersection of bit sets that are plain integers, read chunk by chunk."""
+class Filter(dict[int, int]):
+    """The GPUs that are in each of some bit sets that are plain integers: chunk number -> members as bits.
 
-    __slots__ = ("_known", "_parts", "_sets")
+    Chunks are read when they are asked for. Make it with `filter_of`, which keeps the latest ones, because
+    the same pods come again and again.
+    """
 
     def __init__(self, *sets: int) -> None:
+        super().__init__()
         self._sets = sets
         self._parts = tuple(_raw(bits) for bits in sets)
-        self._known: dict[int, int] = {}
+
+    def __missing__(self, chunk: int) -> int:
+        found = -1
+        for part in self._parts:
+            found &= int.from_bytes(part[chunk * _BYTES : (chunk + 1) * _BYTES], "little")
+        self[chunk] = found
+        return found
+
+    def admits(self, number: int) -> bool:
+        """Whether a GPU is in all of the sets."""
+        return bool(self[number >> CHUNK_SHIFT] & BIT_IN_CHUNK[number & CHUNK_MASK])
 
     @property
     def flat(self) -> int:
         """All members as one integer."""
         return reduce(and_, self._sets)
 
-    def at(self, chunk: int) -> int:
-        """The members in one chunk."""
-        found = self._known.get(chunk)
-        if found is None:
-            found = -1
-            for part in self._parts:
-                found &= int.from_bytes(part[chunk * _BYTES : (chunk + 1) * _BYTES], "little")
-            self._known[chunk] = found
-        return found
 
-    def __contains__(self, number: int) -> bool:
-        return bool(self.at(number >> CHUNK_SHIFT) & BIT_IN_CHUNK[number & CHUNK_MASK])
+@lru_cache(maxsize=128)
+def filter_of(*sets: int) -> Filter:
+    """The filter for these bit sets (at least one)."""
+    return Filter(*sets)
 
 
 def first_of(sets: Iterable[GpuSet], *, within: Filter | None = None, start: int = 0) -> int | None:
     """The lowest number from `start` on that is in one of the sets and passes the filter, or None."""
-    sets = list(sets)
-    from_chunk = start >> CHUNK_SHIFT
-    left = reduce(or_, (one.summary for one in sets), 0) >> from_chunk << from_chunk
-    while left:
-        low = left & -left
-        chunk = low.bit_length() - 1
-        bits = reduce(or_, (one.chunks.get(chunk, 0) for one in sets), 0)
-        if chunk == from_chunk:
-            bits = bits >> (start & CHUNK_MASK) << (start & CHUNK_MASK)
-        if within is not None:
-            bits &= within.at(chunk)
-        if bits:
-            return (chunk << CHUNK_SHIFT) + (bits & -bits).bit_length() - 1
-        left ^= low
-    return None
+    best: int | None = None
+    for one in sets:
+        found = one.lowest_from(start, within=within, below=best)
+        if found is not None:
+            best = found
+    return best
 
 
 def union_bits(sets: Iterable[GpuSet]) -> int:
@@ -162,7 +182,6 @@ def numbers(bits: int) -> Iterator[int]:
         yield from _members(chunk, int.from_bytes(raw[chunk * _BYTES : (chunk + 1) * _BYTES], "little"))
 
 
-@lru_cache(maxsize=64)
 def _raw(bits: int) -> bytes:
     return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
 

@@ -3,14 +3,14 @@
 On each node the slices are placed largest first, each at its best rank, stepping back when a later one does
 not fit, so that a fit is found whenever there is one. The node with the least sum of ranks wins, then the
 one with the lowest GPU. Nodes whose GPUs have the same layouts are the same to the policy; only the first
-of them is worked out. """
+of them is worked out."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tessera.placement.gpu_sets import Filter, numbers, union_bits
+from tessera.placement.gpu_sets import Filter, filter_of, numbers, union_bits
 from tessera.placement.policies import Policy, Rank
 from tessera.placement.ranking import Ranking, full_rank
 from tessera.placement.request import Alternative, Constraint, Placement
@@ -56,7 +56,7 @@ def place_on_one_node(
     # Largest first; the order of the answer is restored at the end.
     order = sorted(range(len(wants)), key=lambda i: (-_width(wants[i].alternative), i))
     search = _Search(state, policy, wants, ranked, order, constraints)
-    may_use = None if allowed is None else Filter(allowed)
+    may_use = None if allowed is None else filter_of(allowed)
     best: tuple[Rank, int] | None = None
     best_found: tuple[Placement, ...] | None = None
     known: dict[Hashable, int] = {}
@@ -64,7 +64,7 @@ def place_on_one_node(
         local = {
             number: state.gpus[number].layout
             for number in state.numbers_of_node(node)
-            if may_use is None or number in may_use
+            if may_use is None or may_use.admits(number)
         }
         # A constraint may look at the GPUs themselves, so that no two nodes are the same to it.
         looks = None if constraints else _appearance(state, ranked, local)
@@ -141,7 +141,7 @@ class _Search:
         for number, layout in local.items():
             gpu = self._state.gpus[number]
             for ranking, within in offers:
-                if ranking.pool.geometry is not gpu.geometry or not (within is None or number in within):
+                if ranking.pool.geometry is not gpu.geometry or not (within is None or within.admits(number)):
                     continue
                 for index in ranking.placements:
                     if gpu.table.fits(layout, index):
@@ -169,14 +169,14 @@ def _able(offers: Ranked) -> int:
 def _nodes_of(state: ClusterState, able: Sequence[int]) -> Iterator[str]:
     """The nodes that have an able GPU for every want, in the order of their first able GPU."""
     seen: set[str] = set()
-    filters = [Filter(fits) for fits in able]
+    filters = [filter_of(fits) for fits in able]
     for number in numbers(min(able, key=int.bit_count, default=0)):
         node = state.gpus[number].node
         if node in seen:
             continue
         seen.add(node)
         members = state.numbers_of_node(node)
-        if all(any(member in fits for member in members) for fits in filters):
+        if all(any(fits.admits(member) for member in members) for fits in filters):
             yield node
 
 
@@ -186,7 +186,7 @@ def _appearance(state: ClusterState, ranked: Sequence[Ranked], local: dict[int, 
         (
             id(state.gpus[number].geometry),
             layout,
-            tuple(within is None or number in within for offers in ranked for _, within in offers),
+            tuple(within is None or within.admits(number) for offers in ranked for _, within in offers),
         )
         for number, layout in local.items()
     )

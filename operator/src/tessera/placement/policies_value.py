@@ -10,8 +10,9 @@ it least.
 | mcc | -CC: legal placements lost |
 
 F_slice needs to know what may come next. It is estimated from what came (`ArrivalHistogram`), and the
-estimate in use is replaced only when it is off by more than two percentage points for some profile: chance
-alone moves it by about half of that, and each replacement makes the engine rank all layouts anew. """
+estimate in use is replaced only when it is off by more than three percentage points for some profile: chance
+alone moves it by about one, and each replacement makes the engine rank all layouts anew.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ from tessera.placement.score import (
 )
 from tessera.placement.value_table import ValueTable, shipped_tables
 
-_LEAST_DRIFT = 0.02
+_LEAST_DRIFT = 0.03
 _CAPABILITY_WEIGHT = 1e-6
 _FIRST_LOOK = 8
 _MOST_BETWEEN_LOOKS = 125

@@ -78,12 +78,19 @@ class Ranking:
 
     def first(self, *, within: Filter | None, turn: int | None) -> tuple[Rank, int] | None:
         """The best class that has a GPU within the filter, and its first GPU: from `turn` on, cyclically."""
-        for rank, buckets in self.classes():
-            number = first_of(buckets, within=within, start=turn or 0)
-            if number is None and turn:
-                number = first_of(buckets, within=within)
-            if number is not None:
-                return rank, number
+        pool = self.pool
+        present = pool.present
+        if present & ~self._settled:
+            self._settle(present)
+        for rank, one in self._queue:
+            live = one.members & present
+            if live:
+                buckets = [pool.buckets[layout] for layout in bits(live)]
+                number = first_of(buckets, within=within, start=turn or 0)
+                if number is None and turn:
+                    number = first_of(buckets, within=within)
+                if number is not None:
+                    return rank, number
         return None
 
     def classes(self) -> Iterator[tuple[Rank, list[GpuSet]]]:

@@ -22,7 +22,9 @@ from dataclasses import dataclass, replace
 
 from tessera.placement.gpu_sets import bits_of
 from tessera.placement.layouts import EMPTY
-from tessera.placement.moves import MOST_GPUS_OF_A_LAYOUT, Movable, Move, MovePlanner, PlanPrice, Victim
+from tessera.placement.move_plans import Movable, Move, PlanPrice, Victim
+from tessera.placement.move_search import MOST_GPUS_OF_A_LAYOUT
+from tessera.placement.moves import MovePlanner
 from tessera.placement.policies_value import ValuePolicy
 from tessera.placement.request import Alternative, Feasible, Offer, Request
 from tessera.placement.rooms import Rooms

@@ -12,13 +12,8 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from tessera.placement.gpu_sets import Filter, first_of
-from tessera.placement.moves import (
-    MOST_GPUS_OF_A_LAYOUT,
-    MOST_GPUS_OF_A_SEARCH,
-    Movable,
-    Victim,
-    victims_on,
-)
+from tessera.placement.move_plans import Movable, Victim, victims_on
+from tessera.placement.move_search import MOST_GPUS_OF_A_LAYOUT, MOST_GPUS_OF_A_SEARCH
 from tessera.placement.openings import Opening, Openings
 from tessera.placement.policies_value import ValuePolicy
 from tessera.placement.request import Feasible, Offer, Placement, Request

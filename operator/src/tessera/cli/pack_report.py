@@ -117,19 +117,21 @@ def print_services(question: Question, plan: ServicePlan, *, greedy: int | None)
     click.echo(proof_in_words(question.pools, plan.proof))
     if greedy is not None:
         click.echo(f"a greedy planner needs {greedy}")
+    if question.share_slices:
+        click.echo("assumed: in a shared slice others slow a process no more than copies of it do")
     click.echo()
     for group in plan.groups:
-        lead = f"{group.count:>5} x {group.model + ' ' if len(question.pools) > 1 else ''}"
+        lead = f"{group.count:>5} x "
+        if len(question.pools) > 1:
+            click.echo(lead + group.model)
+            lead = " " * len(lead)
         for number, tile in enumerate(group.tiles):
-            head = lead if number == 0 else " " * len(lead)
-            place = f"{tile.profile}@{tile.start}"
-            words = str(tile.use).split(" ")
-            lines = _wrapped(words, 80 - len(lead) - 13)
-            click.echo(f"{head}{place:<12} " + f"\n{' ' * (len(lead) + 13)}".join(lines))
+            head = (lead if number == 0 else " " * len(lead)) + f"{tile.profile}@{tile.start}".ljust(12) + " "
+            click.echo(head + f"\n{' ' * len(head)}".join(_wrapped(str(tile.use).split(" "), 79 - len(head))))
     click.echo()
     print_table(
         "What each service gets",
-        ["service", "rate/s", "slices", "capacity/s", "load %", "latency ms", "bound ms"],
+        ["service", "rate/s", "slices", "capacity/s", "load %", "ms", "bound ms"],
         [
             [
                 share.service.name,

@@ -21,6 +21,7 @@ from tessera.packing.errors import NoSolver
 if TYPE_CHECKING:
     from types import ModuleType
 
+_TIDYING_NODES = 20
 _WHOLE = 1e-6
 """How far from a whole number the solver's answer may be (its own tolerance)."""
 
@@ -107,6 +108,29 @@ def solve(program: Program, *, time_limit_seconds: float) -> Answer:
         infeasible=False,
         seconds=seconds,
     )
+
+
+def tidied(
+    program: Program, values: Sequence[int], preference: Sequence[float], *, time_limit_seconds: float
+) -> tuple[int, ...]:
+    """A solution that costs no more than `values` and has the least preference · x that a short search finds.
+
+    The search ends after a fixed number of nodes, so that the answer does not depend on the machine's speed,
+    or when the time is over.
+    """
+    highspy = _highspy()
+    spent = _dot(program.costs, values)
+    kept = Row(tuple((at, cost) for at, cost in enumerate(program.costs) if cost), upper=spent)
+    second = Program(tuple(preference), program.uppers, (*program.rows, kept))
+    model = _load(highspy, second, whole=True, time_limit_seconds=time_limit_seconds)
+    model.setOptionValue("mip_max_nodes", _TIDYING_NODES)
+    start = highspy.HighsSolution()
+    start.col_value = [float(value) for value in values]
+    model.setSolution(start)
+    model.run()
+    if model.getInfo().primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
+        return tuple(values)
+    return _whole(model.getSolution().col_value)
 
 
 def safe_bound(program: Program, duals: Sequence[float]) -> float:

@@ -28,7 +28,8 @@ MEASUREMENT_KEYS = (
     *("throughput_per_second", "latency_ms", "mode"),
 )
 TABLE_KEYS = ("service", "rate_per_second", "slo_ms", *MEASUREMENT_KEYS[1:])
-_OPTIONAL = {"mode", "batch", "processes", "workload", "limit", "cost"}
+_OPTIONAL = {"mode", "batch", "processes", "workload", "latency_ms"}
+"""Cells that may be empty. The latency is missing where nothing ran; where it is needed, that is said."""
 
 Read = Callable[[str], str]
 """The text of a file that is named in the one being read, relative to it."""
@@ -153,7 +154,7 @@ def _rows(text: str, source: str, keys: Sequence[str]) -> list[tuple[dict[str, A
     for name in header:
         if name not in keys:
             raise _unknown_key(name, keys, first)
-    missing = [key for key in keys if key not in header and key not in _OPTIONAL]
+    missing = [key for key in keys if key not in header and key not in _OPTIONAL - {"latency_ms"}]
     if missing:
         raise BadPackingInput(f"{first}: the columns {', '.join(missing)} are missing")
     rows = []

@@ -10,6 +10,7 @@ them. With T the throughput of the best usable measurement and u the utilisation
               own and shared slices of profile q  <=  slices of q in the chosen configurations
               GPUs of a pool <= its limit
 
+Among plans of equal cost one that uses few memory slices is preferred (`tidied`), so that room is left.
 Rates are divided by themselves, so that the solver's tolerance is relative: a plan may miss a rate by a
 millionth.
 """
@@ -25,7 +26,7 @@ from tessera.packing.configurations import Catalogue, catalogue
 from tessera.packing.errors import NotEnoughGpus
 from tessera.packing.layout import Column, Holding, arranged, columns_of, trimmed
 from tessera.packing.plan import Group, Proof, gpus_of
-from tessera.packing.program import Program, Row, solve
+from tessera.packing.program import Program, Row, solve, tidied
 from tessera.packing.requests import DEFAULT_TIME_LIMIT_SECONDS, cost_of, limit_rows, no_plan_in_time
 from tessera.packing.service_check import Share, check_services
 from tessera.packing.services import (
@@ -103,8 +104,10 @@ def pack_services(
         raise _too_few(question, time_limit_seconds)
     if answer.values is None:
         raise no_plan_in_time(time_limit_seconds)
-    contents = _contents(columns, answer.values)
-    holding = _holding(question, columns, answer.values, contents, profiles)
+    left = max(1.0, time_limit_seconds - answer.seconds)
+    values = tidied(program, answer.values, _sizes(question, columns), time_limit_seconds=left)
+    contents = _contents(columns, values)
+    holding = _holding(question, columns, values, contents, profiles)
     groups = arranged(question.pools, catalogues, holding, contents)
     return ServicePlan(
         groups=groups,
@@ -185,6 +188,19 @@ def _program(question: Question, columns: _Columns, profiles: Sequence[str]) -> 
         uppers=(*((most,) * len(columns.gpus)), *most_own, *((most,) * len(columns.shared)), *most_seats),
         rows=(*rows, *limit_rows(question.pools, columns.gpus)),
     )
+
+
+def _sizes(question: Question, columns: _Columns) -> list[float]:
+    """What a column uses up: memory slices, and a trifle for each process. Among plans of equal cost the one
+    that leaves the most room is preferred.
+    """
+    width = {(pool.name, p.name): p.memory_slices for pool in question.pools for p in pool.board.profiles}
+    return [
+        *((0.0,) * len(columns.gpus)),
+        *(width[m.gpu, m.profile] + 0.01 * m.processes for _, m in columns.own),
+        *(float(width[kind[:2]]) for kind in columns.shared),
+        *((0.01,) * len(columns.seats)),
+    ]
 
 
 def _room(columns: _Columns, number: int, model: str, row: int, profile: str) -> Row:

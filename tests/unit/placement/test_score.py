@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from tessera.placement.geometry import Geometry
-from tessera.placement.policies import FragmentationGradient
 from tessera.placement.score import ArrivalHistogram, configuration_capability, unusable_slices
 
 
@@ -63,15 +62,3 @@ def test_a_very_long_run_stays_finite(w8: Geometry) -> None:
     for _ in range(2000):
         histogram.record("1g.10gb")
     assert 0 < histogram.weights(w8)["7g.80gb"] < histogram.weights(w8)["1g.10gb"] < 1
-
-
-def test_ranks_change_only_with_the_version(w8: Geometry) -> None:
-    policy = FragmentationGradient()
-    before = policy.rank(w8, 0, 0)
-    for _ in range(7):
-        policy.record("7g.80gb")
-    assert policy.version == 0
-    assert policy.rank(w8, 0, 0) == before
-    policy.record("7g.80gb")
-    assert policy.version == 1
-    assert policy.rank(w8, 0, 0) > before

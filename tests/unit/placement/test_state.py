@@ -8,23 +8,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tessera.placement.geometry import Geometry
-from tessera.placement.state import AlreadyOccupied, ClusterState, numbers
+from tessera.placement.gpu_sets import numbers
+from tessera.placement.layouts import EMPTY
+from tessera.placement.state import AlreadyOccupied, ClusterState
 
 
-def _recount(state: ClusterState) -> dict[Geometry, dict[int, int]]:
-    counted: dict[Geometry, dict[int, int]] = {}
+def _recount(state: ClusterState) -> dict[tuple[Geometry, tuple[int, ...]], list[int]]:
+    """The GPUs by what they hold, counted anew."""
+    counted: dict[tuple[Geometry, tuple[int, ...]], list[int]] = {}
     for gpu in state.gpus:
-        key = gpu.geometry.key_of(gpu.held.values())
-        bucket = counted.setdefault(gpu.geometry, {})
-        bucket[key] = bucket.get(key, 0) | (1 << gpu.number)
+        counted.setdefault((gpu.geometry, tuple(sorted(gpu.held.values()))), []).append(gpu.number)
     return counted
 
 
-def _buckets(state: ClusterState) -> dict[Geometry, dict[int, int]]:
-    return {geometry: dict(state.buckets(geometry)) for geometry in state.geometries()}
+def _buckets(state: ClusterState) -> dict[tuple[Geometry, tuple[int, ...]], list[int]]:
+    """The same as the state keeps it; every layout that is said to be present must have a GPU."""
+    kept: dict[tuple[Geometry, tuple[int, ...]], list[int]] = {}
+    for geometry, pool in state.pools.items():
+        layouts = dict(state.layouts(geometry))
+        assert pool.present == sum(1 << layout for layout in layouts)
+        for layout, bucket in layouts.items():
+            kept[geometry, pool.table.indices[layout]] = list(bucket)
+            assert all(state.gpus[number].layout == layout for number in bucket)
+    return kept
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_buckets_stay_equal_to_a_recount(w8_all: Geometry, w4: Geometry, data: st.DataObject) -> None:
     state = ClusterState()
@@ -45,12 +54,17 @@ def test_buckets_stay_equal_to_a_recount(w8_all: Geometry, w4: Geometry, data: s
                 with pytest.raises(AlreadyOccupied, match=gpu.name):
                     state.occupy(gpu.name, index, owner=f"claim-{step}")
         assert _buckets(state) == _recount(state)
+        for key, bits in state.buckets(w8_all).items():
+            assert {gpu.number for gpu in state.gpus if gpu.geometry is w8_all and gpu.key == key} == set(
+                numbers(bits)
+            )
     for owner in list(state.owners()):
         state.release(owner)
-    assert all(gpu.key == 0 and not gpu.overlapping for gpu in state.gpus)
+    assert all(gpu.layout == EMPTY and not gpu.overlapping for gpu in state.gpus)
     assert _buckets(state) == _recount(state)
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_placing_then_releasing_changes_nothing(w8_double: Geometry, data: st.DataObject) -> None:
     state = ClusterState()

@@ -7,7 +7,8 @@ the empty one), and what follows from it (its key, its tenants, the layout after
 computed once.
 
 Layouts that overlap, which only an error elsewhere in the cluster can make, have numbers too: their room
-must stay closed until the error is resolved. """
+must stay closed until the error is resolved.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,100 @@
+"""The geometries of the shipped table of boards: how many layouts they have, and that they are what the
+scheduler reads from an agent.
+"""
+
+from __future__ import annotations
+
+import pytest
+from tessera.agent.devices import Owner, slices_for
+from tessera.gpu.driver import GPU
+from tessera.gpu.profiles import UnknownModel, UnknownProfile, model, models
+from tessera.placement.geometry import Geometry
+from tessera.scheduler.inventory import InventoryReader
+from tessera.simulate.models import every_profile, geometry_for, geometry_of_model, plain_profiles
+
+FOUR_SLICES = {"A30-24GB"}
+TWELVE_SLICES = {"RTXPRO6000-96GB"}
+EIGHT_SLICES = sorted(set(models()) - FOUR_SLICES - TWELVE_SLICES)
+
+
+def _counts(geometry: Geometry) -> tuple[int, int]:
+    """Legal layouts without the empty one, and the maximal ones."""
+    layouts = list(geometry.layouts())
+    return len(layouts) - 1, sum(geometry.is_maximal(layout) for layout in layouts)
+
+
+@pytest.mark.parametrize("name", EIGHT_SLICES)
+def test_boards_of_eight_slices_have_the_layouts_of_nvidias_tables(name: str) -> None:
+    board = model(name)
+    assert _counts(geometry_for(name)) == (722, 78)
+    double = next(p.name for p in board.profiles if (p.compute_slices, p.memory_slices) == (1, 2))
+    single = [profile for profile in plain_profiles(board) if profile != double]
+    assert _counts(geometry_for(name, profiles=single)) == (297, 19)
+    assert geometry_for(name).counted == ()  # the key is the plain occupancy mask
+
+
+def test_boards_with_suffixed_profiles() -> None:
+    assert _counts(geometry_for("H100-80GB", profiles=every_profile(model("H100-80GB")))) == (2318, 239)
+    assert _counts(geometry_for("A30-24GB", profiles=every_profile(model("A30-24GB")))) == (83, 21)
+    assert _counts(geometry_for("A30-24GB")) == (25, 5)
+    # No public source states a count for this board; this is the number of the rules above.
+    assert _counts(geometry_for("RTXPRO6000-96GB", profiles=every_profile(model("RTXPRO6000-96GB")))) == (
+        716,
+        302,
+    )
+
+
+def test_all_media_engines_at_once_leave_room_only_for_profiles_without() -> None:
+    board = model("RTXPRO6000-96GB")
+    geometry = geometry_of_model(board, profiles=every_profile(board))
+    everything = geometry.index_of("1g.24gb+me.all", 0)
+    assert everything is not None
+    beside = geometry.occupancy(geometry.with_placed(0, everything)).profiles
+    assert beside == {"1g.24gb-me", "2g.48gb-me"}
+
+
+@pytest.mark.parametrize("name", sorted(set(models()) - FOUR_SLICES))
+def test_offline_and_in_the_cluster_a_board_has_the_same_layouts(name: str) -> None:
+    """But for the A30, whose two `+me` profiles an agent publishes as sharing one set of extensions."""
+    board = model(name)
+    gpu = GPU(
+        index=0,
+        uuid="GPU-1f3c9a2e-0000-0000-0000-000000000000",
+        product=name,
+        memory_mib=1,
+        architecture="any",
+        mig_current=True,
+        mig_pending=True,
+        model=board,
+        instances=(),
+    )
+    slices = slices_for(Owner("node-a", "uid"), [gpu], generation=1)
+    for number, obj in enumerate(slices):
+        obj["metadata"] |= {"uid": f"slice-{number}", "resourceVersion": "1"}
+    (read,) = InventoryReader().read(slices).gpus
+    offline = geometry_of_model(board, profiles=every_profile(board))
+    legal = offline.placements
+    assert [(p.profile, p.start, p.width, p.compute) for p in read.geometry.placements] == [
+        (p.profile, p.start, p.width, p.compute) for p in legal
+    ]
+    for one in range(len(legal)):
+        key, read_key = offline.with_placed(0, one), read.geometry.with_placed(0, one)
+        assert offline.occupancy(key).fitting == read.geometry.occupancy(read_key).fitting
+
+
+def test_the_online_experiments_use_the_six_plain_profiles() -> None:
+    assert plain_profiles(model("H100-80GB")) == (
+        "1g.10gb",
+        "1g.20gb",
+        "2g.20gb",
+        "3g.40gb",
+        "4g.40gb",
+        "7g.80gb",
+    )
+
+
+def test_unknown_names_tell_the_nearest() -> None:
+    with pytest.raises(UnknownModel, match="H100-80GB"):
+        geometry_for("H100-80")
+    with pytest.raises(UnknownProfile, match=r"2g\.20gb"):
+        geometry_for("H100-80GB", profiles=["2g.20"])

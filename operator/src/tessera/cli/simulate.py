@@ -9,6 +9,7 @@ from tessera.cli.lazy_group import LazyGroup, Target
 SIMULATIONS: dict[str, Target] = {
     "online": Target("tessera.cli.simulate_online:command", "Requests that come, stay and go, at a load."),
     "replay": Target("tessera.cli.simulate_replay:command", "A recorded workload, event by event."),
+    "trace": Target("tessera.cli.simulate_trace:command", "The openb trace: fractions of GPUs, as FGD."),
     "queue": Target("tessera.cli.simulate_queue:command", "Jobs that wait for slices, as in MIGBench."),
 }
 

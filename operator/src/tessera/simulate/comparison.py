@@ -72,14 +72,13 @@ def _print_several(title: str, summaries: Mapping[str, tuple[Summary, Summary]])
                 with_interval(mean["acceptance_pct"], None),
                 with_interval(mean["min_profile_acceptance_pct"], None),
                 with_interval(mean["moves_per_100"], None),
-                with_interval(mean["fragmentation_pct"], None),
                 with_interval((mean["decisions_per_second"] or 0.0) / 1000, None, digits=0),
             )
         )
-    columns = ("policy", "slices %", "gap to pool", "count %", "worst %", "moves", "frag.", "k/s")
-    print_table(title, columns, rows)
+    columns = ("policy", "slices %", "gap to pool", "count %", "worst %", "moves", "k/s")
     pool = next(iter(summaries.values()))
-    print(f"ideal pool: {cell(*pool, 'ideal_pool_pct')} % of the slices ({_heading(pool[1])})\n")
+    words = f"ideal pool {cell(*pool, 'ideal_pool_pct')} % of the slices; {_heading(pool[1])}"
+    print_table(f"{title}\n{words}", columns, rows)
 
 
 def _heading(ci95: Summary) -> str:

@@ -6,8 +6,7 @@
 - `gpu` and `start` are null for `reject`. A `release` names the place that becomes free. GPUs are numbered
   from 0 in the order of `config.cluster` of the report.
 - A `move` takes its `id` from where it is to the place named. The moves that make room for a request come
-  directly before its `place`, at the same `t`, in an order in which each goes to room that is free by then;
-  where no such order exists, they happen at once, with the `place`.
+  directly before its `place`, at the same `t`, and each goes to room that is free by then.
 - When the file holds several runs, each line also has their `mix`, `load`, `policy` and `seed`.
 
 Requests before `config.counted_from` are the warm-up: they are logged, and not counted in the figures.
@@ -20,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 from tessera.simulate.cluster import Cluster
-from tessera.simulate.loss_system import Outcome, Place, Relocation
+from tessera.simulate.loss_system import Outcome, Place
 from tessera.simulate.workload import Workload
 
 
@@ -62,34 +61,8 @@ def log_lines(workload: Workload, cluster: Cluster, outcome: Outcome) -> Iterato
         if place is None:
             yield line(event, event, "reject", None)
             continue
-        for move in in_legal_order(outcome.relocations.get(event, ()), where, cluster):
+        for move in outcome.relocations.get(event, ()):
             where[move.victim] = move.place
             yield line(event, move.victim, "move", move.place)
         where[event] = place
         yield line(event, event, "place", place)
-
-
-def in_legal_order(
-    moves: tuple[Relocation, ...], where: Mapping[int, Place], cluster: Cluster
-) -> tuple[Relocation, ...]:
-    """The moves in an order in which no one goes to a place that a later one still holds, when there is
-    one.
-    """
-    geometries = cluster.geometry_by_gpu() if len(moves) > 1 else []
-
-    def blocks(held: Place, target: Place) -> bool:
-        return held[0] == target[0] and geometries[held[0]].overlap(held[1], target[1])
-
-    waiting, ordered = list(moves), []
-    while waiting:
-        ready = next(
-            (
-                move
-                for move in waiting
-                if not any(blocks(where[m.victim], move.place) for m in waiting if m is not move)
-            ),
-            waiting[0],
-        )
-        waiting.remove(ready)
-        ordered.append(ready)
-    return tuple(ordered)

@@ -38,7 +38,7 @@ class Relocation:
 @dataclass
 class Outcome:
     """What was decided: `placed[i]` is the first place of request i, None when it was rejected;
-    `relocations[i]` the moves that made room for it.
+    `relocations[i]` the moves that made room for it, in their order.
 
     `counted_seconds` is the processor time of the decisions from the first counted arrival on, departures
     included, and `counted_arrivals` how many they were.

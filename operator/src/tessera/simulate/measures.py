@@ -10,7 +10,6 @@ over time, from the first counted arrival to the last decision.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,13 +19,15 @@ from tessera.simulate.costs import MoveCosts
 from tessera.simulate.loss_system import Outcome, Place
 from tessera.simulate.workload import Workload
 
-_SAMPLES = 400
+_POINTS = 150
 """Points of the series over time."""
 
 
 @dataclass
 class Series:
-    """The cluster over time, for a picture: seconds, and shares of 100."""
+    """The cluster over time, for a picture: each point is the mean (in %) since the point before; `seconds`
+    is when its stretch ends.
+    """
 
     seconds: list[float] = field(default_factory=list)
     utilisation_pct: list[float] = field(default_factory=list)
@@ -78,6 +79,22 @@ def measure(
     }, walk.series
 
 
+@dataclass(slots=True)
+class _Sums:
+    """Integrals over a stretch of time: of taken memory slices, and of fragmentation summed over GPUs."""
+
+    seconds: float = 0.0
+    used: float = 0.0
+    fragmented: float = 0.0
+
+    def mean_used(self) -> float:
+        return self.used / self.seconds
+
+    def mean_fragmented(self) -> float:
+        # Differences of sums may leave a trace below zero where nothing is fragmented.
+        return max(0.0, self.fragmented / self.seconds)
+
+
 class _Walk:
     """Goes through the decisions in time and keeps the sums over all GPUs up to date."""
 
@@ -90,9 +107,8 @@ class _Walk:
         self._since: dict[int, float] = {}
         self._used = 0
         self._fragmented = 0.0
-        self._used_seconds = 0.0
-        self._fragmented_seconds = 0.0
-        self._span = 0.0
+        self._counted = _Sums()
+        self._stretch = _Sums()
         self.seconds_lost = 0.0
         self.series = Series()
 
@@ -100,17 +116,15 @@ class _Walk:
         """All events."""
         workload, outcome = self._workload, self._outcome
         split = workload.first_counted_event()
-        every = max(1, len(workload.events) // _SAMPLES)
-        before = math.nan
-        due = 0
+        every = max(1, len(workload.events) // _POINTS)
+        due = every
+        before = None
         for position, event in enumerate(workload.events):
             if event < 0 and ~event not in self._where:
                 continue  # it was rejected: nothing leaves
             now = workload.time_of(event)
-            if position > split:
-                self._span += now - before
-                self._used_seconds += self._used * (now - before)
-                self._fragmented_seconds += self._fragmented * (now - before)
+            if before is not None:
+                self._pass(now - before, counted=position > split)
             before = now
             place = outcome.placed[event] if event >= 0 else None
             if event < 0:
@@ -119,7 +133,14 @@ class _Walk:
                 self._arrive(event, place, now, counted=position >= split)
             if position >= due:
                 due += every
-                self._sample(now)
+                self._add_point(now)
+
+    def _pass(self, seconds: float, *, counted: bool) -> None:
+        """Time passes in which nothing changes."""
+        for sums in (self._stretch, self._counted) if counted else (self._stretch,):
+            sums.seconds += seconds
+            sums.used += self._used * seconds
+            sums.fragmented += self._fragmented * seconds
 
     def _arrive(self, request: int, place: Place, now: float, *, counted: bool) -> None:
         moves = self._outcome.relocations.get(request, ())
@@ -155,18 +176,20 @@ class _Walk:
         self._fragmented += _fragmented(after.free, after.longest_run)
         self._fragmented -= _fragmented(before.free, before.longest_run)
 
-    def _sample(self, now: float) -> None:
-        self.series.seconds.append(now)
-        self.series.utilisation_pct.append(100 * self._used / self._slices)
-        self.series.fragmentation_pct.append(100 * max(0.0, self._fragmented) / len(self._keys))
+    def _add_point(self, now: float) -> None:
+        if self._stretch.seconds:
+            self.series.seconds.append(now)
+            self.series.utilisation_pct.append(100 * self._stretch.mean_used() / self._slices)
+            self.series.fragmentation_pct.append(100 * self._stretch.mean_fragmented() / len(self._keys))
+            self._stretch = _Sums()
 
     def mean_utilisation_pct(self) -> float | None:
         """Taken memory slices, averaged over the counted time; None when that has no length."""
-        return 100 * self._used_seconds / (self._span * self._slices) if self._span else None
+        return 100 * self._counted.mean_used() / self._slices if self._counted.seconds else None
 
     def mean_fragmentation_pct(self) -> float | None:
         """Physical fragmentation, averaged over GPUs and the counted time."""
-        return 100 * self._fragmented_seconds / (self._span * len(self._keys)) if self._span else None
+        return 100 * self._counted.mean_fragmented() / len(self._keys) if self._counted.seconds else None
 
 
 def _fragmented(free: int, longest_run: int) -> float:

@@ -33,22 +33,23 @@ def check_plotting() -> None:
 def plot_online(path: Path, runs: Sequence[Mapping[str, Any]], series: Mapping[str, Series]) -> None:
     """Acceptance above (one panel per mix), the cluster over time below; `series` by policy."""
     mixes = list(dict.fromkeys(run["mix"] for run in runs))
-    figure = _figure(columns=len(mixes))
+    figure = _figure(columns=len(mixes), height=8.0)
+    above, below = figure.subfigures(2, 1)
     for column, mix in enumerate(mixes):
-        axes = figure.add_subplot(2, len(mixes), column + 1)
+        axes = above.add_subplot(1, len(mixes), column + 1)
         _acceptance(axes, [run for run in runs if run["mix"] == mix], title=mix)
-    _over_time(figure.add_subplot(2, 1, 2), series)
+    _over_time(below.add_subplot(1, 1, 1), series, title=f"{mixes[0]}, load {runs[0]['load']:g}, seed 0")
     _save(figure, path)
 
 
 def plot_replay(path: Path, series: Mapping[str, Series]) -> None:
     """The cluster over time; `series` by policy."""
     figure = _figure(columns=1, height=4.0)
-    _over_time(figure.add_subplot(1, 1, 1), series)
+    _over_time(figure.add_subplot(1, 1, 1), series, title="")
     _save(figure, path)
 
 
-def _figure(*, columns: int, height: float = 7.5) -> Figure:
+def _figure(*, columns: int, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(max(8.0, 3.2 * columns), height), layout="constrained")
@@ -83,6 +84,9 @@ def _acceptance(axes: Axes, runs: Sequence[Mapping[str, Any]], *, title: str) ->
     pool = [mean_and_half_width([r["ideal_pool_pct"] for r in runs if r["load"] == at])[0] for at in loads]
     if len(loads) > 1:
         axes.plot(loads, pool, color="black", linestyle="--", label="ideal pool")
+        # A wide interval must not squeeze the means.
+        lowest = min(min(line.get_ydata()) for line in axes.get_lines())
+        axes.set_ylim(lowest - 2, min(100.5, max(pool) + 2))
         axes.set_xlabel("offered load")
         axes.set_ylabel("slice acceptance, %")
         axes.legend(fontsize="x-small")
@@ -95,7 +99,7 @@ def _acceptance(axes: Axes, runs: Sequence[Mapping[str, Any]], *, title: str) ->
     axes.grid(alpha=0.3)
 
 
-def _over_time(axes: Axes, series: Mapping[str, Series]) -> None:
+def _over_time(axes: Axes, series: Mapping[str, Series], *, title: str) -> None:
     """Occupancy (solid) and fragmentation (dotted) of each policy."""
     for policy, points in series.items():
         hours = [seconds / _HOUR for seconds in points.seconds]
@@ -105,4 +109,5 @@ def _over_time(axes: Axes, series: Mapping[str, Series]) -> None:
     axes.set_ylabel("occupied (solid) and fragmented (dotted), %")
     axes.set_ylim(0, 101)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small", loc="lower right", ncols=min(4, max(1, len(series))))
+    axes.set_title(title, fontsize="medium")
+    axes.legend(fontsize="x-small", loc="center right")

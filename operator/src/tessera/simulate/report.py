@@ -94,11 +94,14 @@ def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)
 ) -> None:
     """A table on standard output, at most 80 columns wide; the columns in `left` are text, others numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False)
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position in left else "right", overflow="fold")
+        text = position in left
+        table.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False)
     console.width = min(console.width, WIDTH)
+    console.print(title, style="bold")
     console.print(table)
+    console.print()

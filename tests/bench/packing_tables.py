@@ -12,6 +12,7 @@ import csv
 import json
 import random
 import sys
+import time
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -51,13 +52,16 @@ def static(requests: int, seeds: int) -> dict[str, Any]:
         runs = []
         for seed in range(seeds):
             arrivals = random.Random(f"{mix} {seed}").choices(PROFILES, weights, k=requests)
+            before = time.process_time()
             plan = pack_requests([pool], Counter(arrivals))
+            cpu = time.process_time() - before
             run: dict[str, float] = {
                 "gpus": plan.gpus,
                 "slices_bound": -(-sum(size[profile] for profile in arrivals) // 8),
                 "proven": plan.proof.optimal,
                 "certified": plan.proof.certified,
                 "solver_ms": plan.proof.seconds * 1000,
+                "whole_cpu_ms": cpu * 1000,
             }
             for packer in packers():
                 run[packer] = gpus_online(pool.geometry, arrivals, packer=packer) / plan.gpus
@@ -79,8 +83,11 @@ def services(time_limit: float) -> list[dict[str, Any]]:
         question = parse_services(
             (DATA / name).read_text(), source=name, read=lambda file: (DATA / file).read_text()
         )
+        before = time.process_time()
         own = pack_services(question, time_limit_seconds=time_limit)
+        between = time.process_time()
         shared = pack_services(replace(question, share_slices=True), time_limit_seconds=time_limit)
+        after = time.process_time()
         deployed = published[number].values()
         rows.append(
             {
@@ -92,9 +99,11 @@ def services(time_limit: float) -> list[dict[str, Any]]:
                 "gpus": own.gpus,
                 "gap_pct": own.proof.gap_pct,
                 "solver_ms": own.proof.seconds * 1000,
+                "whole_cpu_ms": (between - before) * 1000,
                 "shared_gpus": shared.gpus,
                 "shared_gap_pct": shared.proof.gap_pct,
                 "shared_solver_ms": shared.proof.seconds * 1000,
+                "shared_whole_cpu_ms": (after - between) * 1000,
             }
         )
     return rows
@@ -117,30 +126,30 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=60.0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    solver_name()  # loads the solver, so that no time below holds it
     if options.table == "services":
         rows = services(options.time_limit)
         if options.json:
             json.dump(rows, sys.stdout, indent=2)
             return
-        columns = list(rows[0])
         print_table(
             f"ParvaGPU's scenarios, {solver_name()}",
-            columns,
-            [[f"{row[column]:.4g}" for column in columns] for row in rows],
+            ["", *(str(row["scenario"]) for row in rows)],
+            [[key, *(f"{row[key]:.4g}" for row in rows)] for key in rows[0] if key != "scenario"],
         )
         return
     table = static(options.requests, options.seeds)
     if options.json:
         json.dump(table, sys.stdout, indent=2)
         return
-    keys = [*packers(), "gpus", "slices_bound", "proven", "certified", "solver_ms"]
+    keys = [*packers(), "gpus", "slices_bound", "proven", "certified", "solver_ms", "whole_cpu_ms"]
     print_table(
         f"{options.requests} requests, {options.seeds} seeds, {solver_name()}",
         ["", *table],
         [[key, *(cell(t["mean"], t["ci95"], key, digits=3) for t in table.values())] for key in keys],
     )
-    slowest = max(run["solver_ms"] for t in table.values() for run in t["runs"])
-    print(f"slowest solution: {slowest:.1f} ms")
+    for key in ("solver_ms", "whole_cpu_ms"):
+        print(f"largest {key}: {max(run[key] for t in table.values() for run in t['runs']):.1f}")
 
 
 if __name__ == "__main__":

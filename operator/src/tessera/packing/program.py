@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _TIDYING_NODES = 20
+_TIDYING_GAP = 0.05
 _WHOLE = 1e-6
 """How far from a whole number the solver's answer may be (its own tolerance)."""
 
@@ -115,8 +116,8 @@ def tidied(
 ) -> tuple[int, ...]:
     """A solution that costs no more than `values` and has the least preference · x that a short search finds.
 
-    The search ends after a fixed number of nodes, so that the answer does not depend on the machine's speed,
-    or when the time is over.
+    The search ends near the optimum or after a few nodes, so that the answer does not depend on the machine's
+    speed; or when the time is over.
     """
     highspy = _highspy()
     spent = _dot(program.costs, values)
@@ -124,6 +125,7 @@ def tidied(
     second = Program(tuple(preference), program.uppers, (*program.rows, kept))
     model = _load(highspy, second, whole=True, time_limit_seconds=time_limit_seconds)
     model.setOptionValue("mip_max_nodes", _TIDYING_NODES)
+    model.setOptionValue("mip_rel_gap", _TIDYING_GAP)
     start = highspy.HighsSolution()
     start.col_value = [float(value) for value in values]
     model.setSolution(start)

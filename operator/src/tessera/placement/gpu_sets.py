@@ -161,10 +161,14 @@ def bits_of(members: Iterable[int]) -> int:
     """GPU numbers as one integer."""
     chunks: dict[int, int] = {}
     for number in members:
-        chunks[number >> CHUNK_SHIFT] = (
-            chunks.get(number >> CHUNK_SHIFT, 0) | BIT_IN_CHUNK[number & CHUNK_MASK]
-        )
+        add_to_chunks(chunks, number)
     return bits_of_chunks(chunks)
+
+
+def add_to_chunks(chunks: dict[int, int], number: int) -> None:
+    """Take a GPU into a set that is written as chunk number -> members."""
+    chunk = number >> CHUNK_SHIFT
+    chunks[chunk] = chunks.get(chunk, 0) | BIT_IN_CHUNK[number & CHUNK_MASK]
 
 
 def bits_of_chunks(chunks: dict[int, int]) -> int:

@@ -16,7 +16,9 @@ from tessera.placement.gpu_sets import (
     CHUNK_MASK,
     CHUNK_SHIFT,
     GpuSet,
+    add_to_chunks,
     bits_of,
+    bits_of_chunks,
     numbers,
     union_bits,
 )
@@ -115,6 +117,7 @@ class ClusterState:
         self.pools: dict[Geometry, Pool] = {}
         """The GPUs by geometry and layout. Not to be changed from outside."""
         self._of_node: dict[str, list[int]] = {}
+        self._node_chunks: dict[str, dict[int, int]] = {}
         self._of_geometry: dict[Geometry, list[int]] = {}
         self._geometry_bits: dict[Geometry, tuple[int, int]] = {}
         self._holder: dict[Hashable, Gpu] = {}
@@ -130,6 +133,7 @@ class ClusterState:
         self.gpus.append(gpu)
         self._numbers[name] = gpu.number
         self._of_node.setdefault(node, []).append(gpu.number)
+        add_to_chunks(self._node_chunks.setdefault(node, {}), gpu.number)
         self._of_geometry.setdefault(geometry, []).append(gpu.number)
         pool.put(gpu.number, EMPTY)
         return gpu
@@ -220,7 +224,12 @@ class ClusterState:
 
     def bits_of_nodes(self, nodes: Iterable[str]) -> int:
         """The GPUs of these nodes as a bit set; unknown nodes have none."""
-        return bits_of(number for node in nodes for number in self._of_node.get(node, ()))
+        chunks: dict[int, int] = {}
+        of_node = self._node_chunks
+        for node in nodes:
+            for chunk, bits in of_node.get(node, {}).items():
+                chunks[chunk] = chunks.get(chunk, 0) | bits
+        return bits_of_chunks(chunks)
 
     def bits_of_geometry(self, geometry: Geometry) -> int:
         """The GPUs with this geometry as a bit set."""

@@ -75,7 +75,7 @@ def command(as_json: bool, log: Path | None, plot: Path | None, **options: Any) 
 
     plan = _plan(options)
     if plot is not None:
-        check_plotting()
+        check_plotting(plot)
     for warning in plan.warnings():
         click.echo(f"note: {warning}", err=True)
     series = {}

@@ -59,7 +59,7 @@ def command(
     cluster = parse_cluster(options["models"], gpus=options["gpus"])
     arms = arms_of(options)
     if plot is not None:
-        check_plotting()
+        check_plotting(plot)
     workload = read_events(events, cluster)
     cluster = cluster.offering(workload.profiles)
     several = seeds * len(arms.policies) > 1

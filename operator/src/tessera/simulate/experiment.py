@@ -19,7 +19,7 @@ from tessera.simulate.loss_system import Outcome, run
 from tessera.simulate.measures import Series, measure
 from tessera.simulate.mixes import Mix
 from tessera.simulate.mover import MoveRules
-from tessera.simulate.online import WARM_UP, default_arrivals, poisson_workload, population
+from tessera.simulate.online import WARM_UP, check_load, default_arrivals, poisson_workload, population
 from tessera.simulate.pool import pool_decisions
 from tessera.simulate.workload import Workload
 
@@ -31,6 +31,10 @@ class Arms:
     policies: tuple[str, ...]
     moves: MoveRules = field(default_factory=MoveRules)
     costs: MoveCosts = field(default_factory=MoveCosts)
+
+    def __post_init__(self) -> None:
+        for name in self.policies:
+            self.moves.check(make_policy(name))
 
     def config(self) -> dict[str, Any]:
         """For the JSON report."""
@@ -53,6 +57,10 @@ class OnlinePlan:
     arrivals: int | None
     seeds: int
     arms: Arms
+
+    def __post_init__(self) -> None:
+        for load in self.loads:
+            check_load(load)
 
     def arrivals_of(self, mix: Mix, load: float) -> int:
         """The number of arrivals of a run."""
@@ -81,7 +89,8 @@ class OnlinePlan:
         parts = " + ".join(f"{part.gpus:,} x {part.model}" for part in self.cluster.parts)
         counts = {self.arrivals_of(mix, load) for mix in self.mixes for load in self.loads}
         arrivals = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
-        return f"{parts}, {arrivals} arrivals x {self.seeds} seeds"
+        seeds = f"{self.seeds} seeds" if self.seeds > 1 else "1 seed"
+        return f"{parts}, {arrivals} arrivals x {seeds}"
 
     def config(self) -> dict[str, Any]:
         """For the JSON report: everything that decides the result."""

@@ -9,6 +9,7 @@ instances would swap their places has no such order, and is not carried out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -16,7 +17,7 @@ from typing import cast
 
 from tessera.placement.budget import BudgetRule, MoveBudget
 from tessera.placement.moves import UNDER_BUDGET, Move, MovePlan, MovePlanner, PlanPrice, Victim
-from tessera.placement.policies import Policy, ValuePolicy
+from tessera.placement.policies import POLICIES, Policy, ValuePolicy, make_policy
 from tessera.placement.request import Request
 from tessera.placement.state import ClusterState
 from tessera.simulate.cluster import Cluster
@@ -34,19 +35,35 @@ class MoveRules:
     most_victims: int = 0
     moves_per_100: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.moves_per_100 is not None and not 0 <= self.moves_per_100 < math.inf:
+            raise BadSimulationInput(
+                f"--max-moves-per-100 {self.moves_per_100:g}",
+                "a ration is a number, 0 or more",
+                "Leave it out for no ration.",
+            )
+
+    def check(self, policy: Policy) -> None:
+        """Raises BadSimulationInput when moves are allowed and this policy cannot plan them."""
+        if self.most_victims and not isinstance(policy, ValuePolicy):
+            able = [name for name in POLICIES if isinstance(make_policy(name), ValuePolicy)]
+            raise BadSimulationInput(
+                f"--policy {policy.name} with --max-victims {self.most_victims}",
+                "moves are planned by the values of a policy, and this one has none",
+                f"Use default, {', '.join(able)}.",
+            )
+
 
 class Mover:
-    """Plans moves, and keeps the account of them and of the time since each request was (re)started."""
+    """Plans moves, and keeps the account of them and of the time since each request was (re)started.
+
+    Raises BadSimulationInput for a policy that cannot plan moves.
+    """
 
     def __init__(
         self, policy: Policy, rules: MoveRules, *, workload: Workload, cluster: Cluster, costs: MoveCosts
     ) -> None:
-        if not isinstance(policy, ValuePolicy):
-            raise BadSimulationInput(
-                f"--policy {policy.name} with --max-victims {rules.most_victims}",
-                "moves are planned by the values of a policy, and this one has none",
-                "Use default, fgd, fgd-h, table, mfi or mcc.",
-            )
+        rules.check(policy)
         self._rules = rules
         self._workload = workload
         self._costs = costs

@@ -35,16 +35,21 @@ def default_arrivals(cluster: Cluster, mix: Mix, *, load: float) -> int:
     return max(_LEAST_ARRIVALS, math.ceil(_LIFETIMES_COVERED * population(cluster, mix, load=load)))
 
 
+def check_load(load: float) -> None:
+    """Raises BadSimulationInput for what is no offered load."""
+    if not (math.isfinite(load) and load > 0):
+        raise BadSimulationInput(
+            f"--load {load:g}", "the offered load must be above 0", "1.0 fills the cluster."
+        )
+
+
 def poisson_workload(
     cluster: Cluster, mix: Mix, *, load: float, lifetimes: Lifetimes, arrivals: int, seed: int
 ) -> Workload:
     """The workload of one seed. Raises BadSimulationInput for a load or a number of arrivals that is not
     above 0.
     """
-    if not (math.isfinite(load) and load > 0):
-        raise BadSimulationInput(
-            f"--load {load:g}", "the offered load must be above 0", "1.0 fills the cluster."
-        )
+    check_load(load)
     if arrivals < 1:
         raise BadSimulationInput(f"--arrivals {arrivals}", "at least one request must arrive")
     profiles = tuple(mix.shares)

@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 _HOUR = 3600.0
 
 
-def check_plotting() -> None:
-    """Raises BadSimulationInput when matplotlib is not installed: before the runs, not after them."""
+def check_plotting(path: Path) -> None:
+    """Raises BadSimulationInput when matplotlib is not installed or the path cannot be written: before the
+    runs, not after them.
+    """
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as missing:
         raise BadSimulationInput(
             "--plot needs matplotlib, which is not installed", remedy="Install tessera[simulate]."
         ) from missing
+    if not path.absolute().parent.is_dir():
+        raise BadSimulationInput(f"--plot {path}", "its directory does not exist")
 
 
 def plot_online(path: Path, runs: Sequence[Mapping[str, Any]], series: Mapping[str, Series]) -> None:

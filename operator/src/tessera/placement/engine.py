@@ -110,9 +110,7 @@ class Engine:
             for want in wants
         ]
         if len(wants) > 1 or constraints:
-            return place_on_one_node(
-                state, self.policy, wants, ranked, allowed=allowed, constraints=constraints
-            )
+            return place_on_one_node(state, wants, ranked, allowed=allowed, constraints=constraints)
         best = self._select(state, ranked[0])
         return None if best is None else (placement_of(wants[0], state.gpus[best[0]], best[1]),)
 

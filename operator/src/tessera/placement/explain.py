@@ -1,7 +1,8 @@
 """Why nothing fits, in the user's terms: what was asked, what is free, and what would make it fit.
 
 Runs only when a request could not be placed. It looks at the layouts that GPUs have, not at every GPU, so
-that a hundred requests that wait for room cost little."""
+that a hundred requests that wait for room cost little.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ says that chunk i is not empty. A change touches one chunk, and the lowest membe
 lowest chunk.
 
 Sets that come from outside, such as "GPUs whose nodes pass the filters", stay plain integers; a `Filter`
-reads them chunk by chunk, only those chunks that a decision looks at."""
+reads them chunk by chunk, only those chunks that a decision looks at.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 On each node the slices are placed largest first, each at its best rank, stepping back when a later one does
 not fit, so that a fit is found whenever there is one. The node with the least sum of ranks wins, then the
 one with the lowest GPU. Nodes whose GPUs have the same layouts are the same to the policy; only the first
-of them is worked out."""
+of them is worked out.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tessera.placement.gpu_sets import Filter, filter_of, numbers, union_bits
-from tessera.placement.policies import Policy, Rank
-from tessera.placement.ranking import Ranking, full_rank
+from tessera.placement.policies import Rank
+from tessera.placement.ranking import Ranking
 from tessera.placement.request import Alternative, Constraint, Placement
 from tessera.placement.state import ClusterState, Gpu
 
@@ -42,7 +43,6 @@ def placement_of(want: Want, gpu: Gpu, index: int) -> Placement:
 
 def place_on_one_node(
     state: ClusterState,
-    policy: Policy,
     wants: Sequence[Want],
     ranked: Sequence[Ranked],
     *,
@@ -55,7 +55,7 @@ def place_on_one_node(
     """
     # Largest first; the order of the answer is restored at the end.
     order = sorted(range(len(wants)), key=lambda i: (-_width(wants[i].alternative), i))
-    search = _Search(state, policy, wants, ranked, order, constraints)
+    search = _Search(state, wants, ranked, order, constraints)
     may_use = None if allowed is None else filter_of(allowed)
     best: tuple[Rank, int] | None = None
     best_found: tuple[Placement, ...] | None = None
@@ -87,14 +87,12 @@ class _Search:
     def __init__(
         self,
         state: ClusterState,
-        policy: Policy,
         wants: Sequence[Want],
         ranked: Sequence[Ranked],
         order: list[int],
         constraints: Sequence[Constraint],
     ) -> None:
         self._state = state
-        self._policy = policy
         self._wants = wants
         self._ranked = ranked
         self._order = order
@@ -135,22 +133,25 @@ class _Search:
         dead.add(here)
         return None
 
-    def _choices(self, offers: Ranked, local: dict[int, int]) -> list[tuple[Rank, int, int]]:
+    def _choices(self, offers: Ranked, local: dict[int, int]) -> Iterator[tuple[Rank, int, int]]:
         """Every placement of the offers that fits on the local GPUs, best first."""
         choices: list[tuple[Rank, int, Rank, int, int]] = []
         for number, layout in local.items():
-            gpu = self._state.gpus[number]
+            geometry = self._state.gpus[number].geometry
             for ranking, within in offers:
-                if ranking.pool.geometry is not gpu.geometry or not (within is None or within.admits(number)):
-                    continue
-                for index in ranking.placements:
-                    if gpu.table.fits(layout, index):
-                        rank = full_rank(self._policy, ranking.pool, layout, index)
-                        preference = self._policy.preference(gpu.geometry, layout, index)
-                        start = gpu.geometry.placements[index].start
-                        choices.append((rank, number, preference, start, index))
+                if ranking.pool.geometry is geometry and (within is None or within.admits(number)):
+                    choices += [
+                        (rank, number, preference, start, index)
+                        for rank, preference, start, index in ranking.options(layout)
+                    ]
+        # Most often the first choice leads to the end, and the others need no order.
+        if choices:
+            rank, number, _, _, index = best = min(choices)
+            yield rank, number, index
+            choices.remove(best)
         choices.sort()
-        return [(rank, number, index) for rank, number, _, _, index in choices]
+        for rank, number, _, _, index in choices:
+            yield rank, number, index
 
 
 def _width(alternative: Alternative) -> int:

@@ -3,7 +3,8 @@
 Layouts of equal rank form a *class*: between their GPUs the GPU number decides. The classes that may have
 GPUs stand in a sorted queue. It is kept lazily: a class enters when one of its layouts appears on a GPU,
 and leaves when it is found empty at the front. So the best place is found at the front of a list, however
-many layouts and GPUs there are, and a layout is ranked only once somebody has it."""
+many layouts and GPUs there are, and a layout is ranked only once somebody has it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +14,9 @@ from collections.abc import Iterator
 from tessera.placement.gpu_sets import Filter, GpuSet, first_of
 from tessera.placement.policies import Policy, Rank
 from tessera.placement.state import Pool
+
+Option = tuple[Rank, Rank, int, int]
+"""A placement on a GPU: rank (slices, compute slices, then the policy's), preference, start, and index."""
 
 
 class RankClass:
@@ -35,6 +39,7 @@ class Ranking:
         self.class_of: dict[int, RankClass | None] = {}
         """Layout -> its class; None when no placement fits. Absent until the layout has appeared."""
         self._policy = policy
+        self._options: dict[int, list[Option]] = {}
         self.placements = placements
         self._classes: dict[Rank, RankClass] = {}
         self._queue: list[tuple[Rank, RankClass]] = []
@@ -122,33 +127,30 @@ class Ranking:
 
     def _rank(self, layout: int) -> RankClass | None:
         """Find the best placement on a GPU with this layout, and the class of its rank."""
-        geometry = self.pool.geometry
-        table = self.pool.table
-        best: tuple[Rank, Rank, int, int] | None = None
-        for index in self.placements:
-            if not table.fits(layout, index):
-                continue
-            rank = full_rank(self._policy, self.pool, layout, index)
-            preference = self._policy.preference(geometry, layout, index)
-            candidate = (rank, preference, geometry.placements[index].start, index)
-            if best is None or candidate < best:
-                best = candidate
-        if best is None:
+        options = self.options(layout)
+        if not options:
             return None
-        self.index_for[layout] = best[3]
-        found = self._classes.get(best[0])
+        rank, _, _, self.index_for[layout] = options[0]
+        found = self._classes.get(rank)
         if found is None:
-            found = self._classes[best[0]] = RankClass(best[0])
+            found = self._classes[rank] = RankClass(rank)
         found.members |= 1 << layout
         return found
 
-
-def full_rank(policy: Policy, pool: Pool, layout: int, index: int) -> Rank:
-    """The rank by which placements of several profiles compare: the smallest profile first (memory slices,
-    then compute slices), then the policy's rank.
-    """
-    legal = pool.geometry.placements[index]
-    return (legal.width, legal.compute, *policy.rank(pool.geometry, layout, index))
+    def options(self, layout: int) -> list[Option]:
+        """Every admissible placement that fits on a GPU with this layout, best first."""
+        found = self._options.get(layout)
+        if found is None:
+            pool, policy = self.pool, self._policy
+            found = self._options[layout] = []
+            for index in self.placements:
+                if pool.table.fits(layout, index):
+                    legal = pool.geometry.placements[index]
+                    # The smallest profile first, then the policy's rank.
+                    rank = (legal.width, legal.compute, *policy.rank(pool.geometry, layout, index))
+                    found.append((rank, policy.preference(pool.geometry, layout, index), legal.start, index))
+            found.sort()
+        return found
 
 
 def bits(number: int) -> Iterator[int]:

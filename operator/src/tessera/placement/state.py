@@ -3,7 +3,8 @@
 GPUs with the same geometry and the same layout are interchangeable for a decision, so they share a set (a
 *bucket*). There are a few hundred buckets at most, for 8 GPUs or for 80,000, and a GPU changes its bucket
 at a cost that does not depend on the number of GPUs. GPU numbers follow the order of `add_gpu`, and ties
-are broken by the lowest number."""
+are broken by the lowest number.
+"""
 
 from __future__ import annotations
 

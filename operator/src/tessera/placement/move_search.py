@@ -61,7 +61,17 @@ class Search:
 
     def cases(self, offer: Offer, openings: Openings, allowed: int | None) -> Iterator[Case]:
         """Every layout with every opening that no lack of room rules out."""
-        geometry, value, price = offer.geometry, self.rooms.policy.value, self.price
+        price = self.price
+        for case in self.opened(offer, openings, allowed):
+            moved = self._least_growth(case.geometry, case.opening)
+            if moved is not None:
+                change = case.growth + moved
+                least = price.per_victim * len(case.opening.victims) + price.per_value * change
+                yield case._replace(price=least)
+
+    def opened(self, offer: Offer, openings: Openings, allowed: int | None) -> Iterator[Case]:
+        """Every layout with every opening, wherever the victims may go. The price counts the request only."""
+        geometry, value = offer.geometry, self.rooms.policy.value
         pool = self.state.pools.get(geometry)
         if pool is None:
             return
@@ -73,11 +83,8 @@ class Search:
                 continue
             before = value(geometry, layout)
             for opening in found:
-                moved = self._least_growth(geometry, opening)
-                if moved is not None:
-                    placed = value(geometry, opening.after) - before
-                    least = price.per_victim * len(opening.victims) + price.per_value * (placed + moved)
-                    yield Case(least, geometry, opening, placed, gpus, within)
+                placed = value(geometry, opening.after) - before
+                yield Case(self.price.per_value * placed, geometry, opening, placed, gpus, within)
 
     def _least_growth(self, geometry: Geometry, opening: Opening) -> float | None:
         """A bound of what placing the victims again adds to V, or None when there is no room for one. Exact
@@ -88,7 +95,7 @@ class Search:
         earlier: list[str] = []
         own = [opening.after]
         for profile in opening.profiles:
-            choices = [self._least_alone(profile), *(self._least_joined(one, profile) for one in earlier)]
+            choices = [self.least_alone(profile), *(self._least_joined(one, profile) for one in earlier)]
             for offer in rooms.homes(profile):
                 if offer.geometry is geometry:
                     here = [rooms.addition(geometry, layout, offer.placements) for layout in own]
@@ -102,7 +109,7 @@ class Search:
             earlier.append(profile)
         return total
 
-    def _least_alone(self, profile: str) -> float | None:
+    def least_alone(self, profile: str) -> float | None:
         """The least growth of V at which a slice of this profile can go to a GPU as it is."""
         if profile not in self._alone:
             self._alone[profile] = self.rooms.least(self.rooms.homes(profile))
@@ -154,20 +161,25 @@ class Search:
 
     def _plan(self, gpu: Gpu, case: Case, victims: list[tuple[Hashable, int, Victim]]) -> MovePlan | None:
         profiles = case.opening.profiles
-        wanted = [
-            self.rooms.homes(profile) if victim.offers is None else victim.offers
-            for profile, (_, _, victim) in zip(profiles, victims, strict=True)
-        ]
+        wanted = [self.offers_of(*one) for one in zip(profiles, victims, strict=True)]
         filled = self.rooms.fill(wanted, {gpu.number: case.opening.after})
         if filled is None:
             return None
         growth, places = filled
-        moves = tuple(
+        moves = [
             Move(owner, profile, (gpu.name, index), (self.state.gpus[number].name, target))
             for profile, (owner, index, _), (number, target) in zip(profiles, victims, places, strict=True)
-        )
+        ]
         lost = sum(victim.gpu_seconds for _, _, victim in victims)
-        change = case.growth + growth
+        return self.plan_of(gpu, case.opening.index, moves, change=case.growth + growth, lost=lost)
+
+    def offers_of(self, profile: str, victim: tuple[Hashable, int, Victim]) -> tuple[Offer, ...]:
+        """Where a victim of this profile may go."""
+        offers = victim[2].offers
+        return self.rooms.homes(profile) if offers is None else offers
+
+    def plan_of(self, gpu: Gpu, index: int, moves: list[Move], *, change: float, lost: float) -> MovePlan:
+        """The plan that places the request there after these moves."""
         price = self.price
         return MovePlan(
             placement=Placement(
@@ -175,10 +187,10 @@ class Search:
                 alternative=self.alternative.name,
                 gpu=gpu.name,
                 node=gpu.node,
-                index=case.opening.index,
-                legal=gpu.geometry.placements[case.opening.index],
+                index=index,
+                legal=gpu.geometry.placements[index],
             ),
-            moves=moves,
+            moves=tuple(moves),
             value_change=change,
             gpu_seconds=lost,
             price=price.per_victim * len(moves) + price.per_value * change + price.per_gpu_second * lost,

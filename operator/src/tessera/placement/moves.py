@@ -20,6 +20,7 @@ from __future__ import annotations
 from operator import itemgetter
 
 from tessera.placement.geometry import Geometry
+from tessera.placement.move_chains import ChainSearch
 from tessera.placement.move_plans import (
     UNDER_BUDGET,
     Movable,
@@ -91,6 +92,10 @@ class MovePlanner:
             for level in range(1, most_victims + 1) if price.fewest_first else (None,):
                 plan = search.cheapest(c for c in cases if level in (None, len(c.opening.victims)))
                 if plan is not None:
+                    return plan
+            if most_victims >= 2:
+                chains = ChainSearch(search, lambda offer: self._openings_for(offer, 1))
+                if (plan := chains.cheapest(allowed)) is not None:
                     return plan
         return None
 

@@ -38,13 +38,20 @@ class Openings:
         self._seen = 0
         self._some = 0
 
+    def of(self, layout: int) -> tuple[Opening, ...]:
+        """The openings of a layout."""
+        found = self._of.get(layout)
+        if found is None:
+            found = tuple(one for index in self._placements for one in self._open(layout, index))
+            self._of[layout] = found
+            if found:
+                self._some |= 1 << layout
+        return found
+
     def among(self, layouts: int) -> Iterator[tuple[int, tuple[Opening, ...]]]:
         """(layout, its openings) for those of a set of layouts (as bits) that have some."""
         for layout in bits(layouts & ~self._seen):
-            found = tuple(o for index in self._placements for o in self._open(layout, index))
-            if found:
-                self._of[layout] = found
-                self._some |= 1 << layout
+            self.of(layout)
         self._seen |= layouts
         return ((layout, self._of[layout]) for layout in bits(layouts & self._some))
 

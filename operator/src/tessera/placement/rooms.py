@@ -104,47 +104,36 @@ class Rooms:
         return min(found, default=None)
 
     def fill(
-        self, wanted: Sequence[tuple[Offer, ...]], changed: dict[int, int], *, at: int = 0
+        self, wanted: Sequence[tuple[Offer, ...]], changed: dict[int, int]
     ) -> tuple[float, tuple[tuple[int, int], ...]] | None:
-        """Place slices one after the other, each where V grows least, then on the lowest GPU; step back when
-        a later one does not fit, so that places are found whenever there are any.
+        """Place slices one after the other, each where V grows least, then on the lowest GPU. None when one
+        of them fits nowhere.
 
-        `changed` maps GPU numbers to layouts that differ from the state. Returns the sum of growths and
-        (GPU number, placement index) for each.
+        `changed` maps GPU numbers to layouts that differ from the state; the layouts after the slices are
+        added to it. Returns the sum of growths and (GPU number, placement index) for each.
         """
-        if at == len(wanted):
-            return (0.0, ())
-        for growth, number, index in self._options(wanted[at], changed):
-            before = changed.get(number)
+        total = 0.0
+        places: list[tuple[int, int]] = []
+        for offers in wanted:
+            best = self._best(offers, changed)
+            if best is None:
+                return None
+            growth, number, index = best
+            total += growth
+            places.append((number, index))
             gpu = self.state.gpus[number]
-            changed[number] = gpu.table.after_placed(gpu.layout if before is None else before, index)
-            rest = self.fill(wanted, changed, at=at + 1)
-            if before is None:
-                del changed[number]
-            else:
-                changed[number] = before
-            if rest is not None:
-                return (growth + rest[0], ((number, index), *rest[1]))
-        return None
+            changed[number] = gpu.table.after_placed(changed.get(number, gpu.layout), index)
+        return total, tuple(places)
 
-    def _options(self, offers: tuple[Offer, ...], changed: dict[int, int]) -> Iterator[Room]:
-        """Best first: for each changed GPU, and for one of the GPUs of each rank. After those, all other
-        places, in no order; they are needed only when a best one is in the way of a later slice.
-        """
-        near: list[Room] = []
+    def _best(self, offers: tuple[Offer, ...], changed: dict[int, int]) -> Room | None:
+        """The room where V grows least, on changed GPUs and on those that are as the state says."""
+        best = next(self._unchanged(offers, changed), None)
         for number, layout in changed.items():
             for geometry, placements in self._offered_on(offers, number):
-                best = self.addition(geometry, layout, placements)
-                if best is not None:
-                    near.append((best[0], number, best[1]))
-        near.sort(reverse=True)
-        fixed = dict(changed)
-        for room in self._unchanged(offers, fixed):
-            while near and near[-1] < room:
-                yield near.pop()
-            yield room
-        yield from reversed(near)
-        yield from self._others(offers, fixed)
+                near = self.addition(geometry, layout, placements)
+                if near is not None and (best is None or (near[0], number, near[1]) < best):
+                    best = (near[0], number, near[1])
+        return best
 
     def _unchanged(self, offers: tuple[Offer, ...], changed: dict[int, int]) -> Iterator[Room]:
         """For each rank, the room on the lowest of its GPUs that are as the state says."""
@@ -160,18 +149,6 @@ class Rooms:
             number = _lowest(buckets, within, changed)
             if number is not None:
                 yield (rank[-1], number, ranking.index_for[gpus[number].layout])
-
-    def _others(self, offers: tuple[Offer, ...], changed: dict[int, int]) -> Iterator[Room]:
-        places = list(changed.items())
-        for offer in offers:
-            within = None if offer.gpus is None else Filter(offer.gpus)
-            for _, buckets in self._ranking(offer).classes():
-                lowest = (_lowest([bucket], within, changed) for bucket in buckets)
-                places += [(n, self.state.gpus[n].layout) for n in lowest if n is not None]
-        for number, layout in places:
-            for geometry, placements in self._offered_on(offers, number):
-                for growth, index in self._growths(geometry, layout, placements):
-                    yield (growth, number, index)
 
     def _offered_on(
         self, offers: tuple[Offer, ...], number: int

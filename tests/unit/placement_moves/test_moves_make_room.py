@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Hashable, Iterator, Sequence
-from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tessera.placement.geometry import Geometry
 from tessera.placement.moves import (
@@ -30,14 +29,13 @@ def anything(owner: Hashable) -> Victim:
 
 
 def carry_out(state: ClusterState, plan: MovePlan, *, owner: Hashable = "request") -> None:
-    """Stop the victims, place the request, place the victims: `occupy` refuses any overlap."""
+    """One move after the other, then the request: `occupy` refuses any overlap on the way."""
     for move in plan.moves:
         holds = state.holds(move.owner)
         assert holds is not None and (holds[0].name, holds[1]) == move.source
         state.release(move.owner)
-    state.occupy(plan.placement.gpu, plan.placement.index, owner=owner)
-    for move in plan.moves:
         state.occupy(*move.target, owner=move.owner)
+    state.occupy(plan.placement.gpu, plan.placement.index, owner=owner)
 
 
 def openings(state: ClusterState, profile: str, *, most: int) -> Iterator[tuple[int, int, list[Hashable]]]:
@@ -59,33 +57,35 @@ def with_request(state: ClusterState, number: int, index: int, victims: list[Has
     return layouts
 
 
-def layouts_without(state: ClusterState, victims: Sequence[Hashable]) -> list[int]:
-    """The layouts of all GPUs after the victims are gone."""
-    layouts = [gpu.layout for gpu in state.gpus]
-    for victim in victims:
-        holds = state.holds(victim)
-        assert holds is not None
-        gpu, index = holds
-        layouts[gpu.number] = gpu.table.after_released(layouts[gpu.number], index)
-    return layouts
+def fits(state: ClusterState, layouts: Sequence[int], profile: str) -> bool:
+    return any(
+        gpu.table.fits(layouts[gpu.number], index)
+        for gpu in state.gpus
+        for index in gpu.geometry.placements_of(profile)
+    )
 
 
-def profiles_of(state: ClusterState, victims: Sequence[Hashable]) -> list[str]:
-    found = [state.holds(victim) for victim in victims]
-    return [one[0].geometry.placements[one[1]].profile for one in found if one is not None]
-
-
-def can_hold(state: ClusterState, layouts: list[int], profiles: list[str]) -> bool:
-    """Whether the profiles can be placed beside these layouts in any way."""
-    if not profiles:
-        return True
-    for number, gpu in enumerate(state.gpus):
-        for index in gpu.geometry.placements_of(profiles[0]):
-            if gpu.table.fits(layouts[number], index):
-                after = list(layouts)
-                after[number] = gpu.table.after_placed(layouts[number], index)
-                if can_hold(state, after, profiles[1:]):
-                    return True
+def can_make_room(state: ClusterState, profile: str, *, movable: set[Hashable], most: int) -> bool:
+    """Brute force: any instances that may be moved, one after the other, each to any room that is free."""
+    held = {o: (gpu.number, index) for gpu in state.gpus for o, index in gpu.held.items() if o in movable}
+    start = (tuple(gpu.layout for gpu in state.gpus), frozenset[Hashable]())
+    reached = {start}
+    for _ in range(most):
+        before, reached = reached, set()
+        for layouts, moved in before:
+            for owner, (source, index) in held.items():
+                if owner in moved:
+                    continue
+                left = list(layouts)
+                left[source] = state.gpus[source].table.after_released(left[source], index)
+                for target, gpu in enumerate(state.gpus):
+                    for place in gpu.geometry.placements_of(gpu.geometry.placements[index].profile):
+                        if gpu.table.fits(left[target], place):
+                            after = list(left)
+                            after[target] = gpu.table.after_placed(left[target], place)
+                            reached.add((tuple(after), moved | {owner}))
+        if any(fits(state, layouts, profile) for layouts in {layouts for layouts, _ in reached}):
+            return True
     return False
 
 
@@ -115,25 +115,23 @@ def greedy_change(
     return change
 
 
-@settings(max_examples=150, deadline=None)
-@given(seed=st.integers(0, 2**32), gpus=st.integers(1, 3), most=st.integers(1, 2), data=st.data())
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32), size=st.sampled_from(((1, 1), (2, 1), (3, 1), (1, 2))), pick=st.integers(0, 5)
+)
+@example(seed=4, size=(2, 2), pick=0)
+@example(seed=190, size=(2, 2), pick=0)
 def test_a_plan_is_found_exactly_when_one_exists(
-    h100: Geometry, seed: int, gpus: int, most: int, data: st.DataObject
+    h100: Geometry, seed: int, size: tuple[int, int], pick: int
 ) -> None:
-    """Brute force: any set of movable victims, the request and the victims placed again in any way."""
+    gpus, most = size
     state = cluster(*[h100] * gpus)
     fill_at_random(state, seed=seed, leave=random.Random(seed).choice((0.1, 0.2, 0.3, 0.5)))
-    rejected = [p for p in h100.profiles if not can_hold(state, [gpu.layout for gpu in state.gpus], [p])]
+    rejected = [p for p in h100.profiles if not fits(state, [gpu.layout for gpu in state.gpus], p)]
     if not rejected:
         return
-    profile = data.draw(st.sampled_from(rejected))
+    profile = rejected[pick % len(rejected)]
     fixed = {o for o in state.owners() if random.Random(f"{seed} {o}").random() < 0.2}
-    movable = set(state.owners()) - fixed
-    exists = any(
-        can_hold(state, layouts_without(state, victims), [profile, *profiles_of(state, victims)])
-        for count in range(1, most + 1)
-        for victims in combinations(sorted(movable, key=str), count)
-    )
     before = {o: h100.placements[state.holds(o)[1]].profile for o in state.owners()}  # type: ignore[index]
     plan = plan_moves(
         state,
@@ -142,7 +140,8 @@ def test_a_plan_is_found_exactly_when_one_exists(
         most_victims=most,
         movable=lambda owner: None if owner in fixed else Victim(),
     )
-    assert (plan is not None) == exists
+    movable = set(state.owners()) - fixed
+    assert (plan is not None) == can_make_room(state, profile, movable=movable, most=most)
     if plan is not None:
         assert 1 <= len(plan.moves) <= most
         assert not fixed & {move.owner for move in plan.moves}
@@ -174,9 +173,8 @@ def test_the_plan_is_the_cheapest_by_its_rule(
             min(found)[0],
             pytest.approx(min(found)[1], abs=1e-6),
         )
-        change = greedy_change(
-            state, policy, int(plan.placement.gpu[4:]), plan.placement.index, [m.owner for m in plan.moves]
-        )
+        number, victims = int(plan.placement.gpu[4:]), [move.owner for move in plan.moves]
+        change = greedy_change(state, policy, number, plan.placement.index, victims)
         assert change is None or plan.value_change == pytest.approx(change, abs=1e-6)
 
 

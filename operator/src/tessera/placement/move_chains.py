@@ -8,11 +8,8 @@ when no other plan with so many moves exists.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from typing import NamedTuple
 
-from tessera.placement.geometry import Geometry
 from tessera.placement.gpu_sets import first_of
-from tessera.placement.layouts import layout_table
 from tessera.placement.move_plans import Move, MovePlan, Victim, victims_on
 from tessera.placement.move_search import MOST_GPUS_OF_A_LAYOUT, MOST_GPUS_OF_A_SEARCH, Case, Search
 from tessera.placement.openings import Opening, Openings
@@ -26,22 +23,13 @@ OpeningsFor = Callable[[Offer], Openings]
 """The openings with one victim for an offer."""
 
 
-class _Seconds(NamedTuple):
-    """Cases in which a slice takes the place of another: those where there is a free room for the other,
-    cheapest first, and those where there is none, by its profile.
-    """
-
-    with_room: list[Case]
-    without_room: dict[str, list[Case]]
-
-
 class ChainSearch:
     """The search for the cheapest plan of two moves in a chain."""
 
     def __init__(self, search: Search, openings_for: OpeningsFor) -> None:
         self._search = search
         self._openings_for = openings_for
-        self._seconds: dict[str, _Seconds] = {}
+        self._seconds: dict[str, list[Case]] = {}
 
     def cheapest(self, allowed: int | None) -> MovePlan | None:
         """The cheapest plan for the request of the search, on the allowed GPUs (as bits; None: all)."""
@@ -55,7 +43,7 @@ class ChainSearch:
         tried = 0
         for case in sorted(firsts, key=lambda one: one.price):
             own = self._own_places(case)
-            others = self._other_places(case)
+            others = self._second_cases(case.opening.profiles[0])
             plan = self._plan(case, own, others) if own or others else None
             if plan is not None:
                 tried += 1
@@ -74,26 +62,8 @@ class ChainSearch:
         return [
             one
             for one in openings
-            if one.victims != (case.opening.index,)
-            and (
-                self._search.least_alone(one.profiles[0]) is not None
-                or one.profiles[0] in _fitting(case.geometry, one.after)
-            )
+            if one.victims != (case.opening.index,) and self._search.least_alone(one.profiles[0]) is not None
         ]
-
-    def _other_places(self, case: Case) -> list[Case]:
-        """The cases for the first victim on other GPUs. The second needs a free room, which may be beside the
-        request.
-        """
-        seconds = self._second_cases(case.opening.profiles[0])
-        if not seconds.without_room:
-            return seconds.with_room
-        fitting = _fitting(case.geometry, case.opening.after)
-        found = seconds.with_room
-        for profile, cases in seconds.without_room.items():
-            if profile in fitting:
-                found = found + cases
-        return found
 
     def _plan(self, case: Case, own: list[Opening], others: list[Case]) -> MovePlan | None:
         """The first plan with the request on a GPU of this case."""
@@ -147,14 +117,12 @@ class ChainSearch:
         if filled is None:
             return None
         last, ((number, target),) = filled
+        if number == gpu.number and gpu.geometry.overlap(target, first[1]):
+            return None  # Each would wait for the place of the other.
+        target_gpu = search.state.gpus[number].name
         moves = [
+            Move(second[0], opening.profiles[0], (other.name, second[1]), (target_gpu, target)),
             Move(first[0], case.opening.profiles[0], (gpu.name, first[1]), (other.name, opening.index)),
-            Move(
-                second[0],
-                opening.profiles[0],
-                (other.name, second[1]),
-                (search.state.gpus[number].name, target),
-            ),
         ]
         return search.plan_of(
             gpu,
@@ -164,22 +132,22 @@ class ChainSearch:
             lost=first[2].gpu_seconds + second[2].gpu_seconds,
         )
 
-    def _second_cases(self, profile: str) -> _Seconds:
-        """The cases in which a slice of this profile takes the place of one instance."""
+    def _second_cases(self, profile: str) -> list[Case]:
+        """The cases in which a slice of this profile takes the place of one instance that has a free room,
+        cheapest first.
+        """
         found = self._seconds.get(profile)
         if found is None:
-            found = self._seconds[profile] = _Seconds([], {})
+            found = []
             search = self._search
             for offer in search.rooms.homes(profile):
                 for case in search.opened(offer, self._openings_for(offer), None):
-                    other = case.opening.profiles[0]
-                    least = search.least_alone(other)
-                    if least is None:
-                        found.without_room.setdefault(other, []).append(case)
-                    else:
+                    least = search.least_alone(case.opening.profiles[0])
+                    if least is not None:
                         price = case.price + search.price.per_value * least
-                        found.with_room.append(case._replace(price=price))
-            found.with_room.sort(key=lambda one: one.price)
+                        found.append(case._replace(price=price))
+            found.sort(key=lambda one: one.price)
+            self._seconds[profile] = found
         return found
 
     def _gpus(self, case: Case) -> Iterator[Gpu]:
@@ -192,11 +160,6 @@ class ChainSearch:
             search.looked_at += 1
             yield search.state.gpus[number]
             number = first_of((case.gpus,), within=case.within, start=number + 1)
-
-
-def _fitting(geometry: Geometry, layout: int) -> frozenset[str]:
-    """The profiles that fit beside a layout."""
-    return geometry.occupancy(layout_table(geometry).keys[layout]).profiles
 
 
 def _offered(offers: tuple[Offer, ...], gpu: Gpu, index: int) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 from tessera.placement.geometry import Geometry, LegalPlacement
 from tessera.placement.openings import Opening
 from tessera.placement.request import Offer, Placement
-from tessera.placement.state import Gpu
+from tessera.placement.state import ClusterState, Gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,8 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class MovePlan:
-    """A place for a request and the moves that open it.
+    """A place for a request and the moves that open it, in the order in which they are made: the target of
+    each is free when its turn comes, and the place of the request after the last.
 
     `value_change` is the sum of the growths of V, of the request and of all moves; `gpu_seconds` what the
     victims lose.
@@ -85,6 +87,29 @@ def gpu_seconds_lost(
     """
     share = placement.width / geometry.memory_slices
     return share * (since_checkpoint_seconds + restart_seconds + reslice_seconds)
+
+
+def one_after_the_other(state: ClusterState, moves: Sequence[Move]) -> tuple[Move, ...] | None:
+    """The moves in an order in which each target is free when its turn comes (the own place of an instance
+    counts as free), or None when there is no such order.
+    """
+    if len(moves) < 2 or {m.source[0] for m in moves}.isdisjoint(m.target[0] for m in moves):
+        return tuple(moves)
+    return next((order for order in permutations(moves) if _is_executable(state, order)), None)
+
+
+def _is_executable(state: ClusterState, order: Sequence[Move]) -> bool:
+    layouts: dict[str, int] = {}
+    for move in order:
+        source, target = state.gpu(move.source[0]), state.gpu(move.target[0])
+        assert source is not None and target is not None, f"{move} names a GPU that is not in the state"
+        left = layouts.get(source.name, source.layout)
+        layouts[source.name] = source.table.after_released(left, move.source[1])
+        taken = layouts.get(target.name, target.layout)
+        if not target.table.fits(taken, move.target[1]):
+            return False
+        layouts[target.name] = target.table.after_placed(taken, move.target[1])
+    return True
 
 
 def victims_on(gpu: Gpu, opening: Opening, movable: Movable) -> list[tuple[Hashable, int, Victim]] | None:

@@ -8,13 +8,21 @@ be moved, and at what cost, single GPUs are looked at: the lowest of a layout, a
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tessera.placement.geometry import Geometry
 from tessera.placement.gpu_sets import Filter, GpuSet, first_of
 from tessera.placement.layouts import layout_table
-from tessera.placement.move_plans import Movable, Move, MovePlan, PlanPrice, Victim, victims_on
+from tessera.placement.move_plans import (
+    Movable,
+    Move,
+    MovePlan,
+    PlanPrice,
+    Victim,
+    one_after_the_other,
+    victims_on,
+)
 from tessera.placement.openings import Opening, Openings
 from tessera.placement.request import Alternative, Offer, Placement
 from tessera.placement.rooms import Rooms
@@ -170,15 +178,18 @@ class Search:
             Move(owner, profile, (gpu.name, index), (self.state.gpus[number].name, target))
             for profile, (owner, index, _), (number, target) in zip(profiles, victims, places, strict=True)
         ]
+        ordered = one_after_the_other(self.state, moves)
+        if ordered is None:
+            return None
         lost = sum(victim.gpu_seconds for _, _, victim in victims)
-        return self.plan_of(gpu, case.opening.index, moves, change=case.growth + growth, lost=lost)
+        return self.plan_of(gpu, case.opening.index, ordered, change=case.growth + growth, lost=lost)
 
     def offers_of(self, profile: str, victim: tuple[Hashable, int, Victim]) -> tuple[Offer, ...]:
         """Where a victim of this profile may go."""
         offers = victim[2].offers
         return self.rooms.homes(profile) if offers is None else offers
 
-    def plan_of(self, gpu: Gpu, index: int, moves: list[Move], *, change: float, lost: float) -> MovePlan:
+    def plan_of(self, gpu: Gpu, index: int, moves: Sequence[Move], *, change: float, lost: float) -> MovePlan:
         """The plan that places the request there after these moves."""
         price = self.price
         return MovePlan(

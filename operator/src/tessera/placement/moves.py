@@ -9,8 +9,10 @@ and where each of them goes:
   policy's value V grows least, on any GPU (on its own too, which counts as a move all the same);
 - of the plans where every victim finds a place, the cheapest is taken.
 
-All victims are stopped before anything is placed, so a plan is legal in that order: stop, place the request,
-place the victims. Nothing is changed here; the caller carries out the plan or leaves it.
+When no such plan exists, a victim may take the place of another instance that has a free room
+(`move_chains`). The moves of a plan stand in an order in which the target of each is free when its turn
+comes; two instances that would wait for each other's place make no plan. Nothing is changed here; the caller
+carries out the plan or leaves it.
 
 What is cheapest is said by `PlanPrice`, and how it is found by `move_search`.
 """

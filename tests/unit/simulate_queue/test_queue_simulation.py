@@ -157,6 +157,27 @@ def test_a_move_opens_a_half_and_the_moved_job_repeats_what_it_lost():
     assert measures["gpu_seconds_lost"] == pytest.approx((39.75 + 5 + 0.35) / 8)
 
 
+def test_a_job_opens_the_place_it_has_reserved_by_moving_what_drains_from_it():
+    # Halves end at 100 s and 900 s on one GPU, at 150 s and 900 s on the other. At 60 s the 7g reserves the
+    # other, whose halves end closer together. At 150 s half of it is free (and closed), and half of the first
+    # is free for the 3g that must go.
+    queue = jobs(
+        (0, "3g", 100), (0, "3g", 900), (0, "3g", 150), (0, "3g", 900), (5, "7g", 50), (60, "3g", 10)
+    )
+    moving = replace(
+        ONE_GPU,
+        gpus_per_node=2,
+        reservation=ReservationRule(50.0, WHOLE),
+        moves=MoveRule(1, costs=MoveCosts(restart=0.0)),
+    )
+    measures, stays = play(queue, moving, policy="fgd")
+    assert measures["moves"] == measures["reservations"] == 1
+    assert stays[5].taken_ms == 100_350
+    assert stays[4].taken_ms == 150_350
+    _, unmoved = play(queue, replace(moving, moves=MoveRule()), policy="fgd")
+    assert unmoved[4].taken_ms == 900_350
+
+
 def test_moves_need_a_policy_with_values():
     with pytest.raises(BadSimulationInput, match=r"first_fit.*has none"):
         replace(ONE_GPU, moves=MoveRule(most_victims=1)).simulation(Arm("first_fit"), 0)
@@ -176,7 +197,7 @@ def test_every_job_runs_once_and_slices_never_overlap(order, geometry, reserve, 
         moves=MoveRule(most_victims=victims),
     )
     drawn = draw(
-        Workload(mix=MIX, compute_slices=14, jobs=60, offered_load=1.3, priorities=(1.0, 1.0)), seed=11
+        Workload(mix=MIX, compute_slices=14, jobs=60, offered_load=1.3, priorities=(1.0, 1.0)), seed=7
     )
     run = replace(experiment, trace=drawn).simulation(Arm("fgd", order), 0)
     run.run()

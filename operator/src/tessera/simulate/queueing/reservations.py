@@ -47,6 +47,7 @@ class Reservations:
         self.rule = rule
         self.made = 0
         self._held: dict[int, _Held] = {}
+        self._lifted: set[int] = set()
 
     def update(self, cluster: QueueCluster, queue: Queue, *, now_ms: int, ends_ms: ExpectedEnd) -> bool:
         """Make the reservations that are due; says whether there is any."""
@@ -83,7 +84,7 @@ class Reservations:
     def ended(self, cluster: QueueCluster, gpu: str) -> None:
         """A job on this GPU has ended: close what became free of a reserved place."""
         for number, held in self._held.items():
-            if held.gpu == gpu:
+            if held.gpu == gpu and number not in self._lifted:
                 self._open(cluster, held)
                 self._close(cluster, number, held)
 
@@ -97,12 +98,25 @@ class Reservations:
             if number == job.number or (self.rule.backfill and ends_ms <= held.ready_ms)
         ]
 
+    def of(self, job: Job) -> list[int]:
+        """The reservation of this job, as `lifted` takes it; empty when it has none."""
+        return [job.number] if job.number in self._held else []
+
+    def drains(self, cluster: QueueCluster, gpu: str, index: int, *, but_for: int) -> bool:
+        """Whether what runs there stands on a place that another job than `but_for` has reserved."""
+        return any(
+            held.gpu == gpu and number != but_for and cluster.geometry.overlap(held.index, index)
+            for number, held in self._held.items()
+        )
+
     @contextmanager
     def lifted(self, cluster: QueueCluster, numbers: Sequence[int]) -> Iterator[None]:
         """While this is open, these reservations close nothing. One whose job has started meanwhile ends."""
         for number in numbers:
             self._open(cluster, self._held[number])
+        self._lifted.update(numbers)
         yield
+        self._lifted.difference_update(numbers)
         for number in numbers:
             if cluster.state.holds(number) is not None:
                 del self._held[number]

@@ -103,12 +103,9 @@ class QueueSimulation:
             # A job that was moved ends later than was first expected.
             if stay is not None and stay.finish_ms == self._now:
                 self.stays.append(self._running.pop(number))
-                self._leave(number)
+                self.reservations.ended(self.cluster, self.cluster.end(number))
                 ended = True
         return ended
-
-    def _leave(self, number: int) -> None:
-        self.reservations.ended(self.cluster, self.cluster.end(number))
 
     def _serve(self, fresh: Sequence[Job], ended: bool) -> None:
         """Try the queue in its order. Without new room, reservations or moves only new jobs can start."""
@@ -130,12 +127,10 @@ class QueueSimulation:
                 continue
             self._fragmented.add(job.number)
             if self.moves and job.shape.profile not in hopeless and self.moves.may(job, now_ms=self._now):
-                plan = self.moves.plan(self.cluster, job, self._running, now_ms=self._now)
-                if plan is None:
-                    hopeless.add(job.shape.profile)
-                else:
-                    self._move(job, plan)
+                if self._make_room(job):
                     self.queue.remove(job)
+                elif not self.reservations.of(job):
+                    hopeless.add(job.shape.profile)
 
     def _with_a_chance(self, waiting: Sequence[Job]) -> list[Job]:
         """Without the jobs for which nothing can happen in this pass: room only becomes less in it. Only for
@@ -182,12 +177,26 @@ class QueueSimulation:
         self._waits[job.number] = (self._running[job.number].start_ms - job.arrival_ms) / 1000
         self.moves.accepted()
 
+    def _make_room(self, job: Job) -> bool:
+        """Start a job by moves. Only the job that reserved a place may move what drains from it."""
+        own = self.reservations.of(job)
+        with self.reservations.lifted(self.cluster, own):
+            movable = {
+                number: stay
+                for number, stay in self._running.items()
+                if not self.reservations.drains(self.cluster, stay.gpu, stay.index, but_for=job.number)
+            }
+            plan = self.moves.plan(self.cluster, job, movable, now_ms=self._now)
+            if plan is not None:
+                self._move(job, plan)
+        return plan is not None
+
     def _move(self, job: Job, plan: MovePlan) -> None:
         """Stop the victims, place the job, place the victims again with what is left of their work."""
         victims = [(self._running.pop(cast(int, move.owner)), move) for move in plan.moves]
         for stay, _ in victims:
             self.stays.append(replace(stay, finish_ms=self._now))
-            self._leave(stay.job.number)
+            self.cluster.end(stay.job.number)
         placed = [(job, plan.placement.gpu, plan.placement.index, job.runtime_ms)]
         for stay, move in victims:
             left = stay.finish_ms - self.costs.delete_ms - self._now
@@ -197,6 +206,9 @@ class QueueSimulation:
             self.cluster.occupy(one.number, one.shape, gpu, index)
             self._enter(one, gpu, index, after_ms=self.costs.delete_ms, runs_ms=runs_ms)
         self._first_start(job)
+        # Not before: closing a reserved place again could take the room that the plan is about.
+        for gpu in {stay.gpu for stay, _ in victims}:
+            self.reservations.ended(self.cluster, gpu)
 
     def _stuck(self) -> BadSimulationInput:
         job = self.queue.in_order(self._now)[0]

@@ -82,7 +82,7 @@ def test_the_processes_get_their_flags(helm: Helm) -> None:
     ]  # fmt: skip
     assert container(objects, "Deployment", "tessera-scheduler")["args"] == [
         "scheduler", "--lease-namespace=$(POD_NAMESPACE)", "--identity=$(POD_NAME)", "--port=8080",
-        "--policy=best_fit", "--takeback-grace=7",
+        "--policy=best_fit", "--takeback-grace=7", "--gang-timeout=600",
     ]  # fmt: skip
     agent = container(objects, "DaemonSet", "tessera-agent")
     assert agent["args"] == [

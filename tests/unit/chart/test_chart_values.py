@@ -158,7 +158,7 @@ def test_the_agents_nodes_are_chosen_by_the_label_of_the_code(values_text: str) 
 
 
 def test_the_chart_offers_the_policies_that_the_scheduler_has(schema: dict[str, Any]) -> None:
-    assert schema["properties"]["scheduler"]["properties"]["policy"]["enum"] == sorted(POLICIES)
+    assert schema["properties"]["scheduler"]["properties"]["policy"]["enum"] == sorted([*POLICIES, "default"])
 
 
 def test_the_chart_offers_the_models_that_the_simulator_has(schema: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from tessera.metrics import registry as metrics
 from tessera.metrics.server import start_server
 from tessera.placement.policies import POLICIES
 from tessera.scheduler.loop import Scheduler, Settings
+from tessera.scheduler.planner import GANG_TIME_LIMIT_SECONDS
 
 
 @click.command("scheduler")
@@ -41,13 +42,27 @@ from tessera.scheduler.loop import Scheduler, Settings
     "--port", default=8080, show_default=True, help="Port of /metrics, /healthz and /readyz; 0: any."
 )
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=None)
-@click.option("--policy", type=click.Choice(sorted(POLICIES)), default="fgd", show_default=True)
+@click.option(
+    "--policy",
+    type=click.Choice(["default", *sorted(POLICIES)]),
+    default="default",
+    show_default=True,
+    help="How a place is chosen; docs/placement.md says what each does.",
+)
 @click.option(
     "--takeback-grace",
     type=click.FloatRange(min=1.0),
     default=30.0,
     show_default=True,
     help="Seconds that a pod may stay unscheduled before its slice is taken back.",
+)
+@click.option(
+    "--gang-timeout",
+    type=click.FloatRange(min=1.0),
+    default=GANG_TIME_LIMIT_SECONDS,
+    show_default=True,
+    help="Seconds that a gang may take to come together before that is told as an error; the annotation "
+    f"{names.GANG_TIMEOUT_ANNOTATION} of its pods overrides it.",
 )
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True
@@ -59,6 +74,7 @@ def command(
     kubeconfig: Path | None,
     policy: str,
     takeback_grace: float,
+    gang_timeout: float,
     log_level: str,
 ) -> None:
     """Run the allocator that places claims on slices."""
@@ -68,6 +84,7 @@ def command(
         identity=identity,
         policy=policy,
         takeback_grace_seconds=takeback_grace,
+        gang_time_limit_seconds=gang_timeout,
     )
     asyncio.run(_serve(settings, port=port, kubeconfig=kubeconfig))
 

@@ -47,7 +47,7 @@ class Settings:
 
     lease_namespace: str
     identity: str
-    policy: str = "fgd"
+    policy: str = "default"
     takeback_grace_seconds: float = 30.0
     gang_time_limit_seconds: float = GANG_TIME_LIMIT_SECONDS
     settle_seconds: float = 2.0

@@ -1,0 +1,265 @@
+"""The whole allocator (election, informers, rounds, writes) on a simulated API server that loses, delays and
+refuses, with replicas that are killed and stopped: no slice is given twice, nobody is let go too early,
+everything that fits ends up bound, and nothing stays allocated that nobody uses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable
+
+import pytest
+from simulation.cluster_actors import Cluster, wall_clock
+from simulation.faulty_client import Faults, SimulatedClient, run_virtually
+from tessera.api import names
+from tessera.kube.resources import NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
+from tessera.placement.policies import FirstFit
+from tessera.scheduler.explain import explain_pod
+from tessera.scheduler.loop import Scheduler, Settings
+from tessera.scheduler.snapshot import SnapshotReader
+
+CALM_SECONDS = 150.0
+"""Longer than the Lease, a take-back, the first avoidance of a node and the freeing of an orphan together."""
+
+
+class Replicas:
+    """Scheduler processes by identity."""
+
+    def __init__(self, cluster: Cluster, faults: Faults) -> None:
+        self.cluster = cluster
+        self.faults = faults
+        self.clients: dict[str, SimulatedClient] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._dead: list[tuple[SimulatedClient, asyncio.Task[None]]] = []
+        self._numbers = itertools.count()
+
+    def start(self, *, dies_at: int | None = None) -> SimulatedClient:
+        identity = f"scheduler-{next(self._numbers)}"
+        client = SimulatedClient(self.cluster.store, self.faults, identity=identity, dies_at=dies_at)
+        settings = Settings(
+            lease_namespace=names.SYSTEM_NAMESPACE, identity=identity, policy="first_fit",
+            takeback_grace_seconds=5.0,
+        )  # fmt: skip
+        scheduler = Scheduler(client, settings, clock=wall_clock, monotonic=client.clock)
+        self.clients[identity] = client
+        self._tasks[identity] = asyncio.create_task(scheduler.run(), name=identity)
+        return client
+
+    def kill(self, identity: str) -> None:
+        """SIGKILL: nothing is given back, nothing is said."""
+        client = self.clients.pop(identity)
+        client.kill()
+        # Kept, so that nothing of it is collected and comes to life again in doing so.
+        self._dead.append((client, self._tasks.pop(identity)))
+
+    def bury_the_dead(self) -> None:
+        for identity in [i for i, client in self.clients.items() if client.dead.is_set()]:
+            self.kill(identity)
+
+    def leader(self) -> str:
+        return self.cluster._holder()
+
+
+def snapshot_of(cluster: Cluster):  # type: ignore[no-untyped-def]
+    store = cluster.store
+    alive = [p for p in store.all(PODS) if p["status"]["phase"] not in ("Succeeded", "Failed")]
+    return SnapshotReader().read(
+        pods=alive,
+        claims=store.all(RESOURCE_CLAIMS),
+        nodes=store.all(NODES),
+        slices=store.all(RESOURCE_SLICES),
+        now=wall_clock(),
+    )
+
+
+def assert_settled(cluster: Cluster) -> None:
+    """After a calm while: what fits is bound, and every allocation has a living user."""
+    assert cluster.violations == []
+    assert cluster.early == []
+    snapshot = snapshot_of(cluster)
+    for key, pod in snapshot.pods.items():
+        if not pod.node:
+            found = explain_pod(snapshot, key, FirstFit())
+            gang_waits = found.gang is not None and found.gang.members < (found.gang.size or 0)
+            if found.state == "Fits" and (key[1], found.node) in cluster.hidden_rule:
+                continue  # the scheduler remembers that this node did not work out
+            assert found.state == "Waiting", (key, found.state, found.message)
+            assert found.reason == "Unplaceable" or gang_waits, (key, found.reason, found.message)
+    alive = {pod.uid for pod in snapshot.pods.values()}
+    for claim in snapshot.claims.values():
+        if claim.holds_ours:
+            assert claim.reserved_for and set(claim.reserved_for) <= alive, f"{claim.key} is leaked"
+
+
+async def empty(cluster: Cluster) -> None:
+    """Delete all pods; then nothing may stay allocated."""
+    for name in cluster.pods():
+        cluster.delete_pod(name)
+    await asyncio.sleep(70)
+    left = [
+        c["metadata"]["name"] for c in cluster.claims().values() if (c.get("status") or {}).get("allocation")
+    ]
+    assert left == []
+
+
+def actors(cluster: Cluster) -> list[asyncio.Task[None]]:
+    return [
+        asyncio.create_task(cluster.controller_manager(), name="controller-manager"),
+        asyncio.create_task(cluster.kube_scheduler(), name="kube-scheduler"),
+    ]
+
+
+async def storm(seed: int) -> None:
+    """Two minutes of users, faults, kills and stops; then calm."""
+    rng = random.Random(seed)
+    cluster = Cluster(rng)
+    for node in ("a", "b", "c"):
+        cluster.add_node(node, gpus=rng.choice([1, 2]), cpu=str(rng.choice([4, 8, 16])))
+    faults = Faults(seed, refused=0.08, lost=0.05, late=0.2, doubled=0.1, missed=0.03, cut=0.03)
+    replicas = Replicas(cluster, faults)
+    running = actors(cluster)
+    for _ in range(2):
+        replicas.start()
+    made = itertools.count()
+    for _ in range(90):
+        await asyncio.sleep(rng.choice([0.05, 0.3, rng.uniform(0.5, 4.0)]))
+        replicas.bury_the_dead()
+        _disturb(cluster, replicas, rng, made)
+        for _ in range(2 - len(replicas.clients)):
+            replicas.start()
+    faults.stop()
+    for client in replicas.clients.values():
+        client.resume()
+    cluster.bind_delay_seconds = 0.2
+    await asyncio.sleep(CALM_SECONDS)
+    assert cluster.allocations > 5
+    assert_settled(cluster)
+    await empty(cluster)
+    assert all(not task.done() for task in running)
+
+
+def _disturb(cluster: Cluster, replicas: Replicas, rng: random.Random, made: itertools.count[int]) -> None:
+    profiles = ["1g.10gb", "2g.20gb", "3g.40gb", "7g.80gb"]
+    pods = cluster.pods()
+    number = next(made)
+    match rng.choice(
+        ["pod", "pod", "pod", "gang", "shared", "end", "end", "end", "kill", "stop", "go", "bind"]
+    ):
+        case "pod":
+            for part in range(rng.choice([1, 1, 3])):
+                name = f"p{number}-{part}"
+                cluster.add_pod(
+                    name, rng.choice(profiles), cpu=str(rng.randrange(1, 5)), priority=rng.randrange(5),
+                    gated=rng.random() < 0.8,
+                )  # fmt: skip
+                if rng.random() < 0.1:
+                    cluster.hidden_rule |= {(name, rng.choice("abc"))}
+        case "gang":
+            size = rng.randrange(2, 4)
+            for member in range(size):
+                cluster.add_pod(f"g{number}-{member}", rng.choice(profiles[:3]), gang=(f"g{number}", size))
+        case "shared":
+            cluster.add_claim(f"s{number}", rng.choice(profiles[:3]))
+            for member in range(3):
+                cluster.add_pod(f"s{number}-{member}", claim=f"s{number}")
+        case "end" if pods:
+            name = rng.choice(sorted(pods))
+            if pods[name]["spec"].get("nodeName") and rng.random() < 0.5:
+                cluster.finish(name)
+            else:
+                cluster.delete_pod(name)
+        case "kill" if replicas.clients:
+            replicas.kill(rng.choice(sorted(replicas.clients)))
+        case "stop" if replicas.leader() in replicas.clients:
+            replicas.clients[replicas.leader()].pause()
+        case "go":
+            for client in replicas.clients.values():
+                client.resume()
+        case "bind":
+            # kube-scheduler restarts, or is back.
+            cluster.bind_delay_seconds = rng.choice([0.2, 8.0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_storm_of_faults_gives_no_slice_twice_and_leaks_nothing(seed: int) -> None:
+    run_virtually(storm(seed), seed=seed)
+
+
+async def _lagging_view(seed: int) -> None:
+    """Everything that the leader watches comes late, and each pod is more urgent than the one before."""
+    cluster = Cluster(random.Random(seed))
+    cluster.add_node("a", gpus=2)
+    faults = Faults(seed)
+    replicas = Replicas(cluster, faults)
+    running = actors(cluster)
+    replicas.start()
+    await asyncio.sleep(3.0)
+    faults.late = 0.9
+    faults.lost = 0.1
+    for number in range(12):
+        cluster.add_pod(f"p{number}", "1g.10gb", priority=number)
+        await asyncio.sleep(0.7)
+    faults.stop()
+    await asyncio.sleep(60)
+    assert_settled(cluster)
+    assert len([p for p in cluster.pods().values() if p["spec"].get("nodeName")]) == 12
+    assert all(not task.done() for task in running)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_view_that_lags_behind_our_own_writes_does_not_make_us_forget_them(seed: int) -> None:
+    run_virtually(_lagging_view(seed), seed=seed)
+
+
+def _gang_of_different_profiles(cluster: Cluster) -> None:
+    for member, profile in enumerate(("3g.40gb", "7g.80gb", "2g.20gb")):
+        cluster.add_pod(f"m{member}", profile, gang=("g", 3))
+
+
+def _claim_of_two_pods_and_others(cluster: Cluster) -> None:
+    cluster.add_claim("shared", "3g.40gb")
+    for name in ("first", "second"):
+        cluster.add_pod(name, claim="shared")
+    cluster.add_pod("alone", "7g.80gb")
+
+
+async def _work(prepare: Callable[[Cluster], None], *, seed: int, dies_at: int | None) -> int:
+    """One leader does a piece of work and dies at its n-th call; another comes. The calls it made."""
+    cluster = Cluster(random.Random(seed))
+    for node in ("a", "b"):
+        cluster.add_node(node)
+    replicas = Replicas(cluster, Faults(seed))
+    running = actors(cluster)
+    first = replicas.start(dies_at=dies_at)
+    await asyncio.sleep(3.0)
+    prepare(cluster)
+    await asyncio.sleep(3.0)
+    replicas.start()
+    await asyncio.sleep(40.0 if dies_at else 3.0)
+    assert [name for name, pod in cluster.pods().items() if not pod["spec"].get("nodeName")] == []
+    assert_settled(cluster)
+    if dies_at:
+        await empty(cluster)
+    assert all(not task.done() for task in running)
+    return first.calls
+
+
+@pytest.mark.parametrize("prepare", [_gang_of_different_profiles, _claim_of_two_pods_and_others])
+def test_a_leader_may_be_killed_at_any_call(prepare: Callable[[Cluster], None]) -> None:
+    calls = 0
+
+    async def count() -> None:
+        nonlocal calls
+        calls = await _work(prepare, seed=0, dies_at=None)
+
+    run_virtually(count(), seed=0)
+    assert calls > 15
+
+    for at in range(1, calls + 1):
+
+        async def once(at: int = at) -> None:
+            await _work(prepare, seed=at, dies_at=at)
+
+        run_virtually(once(), seed=at)

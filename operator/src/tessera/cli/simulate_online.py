@@ -59,6 +59,11 @@ if TYPE_CHECKING:
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="Seeds 0 to N-1."
 )
+@click.option(
+    "--known-mix",
+    is_flag=True,
+    help="Tell the shares of the mix to policies that would estimate them from the arrivals.",
+)
 @policy_options
 @output_options
 def command(as_json: bool, log: Path | None, plot: Path | None, **options: Any) -> None:

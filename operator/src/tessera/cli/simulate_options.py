@@ -102,6 +102,7 @@ def arms_of(options: Mapping[str, Any]) -> Arms:
         victims = 0 if ration is None else 2
     return Arms(
         policies=policies_given(options["policies"]),
+        known_mix=options.get("known_mix", False),
         moves=MoveRules(most_victims=victims, moves_per_100=ration),
         costs=MoveCosts(
             checkpoint_every=options["checkpoint_seconds"],

@@ -6,11 +6,14 @@ differences are paired.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from tessera.placement.policies import POLICIES, make_policy
+from tessera.placement.geometry import Geometry
+from tessera.placement.policies import POLICIES, FragmentationGradient, make_policy
+from tessera.placement.score import ArrivalHistogram
 from tessera.simulate.cluster import Cluster
 from tessera.simulate.costs import MoveCosts
 from tessera.simulate.errors import BadSimulationInput
@@ -26,9 +29,12 @@ from tessera.simulate.workload import Workload
 
 @dataclass(frozen=True)
 class Arms:
-    """What is compared on one workload: policies, all under the same rules for moves."""
+    """What is compared on one workload: policies, all under the same rules for moves. `known_mix`: those that
+    estimate from the arrivals what may come next are told the shares instead.
+    """
 
     policies: tuple[str, ...]
+    known_mix: bool = False
     moves: MoveRules = field(default_factory=MoveRules)
     costs: MoveCosts = field(default_factory=MoveCosts)
 
@@ -40,6 +46,7 @@ class Arms:
         """For the JSON report."""
         return {
             "policies": list(self.policies),
+            "known_mix": self.known_mix,
             "max_victims": self.moves.most_victims,
             "max_moves_per_100": self.moves.moves_per_100,
             "move_costs_seconds": asdict(self.costs),
@@ -154,9 +161,16 @@ def run_online(
                     arrivals=plan.arrivals_of(mix, load),
                     seed=seed,
                 )
+                shares = mix.shares if plan.arms.known_mix else None
                 head = {"mix": mix.name, "load": load}
                 for result in run_arms(
-                    workload, plan.cluster, plan.arms, head=head, seed=seed, progress=progress
+                    workload,
+                    plan.cluster,
+                    plan.arms,
+                    head=head,
+                    seed=seed,
+                    progress=progress,
+                    shares=shares,
                 ):
                     keep(result)
                     block.append(result.figures)
@@ -165,17 +179,45 @@ def run_online(
 
 
 def run_arms(
-    workload: Workload, cluster: Cluster, arms: Arms, *, head: dict[str, Any], seed: int, progress: Progress
+    workload: Workload,
+    cluster: Cluster,
+    arms: Arms,
+    *,
+    head: Mapping[str, Any],
+    seed: int,
+    progress: Progress,
+    shares: Mapping[str, float] | None = None,
 ) -> Iterator[Result]:
-    """Every policy on one workload; `head` begins the figures of each run."""
+    """Every policy on one workload; `head` begins the figures of each run. `shares` are told to the policies
+    that would estimate them.
+    """
     pool = pool_decisions(workload, cluster)
     for name in arms.policies:
         policy = make_policy(name, seed=seed)
+        if shares is not None and isinstance(policy, FragmentationGradient):
+            policy.histogram = KnownShares(shares)
         outcome = run(
             workload, cluster, policy, rules=arms.moves, costs=arms.costs, progress=progress.advanced
         )
         figures, series = measure(workload, cluster, outcome, pool=pool, costs=arms.costs)
         yield Result({**head, "policy": name, "seed": seed, **figures}, series, workload, outcome)
+
+
+class KnownShares(ArrivalHistogram):
+    """Stands in for the histogram of arrivals where the shares are known."""
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        super().__init__()
+        self._shares = shares
+
+    def record(self, profile: str) -> None:
+        """Nothing to learn."""
+
+    def weights(self, geometry: Geometry) -> dict[str, float]:
+        """The shares among the profiles of a geometry."""
+        shares = {profile: self._shares.get(profile, 0.0) for profile in geometry.profiles}
+        total = math.fsum(shares.values())
+        return {profile: share / total if total else 0.0 for profile, share in shares.items()}
 
 
 def policies_given(names: Sequence[str]) -> tuple[str, ...]:

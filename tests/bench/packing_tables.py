@@ -20,7 +20,7 @@ from typing import Any
 
 from tessera.gpu.profiles import GPUModel, model
 from tessera.packing.boards import Pool
-from tessera.packing.comparison import packers
+from tessera.packing.comparison import PACKERS
 from tessera.packing.errors import WrongPlan
 from tessera.packing.greedy import greedy_gpus
 from tessera.packing.online import gpus_online
@@ -63,7 +63,7 @@ def static(requests: int, seeds: int) -> dict[str, Any]:
                 "solver_ms": plan.proof.seconds * 1000,
                 "whole_cpu_ms": cpu * 1000,
             }
-            for packer in packers():
+            for packer in PACKERS:
                 run[packer] = gpus_online(pool.geometry, arrivals, packer=packer) / plan.gpus
             runs.append(run)
         mean, ci95 = summarise(runs)
@@ -142,7 +142,7 @@ def main() -> None:
     if options.json:
         json.dump(table, sys.stdout, indent=2)
         return
-    keys = [*packers(), "gpus", "slices_bound", "proven", "certified", "solver_ms", "whole_cpu_ms"]
+    keys = [*PACKERS, "gpus", "slices_bound", "proven", "certified", "solver_ms", "whole_cpu_ms"]
     print_table(
         f"{options.requests} requests, {options.seeds} seeds, {solver_name()}",
         ["", *table],

@@ -170,6 +170,17 @@ def test_services_that_may_share_a_slice_need_fewer(h100: Pool) -> None:
     assert [share.capacity_per_second for share in plan.shares] == [40.0, 35.0]
 
 
+def test_a_shared_slice_has_no_more_seats_than_were_measured(h100: Pool) -> None:
+    services = [Service(name, "net", 10.0, 20.0) for name in "abc"]
+    table = [measured("7g.80gb", 40.0), measured("7g.80gb", 40.0, processes=2)]
+    plan = pack_services(replace(asked(h100, services, table), share_slices=True))
+    assert plan.gpus == 2
+    assert (
+        sum(group.count * len(tile.use.seats) for group in plan.groups for tile in group.tiles if tile.use)
+        == 3
+    )
+
+
 def test_greedy_planner_fills_the_rest_with_the_smallest_slice_that_is_enough(h100: Pool) -> None:
     table = [measured("3g.40gb", 40.0), measured("1g.10gb", 10.0)]
     # Two 3g leave 5 per second, for which a 1g is enough: 3g + 3g, and the 1g on a second GPU.

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tessera.packing.boards import Pool
-from tessera.packing.comparison import packers
+from tessera.packing.comparison import PACKERS
 from tessera.packing.plan import Group, Proof
 from tessera.packing.program import solver_name
 from tessera.packing.requests import RequestPlan
@@ -207,14 +207,15 @@ def _wrapped(words: Sequence[str], width: int) -> list[str]:
 
 def _print_comparison(plan: RequestPlan, runs: Sequence[Mapping[str, float]]) -> None:
     mean, ci95 = summarise(runs)
+    orders = "1 order" if len(runs) == 1 else f"{len(runs)} orders"
     rows = [["exact plan", str(plan.gpus), "1.000"]]
     rows += [
         [name, cell(mean, ci95, f"{name}_gpus"), cell(mean, ci95, f"{name}_ratio", digits=3)]
-        for name in packers()
+        for name in PACKERS
     ]
     click.echo()
     print_table(
-        f"Packers that see one request at a time, {len(runs)} orders of arrival",
+        f"Packers that see one request at a time, {orders} of arrival",
         ["packer", "GPUs", "ratio"],
         rows,
     )

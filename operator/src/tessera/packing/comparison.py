@@ -11,15 +11,9 @@ from collections.abc import Mapping, Sequence
 from tessera.packing.boards import Pool
 from tessera.packing.online import DECREASING, gpus_online, shuffled
 from tessera.packing.requests import RequestPlan
-from tessera.placement.policies import POLICIES
 
 PACKERS = ("first_fit", DECREASING, "best_fit_hami_master", "mfi", "mcc", "fgd")
 """In the order of the tables: online policies, and first fit on the requests sorted by size."""
-
-
-def packers() -> list[str]:
-    """The packers that this version has."""
-    return [name for name in PACKERS if name == DECREASING or name in POLICIES]
 
 
 def compare(
@@ -35,7 +29,7 @@ def compare(
     for seed in seeds:
         arrivals = shuffled(demand, seed=seed)
         run: dict[str, float] = {"seed": seed}
-        for packer in packers():
+        for packer in PACKERS:
             used = gpus_online(pools[0].geometry, arrivals, packer=packer)
             run[f"{packer}_gpus"] = used
             run[f"{packer}_ratio"] = used / plan.gpus

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
-from tessera.placement.moves import Move, MovePlan
 from tessera.placement.policies import make_policy
-from tessera.placement.request import Placement
 from tessera.simulate.cluster import Cluster, parse_cluster
 from tessera.simulate.costs import MoveCosts
 from tessera.simulate.decision_log import log_lines
 from tessera.simulate.errors import BadSimulationInput
 from tessera.simulate.loss_system import Outcome, Relocation, run
 from tessera.simulate.measures import measure
-from tessera.simulate.mover import MoveRules, one_after_the_other
+from tessera.simulate.mover import MoveRules
 from tessera.simulate.pool import pool_decisions
 from tessera.simulate.workload import Workload
 
@@ -139,18 +137,6 @@ def test_a_move_loses_the_time_since_the_last_checkpoint_and_the_restart() -> No
     assert COSTS.gpu_seconds(*_placement(WHOLE, 0), ran_for=25) == pytest.approx(5 + 2.75)
 
 
-def test_moves_happen_in_an_order_in_which_each_goes_to_free_room() -> None:
-    state = cluster(2).new_state()
-    state.occupy("0", _at(DOUBLE, 0), owner=1)
-    state.occupy("0", _at(DOUBLE, 2), owner=2)
-    into_two = Move(1, DOUBLE, ("0", _at(DOUBLE, 0)), ("0", _at(DOUBLE, 2)))
-    away = Move(2, DOUBLE, ("0", _at(DOUBLE, 2)), ("1", _at(DOUBLE, 0)))
-    swap = Move(2, DOUBLE, ("0", _at(DOUBLE, 2)), ("0", _at(DOUBLE, 0)))
-    assert one_after_the_other(state, _plan(into_two, away)) == (away, into_two)
-    assert one_after_the_other(state, _plan(into_two, swap)) is None
-    assert one_after_the_other(state, _plan(away)) == (away,)
-
-
 def test_models_that_share_no_profile_are_separate_pools() -> None:
     mixed = parse_cluster(["H100-80GB:1", "A30:1"], gpus=None)
     work = workload(f"+{WHOLE}", f"+{SMALL}", "+1g.6gb", "+4g.24gb")
@@ -161,12 +147,6 @@ def _at(profile: str, start: int) -> int:
     found = cluster(1).geometries[0].index_of(profile, start)
     assert found is not None
     return found
-
-
-def _plan(*moves: Move) -> MovePlan:
-    geometry, legal = _placement(HALF, 4)
-    placement = Placement("slice", "slice", "0", "node-0", geometry.placements.index(legal), legal)
-    return MovePlan(placement=placement, moves=moves, value_change=0.0, gpu_seconds=0.0, price=0.0)
 
 
 def _placement(profile: str, start: int):  # type: ignore[no-untyped-def]

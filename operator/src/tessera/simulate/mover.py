@@ -2,21 +2,17 @@
 
 Without a ration the plan with the fewest victims is carried out whenever there is one. With a ration each
 accepted request earns a part of a move, and a plan must be worth what it costs (`tessera.placement.budget`).
-
-A plan is carried out one move after the other, each to room that is free by then. A plan in which two
-instances would swap their places has no such order, and is not carried out.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
-from itertools import permutations
+from dataclasses import dataclass
 from typing import cast
 
 from tessera.placement.budget import BudgetRule, MoveBudget
-from tessera.placement.moves import UNDER_BUDGET, Move, MovePlan, MovePlanner, PlanPrice, Victim
+from tessera.placement.moves import UNDER_BUDGET, MovePlan, MovePlanner, PlanPrice, Victim
 from tessera.placement.policies import POLICIES, Policy, ValuePolicy, make_policy
 from tessera.placement.request import Request
 from tessera.placement.state import ClusterState
@@ -95,9 +91,8 @@ class Mover:
             return self._victim(state, cast(int, owner), now)
 
         plan = self._planner.plan(state, wanted, most_victims=most, movable=movable, price=self._price)
-        if plan is None or (ordered := one_after_the_other(state, plan)) is None:
+        if plan is None:
             return None
-        plan = replace(plan, moves=ordered)
         moves, size = len(plan.moves), plan.placement.legal.width
         if self._budget is not None:
             if not self._budget.worth(size=size, moves=moves, value_change=plan.value_change):
@@ -117,25 +112,3 @@ class Mover:
         geometry, placement = held[0].geometry, held[0].geometry.placements[held[1]]
         started = self._restarted.get(owner, self._workload.arrivals[owner])
         return Victim(gpu_seconds=self._costs.gpu_seconds(geometry, placement, ran_for=now - started))
-
-
-def one_after_the_other(state: ClusterState, plan: MovePlan) -> tuple[Move, ...] | None:
-    """The moves of a plan in an order in which each goes to room that is free by then, or None."""
-    if len(plan.moves) < 2:
-        return plan.moves
-    return next((order for order in permutations(plan.moves) if _is_legal(state, order)), None)
-
-
-def _is_legal(state: ClusterState, order: tuple[Move, ...]) -> bool:
-    keys: dict[int, int] = {}
-    for move in order:
-        for (name, index), taken in ((move.source, False), (move.target, True)):
-            gpu = state.gpu(name)
-            if gpu is None:
-                raise AssertionError(f"a plan names GPU {name}, which is not in the state")
-            key, geometry = keys.get(gpu.number, gpu.key), gpu.geometry
-            if taken and not geometry.fits(key, index):
-                return False
-            change = geometry.with_placed if taken else geometry.with_released
-            keys[gpu.number] = change(key, index)
-    return True

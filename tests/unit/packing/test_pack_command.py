@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,10 @@ def test_services_need_a_gpu_model(tmp_path: Path) -> None:
     assert "no GPU model is given" in refusal("--services", str(path))
     path.write_text(SERVICES.replace("slo_ms: 50", "slo_ms: 10"))
     assert "no slice answers within 5 ms" in refusal("--services", str(path), "--gpu", "H100-80GB")
+
+
+def test_a_missing_solver_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "highspy", None)
+    line = refusal("--gpu", "H100-80GB", "--requests", "7g.80gb=1")
+    assert "the solver HiGHS cannot be loaded" in line
+    assert "pip install 'tessera[pack]'" in line

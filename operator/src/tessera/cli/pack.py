@@ -7,11 +7,13 @@ options and files, and prints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from tessera.cli.pack_report import print_requests, print_services, requests_object, services_object
 from tessera.packing.boards import Pool, parse_pool
@@ -113,7 +115,8 @@ def command(
 
 def _requests(pools: list[Pool], requests: str, *, seeds: int, time_limit: float, as_json: bool) -> None:
     demand = parse_demand(requests)
-    plan = pack_requests(pools, demand, time_limit_seconds=time_limit)
+    with _searching():
+        plan = pack_requests(pools, demand, time_limit_seconds=time_limit)
     runs = compare(pools, demand, plan, seeds=range(seeds))
     if as_json:
         print_json(requests_object(pools, demand, plan, runs))
@@ -122,12 +125,24 @@ def _requests(pools: list[Pool], requests: str, *, seeds: int, time_limit: float
 
 
 def _services(question: Question, file: Path, *, time_limit: float, as_json: bool) -> None:
-    plan = pack_services(question, time_limit_seconds=time_limit)
+    with _searching():
+        plan = pack_services(question, time_limit_seconds=time_limit)
     greedy = greedy_gpus(question)
     if as_json:
         print_json(services_object(question, plan, file=str(file), greedy=greedy))
     else:
         print_services(question, plan, greedy=greedy)
+
+
+@contextmanager
+def _searching() -> Iterator[None]:
+    """A sign of life on standard error while the solver works, when that is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status("searching for the fewest GPUs"):
+        yield
 
 
 def _pools(texts: tuple[str, ...]) -> list[Pool]:

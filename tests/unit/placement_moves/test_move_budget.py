@@ -57,8 +57,8 @@ def test_an_account_that_is_nearly_empty_buys_large_requests_only() -> None:
     for _ in range(41):
         budget.accepted()
     assert budget.affordable(2) == 2
-    assert budget.worth(size=4, moves=1, value_change=0.0)
-    assert not budget.worth(size=2, moves=1, value_change=0.0)
+    assert budget.worth(size=8, moves=1, value_change=0.0)
+    assert not budget.worth(size=4, moves=1, value_change=0.0)
     for _ in range(2100):
         budget.accepted()
     assert budget.tokens == 100

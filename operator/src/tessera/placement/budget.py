@@ -36,7 +36,7 @@ class BudgetRule:
     moves_per_100: float = 5.0
     tokens_per_gpu: float = 1.0
     withheld: float = 0.02
-    caution: float = 4.0
+    caution: float = 6.0
     value_price: float = 0.1
 
     def __post_init__(self) -> None:

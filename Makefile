@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 DEMO := tools/bootstrap.sh demo
 DEV := tools/bootstrap.sh dev
 
-.PHONY: help demo demo-down test test-unit test-simulation test-integration test-e2e bench check lint generate image
+.PHONY: help demo demo-down test test-unit test-simulation test-integration test-e2e bench check lint generate value-table image
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,11 @@ lint: ## Style, types and layers of the Python code
 generate: ## Write what is generated: CRDs, their copies in the chart, the kind reference, requirements/
 	@$(DEV) tessera generate
 	@$(DEV) tools/requirements
+
+value-table: ## Train the learned values of layouts anew (minutes, one core), and print how good they are
+	@OMP_NUM_THREADS=1 $(DEV) bash -c 'run() { nice -n 10 "$$UV" run --frozen --group train python "$$@"; }; \
+	  for class in W8 W4; do run tools/value_table/train.py "$$class" --out operator/src/tessera/placement/values; done; \
+	  run tools/value_table/evidence.py'
 
 image: ## Build the operator image and the local worker image
 	@$(DEMO) python -m tessera.local.prepare images

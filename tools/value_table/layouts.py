@@ -1,7 +1,7 @@
 """A geometry class as arrays: every layout has a number, and tables say which layout a placement leads to.
 
-A geometry class is what a value table is learned for: the shapes of the profiles (width, compute slices, legal starts),
-not their names, so that an A100-40GB, an H100-80GB and a B200-180GB are one class.
+A geometry class is what a value table is learned for: the shapes of the profiles (width, compute slices,
+legal starts), not their names, so that an A100-40GB, an H100-80GB and a B200-180GB are one class.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ W8: tuple[Shape, ...] = (
     (8, 7, (0,)),
 )
 W4: tuple[Shape, ...] = ((1, 1, (0, 1, 2, 3)), (2, 2, (0, 2)), (4, 4, (0,)))
-W12: tuple[Shape, ...] = ((3, 1, (0, 3, 6, 9)), (6, 2, (0, 6)), (12, 4, (0,)))
 
 
 @dataclass(frozen=True)
 class LayoutTables:
-    """L layouts (number 0 is the empty one), A placements (by width, compute, start), P profiles (one per shape)."""
+    """L layouts (number 0 is the empty one), A placements (by width, compute, start), P profiles (one per
+    shape)."""
 
+    geometry: Geometry
     slices: int
     layouts: tuple[frozenset[int], ...]
     placements: tuple[tuple[int, int], ...]
@@ -88,6 +89,7 @@ def tables_of(shapes: tuple[Shape, ...]) -> LayoutTables:
     profile_of = np.array([int(p.profile) for p in geometry.placements])
     fitting = placed >= 0
     return LayoutTables(
+        geometry=geometry,
         slices=geometry.memory_slices,
         layouts=layouts,
         placements=tuple((int(p.profile), p.start) for p in geometry.placements),

@@ -1,9 +1,9 @@
-"""Search without gradients for some tens of numbers under noise: CMA-ES (Hansen, "The CMA Evolution Strategy: A
-Tutorial", arXiv 1604.00772, with the default constants given there).
+"""Search without gradients for some tens of numbers under noise: CMA-ES (Hansen, "The CMA Evolution
+Strategy: A Tutorial", arXiv 1604.00772, with the default constants given there).
 
-Candidates are drawn from a normal distribution, which moves toward the better half and learns its scale and directions.
-Only the order of the candidates counts, so that one objective may be measured on new random workloads in each round, as
-long as all candidates of a round share them.
+Candidates are drawn from a normal distribution, which moves toward the better half and learns its scale
+and directions. Only the order of the candidates counts, so that one objective may be measured on new
+random workloads in each round, as long as all candidates of a round share them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def minimise(
     rounds: int,
     population: int,
     seed: int,
-    report: Callable[[int, Floats, float, float], None] | None = None,
+    report: Callable[[int, Floats], None] | None = None,
 ) -> Floats:
     """The mean of the distribution, averaged over the last third of the rounds.
 
@@ -73,5 +73,5 @@ def minimise(
             total += mean
             summed += 1
         if report is not None:
-            report(turn, mean, sigma, float(np.mean(scores)))
+            report(turn, mean)
     return total / summed if summed else mean

@@ -1,8 +1,8 @@
 """The loss system under a value table, compiled: some tens of nanoseconds per decision at 100 GPUs.
 
-A policy is a number per layout; a request goes to the placement with the least growth V(after) - V(before), ties to the
-lowest GPU, then to the lowest start. For each profile the layouts are ranked once, so that a decision is one minimum over
-the GPUs of a small integer.
+A policy is a number per layout; a request goes to the placement with the least growth V(after) -
+V(before), ties to the lowest GPU, then to the lowest start. For each profile the layouts are ranked once,
+so that a decision is one minimum over the GPUs of a small integer.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from traces import Trace
 
 TIE = 1e-9
-_NOWHERE = np.int32(2**30)
-_GPU_BITS = 14
+NOWHERE = np.int32(2**30)
+GPU_BITS = 14
 """A rank and a GPU number share an integer; at most 16,384 GPUs and 2**16 ranks."""
 
 
 class Ranking(NamedTuple):
-    """[P, L]: the place of a layout among all for a profile (shifted by the GPU bits), the placement that is best
-    there, and the layout that it leads to.
+    """[P, L]: the place of a layout among all for a profile (shifted by the GPU bits), the placement that
+    is best there, and the layout that it leads to.
     """
 
     rank: NDArray[np.int32]
@@ -34,7 +34,7 @@ class Ranking(NamedTuple):
 @njit(cache=True)
 def _rank(values, placed, profile_of, profiles):  # type: ignore[no-untyped-def]
     count, placements = placed.shape
-    rank = np.full((profiles, count), _NOWHERE, dtype=np.int32)
+    rank = np.full((profiles, count), NOWHERE, dtype=np.int32)
     index = np.zeros((profiles, count), dtype=np.int32)
     after = np.zeros((profiles, count), dtype=np.int32)
     growth = np.empty(count)
@@ -59,7 +59,7 @@ def _rank(values, placed, profile_of, profiles):  # type: ignore[no-untyped-def]
             if growth[at] > last + TIE:
                 place += 1
                 last = growth[at]
-            rank[p, at] = place << _GPU_BITS
+            rank[p, at] = place << GPU_BITS
     return rank, index, after
 
 
@@ -81,14 +81,14 @@ def _run(rank, index, after, removed, events, profile, gpus, first_counted):  # 
                 layout[g] = removed[layout[g], which[~event]]
             continue
         p = profile[event]
-        best = _NOWHERE
+        best = NOWHERE
         ranks = rank[p]
         for g in range(gpus):
             found = ranks[layout[g]] + np.int32(g)
             if found < best:
                 best = found
-        if best < _NOWHERE:
-            g = best & ((1 << _GPU_BITS) - 1)
+        if best < NOWHERE:
+            g = best & ((1 << GPU_BITS) - 1)
             which[event] = index[p, layout[g]]
             where[event] = g
             layout[g] = after[p, layout[g]]

@@ -1,7 +1,7 @@
 """Random workloads of the loss system: Poisson arrivals, random lifetimes, nothing waits.
 
-A trace is drawn once and shared by all policies (common random numbers), with its events already in order of time: the
-departure of a request that was rejected is skipped when its turn comes.
+A trace is drawn once and shared by all policies (common random numbers), with its events already in order
+of time: the departure of a request that was rejected is skipped when its turn comes.
 """
 
 from __future__ import annotations
@@ -23,9 +23,18 @@ MIXES: dict[str, Weights] = {
 }
 
 
+def named_mixes(profiles: int) -> dict[str, Weights]:
+    """The four mixes for a class with this many profiles: their weights are read as a line through six
+    points."""
+    places = np.linspace(0, 5, profiles)
+    lines = {name: np.interp(places, np.arange(6), weights) for name, weights in MIXES.items()}
+    return {name: tuple(float(x) for x in line / line.sum()) for name, line in lines.items()}
+
+
 @dataclass(frozen=True)
 class Workload:
-    """What is drawn: shares of the profiles, offered load (requested slices over slices), number of GPUs and arrivals,
+    """What is drawn: shares of the profiles, offered load (requested slices over slices), number of GPUs
+    and arrivals,
     and the lifetimes: exponential, or lognormal with this sigma; their mean is 1.
     """
 

@@ -18,6 +18,7 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
+from tessera.placement.default_policy import LearnedByMix
 from tessera.placement.geometry import Geometry
 from tessera.placement.policies_fit import (
     BestFit,
@@ -35,7 +36,6 @@ from tessera.placement.policies_value import (
     FragmentationTenancy,
     MaximumCapability,
     MinimumFragmentationIncrease,
-    TablePolicy,
     ValuePolicy,
 )
 
@@ -49,18 +49,19 @@ __all__ = [
     "FirstFit",
     "FragmentationGradient",
     "FragmentationTenancy",
+    "LearnedByMix",
     "MaximumCapability",
     "MinimumFragmentationIncrease",
     "Policy",
     "RandomFit",
     "Rank",
     "RoundRobin",
-    "TablePolicy",
     "UnknownPolicy",
     "ValuePolicy",
     "WorstFit",
     "make_policy",
 ]
+
 
 @runtime_checkable
 class Policy(Protocol):
@@ -102,7 +103,7 @@ class UnknownPolicy(LookupError):
         super().__init__(f"placement policy {name!r} does not exist; nearest: {', '.join(nearest)}")
 
 
-DEFAULT_POLICY = "fgd-h"
+DEFAULT_POLICY = "table"
 
 
 class _Registry(dict[str, Callable[[], Policy]]):
@@ -130,7 +131,7 @@ POLICIES = _Registry(
     {
         "fgd": FragmentationGradient,
         "fgd-h": FragmentationTenancy,
-        "table": TablePolicy,
+        "table": LearnedByMix,
         "mfi": MinimumFragmentationIncrease,
         "mcc": MaximumCapability,
         "best_fit": BestFit,

@@ -5,9 +5,10 @@ it least.
 |---|---|
 | fgd | F_slice - 1e-6 CC: expected free slices that the next request cannot use, then legal placements left |
 | fgd-h | the same + H(tenants): the n-th tenant costs 1/n, so that GPUs with few tenants are left to empty |
-| table | a learned number per layout (`value_table`); fgd-h where no table knows the geometry |
 | mfi | F_MFI: blocked starts of the profiles that would fit by size |
 | mcc | -CC: legal placements lost |
+
+The default one, with learned values, is in `default_policy`.
 
 F_slice needs to know what may come next. It is estimated from what came (`ArrivalHistogram`), and the
 estimate in use is replaced only when it is off by more than three percentage points for some profile: chance
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 from tessera.placement.geometry import Geometry
 from tessera.placement.layouts import layout_table
@@ -30,7 +30,6 @@ from tessera.placement.score import (
     tenancy,
     unusable_slices,
 )
-from tessera.placement.value_table import ValueTable, shipped_tables
 
 _LEAST_DRIFT = 0.03
 _CAPABILITY_WEIGHT = 1e-6
@@ -139,30 +138,6 @@ class FragmentationTenancy(FragmentationGradient):
 
     def _value(self, geometry: Geometry, layout: int) -> float:
         return super()._value(geometry, layout) + tenancy(layout_table(geometry).tenants[layout])
-
-
-class TablePolicy(FragmentationTenancy):
-    """Learned values. A geometry that no table knows is valued as by fgd-h."""
-
-    name = "table"
-
-    def __init__(
-        self, tables: Sequence[ValueTable] | None = None, histogram: ArrivalHistogram | None = None
-    ) -> None:
-        super().__init__(histogram)
-        self._tables = shipped_tables() if tables is None else tuple(tables)
-        self._chosen: dict[Geometry, ValueTable | None] = {}
-
-    def table_of(self, geometry: Geometry) -> ValueTable | None:
-        """The table that values this geometry, or None."""
-        if geometry not in self._chosen:
-            self._chosen[geometry] = next((t for t in self._tables if t.knows(geometry)), None)
-        return self._chosen[geometry]
-
-    def _value(self, geometry: Geometry, layout: int) -> float:
-        table = self.table_of(geometry)
-        learned = None if table is None else table.value(geometry, layout)
-        return super()._value(geometry, layout) if learned is None else learned
 
 
 class MinimumFragmentationIncrease(ValuePolicy):

@@ -1,0 +1,1 @@
+"""Learned values of layouts: the files, and what reads them."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tessera.cli.pack_report import proof_in_words
 from tessera.packing.boards import Pool
 from tessera.packing.plan import Proof
-from tessera.packing.program import Program, Row, safe_bound, solve, tidied
+from tessera.packing.program import Program, Row, rounded_up, safe_bound, solve, tidied
 
 SMALL = st.integers(-2, 4)
 
@@ -57,6 +57,20 @@ def test_solver_finds_the_optimum_and_bounds_are_below_it(program: Program, dual
     assert answer.objective == answer.bound == optimum
     assert all(holds(row, answer.values) for row in program.rows)
     assert safe_bound(program, duals[: len(program.rows)]) <= optimum
+
+
+def test_bounds_rise_to_what_the_objective_can_be() -> None:
+    whole, broken = (Program((cost,), (9,), (Row(((0, 1.0),), lower=1.0),)) for cost in (2.0, 0.5))
+    assert [rounded_up(whole, bound) for bound in (2.0, 2.0000001, 2.2, 3.0)] == [2, 2, 3, 3]
+    assert rounded_up(broken, 2.2) == 2.2
+
+
+def test_what_the_relaxation_cannot_prove_is_not_called_certified() -> None:
+    # Of four, every two must contain one that is chosen: the relaxation takes half of each, the optimum is 3.
+    pairs = [(a, b) for a in range(4) for b in range(a)]
+    program = Program((1.0,) * 4, (1,) * 4, tuple(Row(((a, 1.0), (b, 1.0)), lower=1.0) for a, b in pairs))
+    answer = solve(program, time_limit_seconds=10)
+    assert (answer.objective, answer.bound, answer.optimal, answer.certified) == (3, 3, True, False)
 
 
 def test_tidying_keeps_the_cost_and_prefers_what_it_is_told() -> None:

@@ -191,7 +191,8 @@ def test_two_halves_with_one_small_instance_each_make_a_whole_gpu(h100: Geometry
     assert plan.placement.legal.profile == "7g.80gb"
 
 
-def test_what_is_dearer_to_move_stays(h100: Geometry) -> None:
+@pytest.mark.parametrize("price", [PlanPrice(), UNDER_BUDGET, PlanPrice(per_gpu_second=0.01)])
+def test_what_is_dearer_to_move_stays(h100: Geometry, price: PlanPrice) -> None:
     state = cluster(h100, h100, h100)
     small = h100.index_of("1g.10gb", 0)
     assert small is not None
@@ -204,7 +205,7 @@ def test_what_is_dearer_to_move_stays(h100: Geometry) -> None:
         request_for_profile(state, "7g.80gb"),
         most_victims=1,
         movable=lambda owner: Victim(gpu_seconds=lost[int(str(owner))]),
-        price=PlanPrice(per_gpu_second=0.01),
+        price=price,
     )
     assert plan is not None
     assert [move.owner for move in plan.moves] == [1]

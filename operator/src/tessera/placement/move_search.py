@@ -8,6 +8,7 @@ be moved, and at what cost, single GPUs are looked at: the lowest of a layout, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -134,7 +135,7 @@ class Search:
     def cheapest(self, cases: Iterable[Case]) -> MovePlan | None:
         """The cheapest plan of these cases."""
         best: MovePlan | None = None
-        best_rank: tuple[float, int, int] | None = None
+        best_rank: tuple[float, float, int, int] | None = None
         estimated = 0
         for case in cases:
             if best is not None and case.price > best.price + 1e-9:
@@ -145,26 +146,32 @@ class Search:
                     continue
             for number, plan in self._plans(case):
                 start = case.geometry.placements[case.opening.index].start
-                rank = (round(plan.price, 9), number, start)
+                rank = (round(plan.price, 9), plan.gpu_seconds, number, start)
                 if best_rank is None or rank < best_rank:
                     best, best_rank = plan, rank
         return best
 
     def _plans(self, case: Case) -> Iterator[tuple[int, MovePlan]]:
-        """The plans on the GPUs of a case, with the GPU's number, as far as they can differ in price."""
+        """The plans on the GPUs of a case, with the GPU's number, each cheaper for its victims than those
+        before. GPUs of one layout differ in nothing else, unless a victim says where it may go.
+        """
         number = first_of((case.gpus,), within=case.within)
+        least_lost = math.inf
         for _ in range(MOST_GPUS_OF_A_LAYOUT):
             if number is None or self.looked_at == MOST_GPUS_OF_A_SEARCH:
                 return
             self.looked_at += 1
             victims = victims_on(self.state.gpus[number], case.opening, self.movable)
             if victims is not None:
-                plan = self._plan(self.state.gpus[number], case, victims)
-                if plan is not None:
-                    yield (number, plan)
-                same = all(victim.offers is None for _, _, victim in victims)
-                if same and (plan is None or not self.price.per_gpu_second):
-                    return
+                alike = all(victim.offers is None for _, _, victim in victims)
+                lost = sum(victim.gpu_seconds for _, _, victim in victims)
+                if lost < least_lost or not alike:
+                    plan = self._plan(self.state.gpus[number], case, victims)
+                    if plan is not None:
+                        least_lost = min(lost, least_lost)
+                        yield (number, plan)
+                    if alike and (plan is None or not lost):
+                        return
             number = first_of((case.gpus,), within=case.within, start=number + 1)
 
     def _plan(self, gpu: Gpu, case: Case, victims: list[tuple[Hashable, int, Victim]]) -> MovePlan | None:

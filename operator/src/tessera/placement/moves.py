@@ -73,8 +73,8 @@ class MovePlanner:
         """The cheapest plan that places one slice of the request with 1 to `most_victims` moves, or None.
 
         Earlier alternatives of the request win over later ones; those of several slices are passed over.
-        `feasible` restricts where the request goes, not where victims go (their offers do). Ties go to the
-        lowest GPU and start.
+        `feasible` restricts where the request goes, not where victims go (their offers do). Equal prices
+        are decided by the GPU-seconds lost, then by the lowest GPU and start.
         """
         if most_victims < 1:
             return None

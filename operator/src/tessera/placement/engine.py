@@ -59,12 +59,13 @@ class Engine:
 
         The same choice as `place`, without the words. `feasible` restricts the GPUs (a bit set; None: all).
         """
-        self._follow(state)
+        policy = self.policy
+        if self._state is not state or self._version != policy.version or self._models != len(state.pools):
+            self._follow(state)
         rankings = self._of_profile.get(profile)
         if rankings is None:
             offers = request_for_profile(state, profile).alternatives[0].offers
             rankings = self._of_profile[profile] = tuple(self._ranking(state, offer) for offer in offers)
-        policy = self.policy
         if feasible is None and len(rankings) == 1 and policy.chance is None and policy.turn is None:
             return rankings[0].lowest()
         within = None if feasible is None else filter_of(feasible)
@@ -116,12 +117,11 @@ class Engine:
 
     def _follow(self, state: ClusterState) -> None:
         """Forget ranks that another policy version, other GPUs or another state have made stale."""
-        models = len(state.pools)
-        if self._state is state and self._version == self.policy.version and self._models == models:
-            return
-        self._state, self._version, self._models = state, self.policy.version, models
-        self._rankings.clear()
-        self._of_profile.clear()
+        now = (state, self.policy.version, len(state.pools))
+        if (self._state, self._version, self._models) != now:
+            self._state, self._version, self._models = now
+            self._rankings.clear()
+            self._of_profile.clear()
 
     def _ranking(self, state: ClusterState, offer: Offer) -> Ranking:
         name = (offer.geometry, offer.placements)

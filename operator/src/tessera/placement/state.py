@@ -32,29 +32,6 @@ class AlreadyOccupied(ValueError):
     """The placement overlaps another one on the same GPU."""
 
 
-@dataclass(slots=True)
-class Gpu:
-    """One GPU: its number, its node, its layout, and the owners of its placements."""
-
-    number: int
-    name: str
-    node: str
-    geometry: Geometry
-    table: LayoutTable = field(repr=False)
-    layout: int = EMPTY
-    held: dict[Hashable, int] = field(default_factory=dict)
-
-    @property
-    def key(self) -> int:
-        """The key of the layout in the geometry: what is occupied, without by whom."""
-        return self.table.keys[self.layout]
-
-    @property
-    def overlapping(self) -> bool:
-        """Whether placements on it exclude each other, by somebody's error."""
-        return self.table.overlapping[self.layout]
-
-
 class Pool:
     """The GPUs of one geometry, by layout."""
 
@@ -107,6 +84,30 @@ class Pool:
         return ((layout, bucket) for layout, bucket in self.buckets.items() if bucket.summary)
 
 
+@dataclass(slots=True)
+class Gpu:
+    """One GPU: its number, its node, its layout, and the owners of its placements."""
+
+    number: int
+    name: str
+    node: str
+    geometry: Geometry
+    pool: Pool = field(repr=False)
+    table: LayoutTable = field(repr=False)
+    layout: int = EMPTY
+    held: dict[Hashable, int] = field(default_factory=dict)
+
+    @property
+    def key(self) -> int:
+        """The key of the layout in the geometry: what is occupied, without by whom."""
+        return self.table.keys[self.layout]
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether placements on it exclude each other, by somebody's error."""
+        return self.table.overlapping[self.layout]
+
+
 class ClusterState:
     """All GPUs of a cluster with their occupied placements. Not thread-safe; meant to be used from one
     task.
@@ -130,7 +131,7 @@ class ClusterState:
         pool = self.pools.get(geometry)
         if pool is None:
             pool = self.pools[geometry] = Pool(geometry)
-        gpu = Gpu(number=len(self.gpus), name=name, node=node, geometry=geometry, table=pool.table)
+        gpu = Gpu(len(self.gpus), name, node, geometry, pool, pool.table)
         self.gpus.append(gpu)
         self._numbers[name] = gpu.number
         self._of_node.setdefault(node, []).append(gpu.number)
@@ -150,31 +151,26 @@ class ClusterState:
         Raises AlreadyOccupied when it overlaps. With `force` it is recorded all the same: two claims that
         hold the same room are somebody's error, and the room of both must stay closed until it is resolved.
         """
-        gpu = self.gpus[self._numbers[name]]
-        if force and not gpu.table.fits(gpu.layout, index):
-            self._take(gpu, gpu.table.after_forced(gpu.layout, index), index, owner)
-        else:
-            self.occupy_at(gpu.number, index, owner)
+        self.occupy_at(self._numbers[name], index, owner, force=force)
 
-    def occupy_at(self, number: int, index: int, owner: Hashable) -> None:
-        """Take a placement on the GPU of this number for an owner. Raises AlreadyOccupied when it
-        overlaps.
-        """
+    def occupy_at(self, number: int, index: int, owner: Hashable, *, force: bool = False) -> None:
+        """The same, by the number of the GPU."""
         gpu = self.gpus[number]
-        after = gpu.table.placed[gpu.layout].get(index)
+        before = gpu.layout
+        after = gpu.table.placed[before].get(index)
         if after is None:
-            if not gpu.table.fits(gpu.layout, index):
+            if gpu.table.fits(before, index):
+                after = gpu.table.after_placed(before, index)
+            elif force:
+                after = gpu.table.after_forced(before, index)
+            else:
                 placement = gpu.geometry.placements[index]
                 raise AlreadyOccupied(
                     f"{placement.profile} at {placement.start} on {gpu.name} overlaps a placement in use"
                 )
-            after = gpu.table.after_placed(gpu.layout, index)
-        self._take(gpu, after, index, owner)
-
-    def _take(self, gpu: Gpu, after: int, index: int, owner: Hashable) -> None:
         if owner in self._holder:
             raise ValueError(f"{owner} already holds a placement on {self._holder[owner].name}")
-        self.pools[gpu.geometry].move(gpu.number, gpu.layout, after)
+        gpu.pool.move(number, before, after)
         gpu.layout = after
         gpu.held[owner] = index
         self._holder[owner] = gpu
@@ -187,7 +183,7 @@ class ClusterState:
         after = gpu.table.released[before].get(index)
         if after is None:
             after = gpu.table.after_released(before, index)
-        self.pools[gpu.geometry].move(gpu.number, before, after)
+        gpu.pool.move(gpu.number, before, after)
         gpu.layout = after
 
     def holds(self, owner: Hashable) -> tuple[Gpu, int] | None:

@@ -38,6 +38,17 @@ class View:
     def __len__(self) -> int:
         return len(self.index)
 
+    def only(self, rows: Bools) -> View:
+        """These rows of the view."""
+        return View(
+            self.index[rows],
+            self.cpu_left[rows],
+            self.gpu_left[rows],
+            self.gpu_count[rows],
+            self.model[rows],
+            self.affinities[rows],
+        )
+
 
 class Cluster:
     """What is left on every node."""

@@ -32,7 +32,7 @@ from tessera.simulate.openb.policies import (
 from tessera.simulate.openb.replay import Outcome, run
 from tessera.simulate.openb.trace import Node, Pod, PodType
 from tessera.simulate.openb.typical import TypicalPod, typical_pods
-from tessera.simulate.openb.unallocated import unallocated
+from tessera.simulate.openb.unallocated import unallocated, unavoidable
 
 LEVELS_PCT = (90, 100, 110, 130)
 """Arrived demand, in percent of the GPU capacity, at which a run is read."""
@@ -177,7 +177,12 @@ def _runs_of_seed(
             levels_pct=plan.levels_pct,
             fragmentation=partial(fragmentation_milli, usable=usable),
         )
-        yield {"pods": name, "policy": policy, "seed": seed, **_figures(outcome, cluster, workload, usable)}
+        yield {
+            "pods": name,
+            "policy": policy,
+            "seed": seed,
+            **_figures(outcome, drawn, cluster, workload, usable),
+        }
         progress.advanced(1)
 
 
@@ -189,7 +194,7 @@ def _ordered(nodes: Sequence[Node], drawn: Draw, order: NodeOrder) -> list[Node]
 
 
 def _figures(
-    outcome: Outcome, cluster: Cluster, workload: Workload, usable: UsableByNextPod
+    outcome: Outcome, drawn: Draw, cluster: Cluster, workload: Workload, usable: UsableByNextPod
 ) -> dict[str, Any]:
     def pct(milli: float) -> float:
         return 100 * milli / cluster.capacity_milli
@@ -208,6 +213,8 @@ def _figures(
     figures["unallocated_pct"] = {
         cause: pct(milli) for cause, milli in unallocated(cluster, workload.all_types).items()
     }
+    placed = (pod for pod, node in zip(drawn.pods, outcome.placements, strict=True) if node >= 0)
+    figures["unavoidable_idle_pct"] = pct(unavoidable(placed))
     figures["cpu_allocation_pct"] = 100 * (
         1 - float(cluster.cpu_left.sum()) / sum(node.cpu_milli for node in cluster.nodes)
     )

@@ -9,7 +9,7 @@ Idle minus F is what the next pod can use, and that is a sum over GPUs of a valu
 own room, the node's CPU and its model, plus one for the number of wholly free GPUs (pods with several GPUs
 want whole ones). Both are tables, so scoring a node is a look-up.
 
-Source: Weng et al., "Beware of Fragmentation", USENIX ATC 2023, equations 1 to 4, and `pkg/utils/frag.go`
+Source: Weng et al., "Beware of Fragmentation", USENIX ATC 2023, and `pkg/utils/frag.go`
 and `pkg/simulator/plugin/fgd_score.go` of its simulator.
 """
 

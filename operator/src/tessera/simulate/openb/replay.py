@@ -92,8 +92,10 @@ class Replay:
             can = fits(view, pod, known.allowed)
             known.score[stale] = -np.inf
             if can.any():
-                able = stale[can]
-                known.score[able], known.gpu[able] = self._policy.score(self.cluster.view(able), pod)
+                if not can.all():
+                    view = view.only(can)
+                able = view.index
+                known.score[able], known.gpu[able] = self._policy.score(view, pod)
         return known
 
 

@@ -26,9 +26,9 @@ def print_trace(runs: Sequence[Mapping[str, Any]], *, title: str) -> None:
             last = [cell(mean, half, key, digits=2) for key in (*levels[-1:], "fragmentation_pct")]
             gain = [cell(mean, half, "gain_over_fgd_pct", digits=2)] if paired else []
             rows.append([policy, *early, *last, *gain])
-        at = [f"at {key.removeprefix('allocation_pct_')} %" for key in levels]
-        columns = ["policy", *at, "fragmented", *(["over fgd"] if paired else [])]
-        print_table(f"{title}: {pods}, allocated % of the GPUs", columns, rows)
+        at = [f"{key.removeprefix('allocation_pct_')} %" for key in levels]
+        columns = ["policy", *at, "fragm.", *(["over fgd"] if paired else [])]
+        print_table(f"{title}: {pods}, allocated % of the GPUs by arrived demand", columns, rows)
         if len(policies) == 1:
             mean, half = summarise([{"unallocated_pct": run["unallocated_pct"]} for run in block])
             causes, spread = mean["unallocated_pct"], half["unallocated_pct"]

@@ -12,12 +12,12 @@ Every idle milli-GPU has one of these causes:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from tessera.simulate.openb.cluster import Cluster
-from tessera.simulate.openb.trace import MILLI
+from tessera.simulate.openb.trace import MILLI, PodType
 from tessera.simulate.openb.typical import TypicalPod
 
 REMAINDERS = ((1, 99), (100, 199), (200, 499), (500, 999))
@@ -42,3 +42,18 @@ def unallocated(cluster: Cluster, types: Sequence[TypicalPod]) -> dict[str, floa
         causes[f"remainder_{low}_{high}"] = float(left[rest].sum())
     causes["useless"] = float(left[useless].sum())
     return causes
+
+
+def unavoidable(placed: Iterable[PodType]) -> int:
+    """Idle milli-GPU that no arrangement of these pods could fill, whatever the CPU.
+
+    Two pods of more than half a GPU never share one. So with any bound b above 500, the pods of b to 999
+    milli leave 1000 minus their size each, and only pods of at most 1000 - b can lie there. The largest
+    such difference counts.
+    """
+    sizes = [pod.gpu_milli for pod in placed if pod.shares_gpu]
+    worst = 0
+    for bound in {size for size in sizes if 2 * size > MILLI}:
+        left = sum(MILLI - size for size in sizes if size >= bound)
+        worst = max(worst, left - sum(size for size in sizes if size <= MILLI - bound))
+    return worst

@@ -1,15 +1,15 @@
-"""How many placement decisions per second of CPU time, on one core: arrivals with their departures, in
-the steady state of an online loss system on an H100 cluster.
+"""How many placement decisions per second of CPU time, on one core: arrivals with their departures, in the
+steady state of an online loss system on an H100 cluster.
 
-Run `python tests/bench/placement_decisions.py`; it prints one JSON object. Requests arrive by a uniform mix
-at an offered load of 1.0, live for an exponential time, and are turned away when they fit nowhere. The
-cluster is filled first. Then blocks of arrivals are timed, with everything that belongs to them: learning, the decision,
-the occupation, and the departures that are due. The times of arrivals and departures are drawn and ordered
-before, as in `tessera simulate online`. With `--filtered` each decision may use only a random tenth of the
-nodes, one of 100 such sets that are made before.
+Run `python tests/bench/placement_decisions.py`; it prints one JSON object. Requests arrive by a uniform
+mix at an offered load of 1.0, live for an exponential time, and are turned away when they fit nowhere.
+The cluster is filled first. Then blocks of arrivals are timed, with everything that belongs to them:
+learning, the decision, the occupation, and the departures that are due. The times of arrivals and
+departures are drawn and ordered before, as in `tessera simulate online`. With `--filtered` each
+decision may use only a random tenth of the nodes, one of 100 such sets that are made before.
 
-On a machine that others use too, caches and cores are shared and even CPU time grows; the best block says
-what the code can do, the median what it did.
+On a machine that others use too, caches and cores are shared and even CPU time grows; the best block
+says what the code can do, the median what it did.
 """
 
 from __future__ import annotations

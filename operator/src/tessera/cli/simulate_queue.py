@@ -176,7 +176,7 @@ def command(as_json: bool, plot: Path | None, seeds: int, **options: Any) -> Non
     if plot is not None:
         from tessera.simulate.plot import check_plotting
 
-        check_plotting()
+        check_plotting(plot)
     if experiment.trace is not None:
         seeds = 1
     with progress_bar(len(arms) * seeds) as bar:

@@ -8,7 +8,8 @@ def test_the_picture_names_every_arm_and_is_reproducible(tmp_path):
     pictures = []
     for name in ("first.svg", "second.svg"):
         path = tmp_path / name
-        arguments = ["--nodes", "1", "--jobs", "20", "--seeds", "2", "--policy", "fgd", "--policy", "first_fit"]
+        arguments = ["--nodes", "1", "--jobs", "20", "--seeds", "2"]
+        arguments += ["--policy", "fgd", "--policy", "first_fit"]
         result = CliRunner().invoke(command, [*arguments, "--plot", str(path)])
         assert result.exit_code == 0, result.output
         pictures.append(path.read_text())

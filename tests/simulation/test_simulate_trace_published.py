@@ -12,7 +12,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from tessera.simulate.openb.experiment import PodList, TracePlan, run_trace
+from tessera.simulate.openb.experiment import PodList, TracePlan, policies_given, run_trace
 from tessera.simulate.openb.trace import read_nodes, read_pods
 
 DATA = Path(__file__).parents[2] / "data" / "openb"
@@ -44,7 +44,7 @@ def figures(pods: str, policies: list[str]) -> dict[str, dict[str, float]]:
     plan = TracePlan(
         nodes=read_nodes(DATA / "openb_node_list_gpu_node.csv"),
         lists=[PodList(pods, read_pods(DATA / f"openb_pod_list_{pods}.csv"))],
-        policies=policies,
+        policies=policies_given(policies),
         tune=1.3,
         seeds=range(42, 43),
     )

@@ -57,6 +57,12 @@ def test_policies_are_compared_on_the_same_draws(files: list[str]) -> None:
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+def test_the_constants_of_the_default_can_be_given(files: list[str]) -> None:
+    policy = "expected_fill:stop_chance=0.5,sharpness=1"
+    answer = report(files, "--seeds", "1", "--policy", policy)
+    assert [run["policy"] for run in answer["runs"]] == [policy]
+
+
 def test_levels_beyond_the_demand_are_left_out(files: list[str]) -> None:
     mean = report(files, "--seeds", "1", "--tune", "1.0")["mean"]
     assert "allocation_pct_100" in mean
@@ -72,7 +78,12 @@ def test_the_order_of_the_file_can_decide_between_equal_nodes(files: list[str]) 
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "said"), [("--policy", "mcc", "no policy"), ("--tune", "-1", "--tune")]
+    ("option", "value", "said"),
+    [
+        ("--policy", "mcc", "no policy"),
+        ("--policy", "expected_fill:lag=1", "lag=1"),
+        ("--tune", "-1", "--tune"),
+    ],
 )
 def test_bad_options_are_one_clear_error(files: list[str], option: str, value: str, said: str) -> None:
     with pytest.raises(TesseraError, match=said):

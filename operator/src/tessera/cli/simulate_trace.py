@@ -102,7 +102,7 @@ def command(nodes: Path, pods: tuple[Path, ...], as_json: bool, **options: Any) 
     config = {
         "nodes": nodes.name,
         "pods": [path.name for path in pods],
-        "policies": plan.policies,
+        "policies": list(plan.policies),
         "tune": plan.tune,
         "seeds": list(plan.seeds),
         "node_order": plan.node_order,

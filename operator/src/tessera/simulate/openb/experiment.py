@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -69,6 +70,9 @@ def _fgd(
 
 DEFAULT_POLICY = "expected_fill"
 
+SETTINGS = ("stop_chance", "sharpness", "set_bonus")
+"""The constants of `expected_fill`, which can be given after its name."""
+
 POLICIES: dict[str, Make] = {
     "expected_fill": lambda workload, cluster, seed: ExpectedFill(cluster, workload.all_types),
     "fgd": lambda workload, cluster, seed: _fgd(workload, cluster),
@@ -82,25 +86,47 @@ POLICIES: dict[str, Make] = {
     "worst_fit": lambda workload, cluster, seed: WorstFit(),
     "random": lambda workload, cluster, seed: RandomChoice(seed),
 }
-"""Name -> maker of the policy. `fgd-fuller` takes the node with the least free GPU of equals, `fgd` the
-first.
-"""
+"""Name -> maker. Of equal nodes `fgd` takes the first and `fgd-fuller` the one with the least free GPU."""
 
 
-def policies_given(names: Sequence[str]) -> list[str]:
-    """The policies that these names mean: `default` is the best, `all` all of them.
+def policies_given(names: Sequence[str]) -> dict[str, Make]:
+    """The policies that these names mean: `default` is the best, `all` all of them, and
+    `expected_fill:KEY=NUMBER,...` is the best with other constants.
 
-    Raises BadSimulationInput for an unknown name.
+    Raises BadSimulationInput for an unknown name or constant.
     """
-    given: list[str] = []
-    for name in names:
-        if name not in POLICIES and name not in ("default", "all"):
+    given: dict[str, Make] = {}
+    for text in names:
+        name, _, settings = text.partition(":")
+        if settings and name == "expected_fill":
+            given[text] = _with_constants(text, settings)
+        elif text == "all":
+            given |= POLICIES
+        elif text in ("default", *POLICIES):
+            chosen = DEFAULT_POLICY if text == "default" else text
+            given[chosen] = POLICIES[chosen]
+        else:
             raise BadSimulationInput(
-                f"there is no policy {name!r} for this trace",
+                f"there is no policy {text!r} for this trace",
                 remedy=f"Give one of: default, all, {', '.join(POLICIES)}.",
             )
-        given += list(POLICIES) if name == "all" else [DEFAULT_POLICY if name == "default" else name]
-    return list(dict.fromkeys(given))
+    return given
+
+
+def _with_constants(text: str, settings: str) -> Make:
+    values: dict[str, float] = {}
+    for setting in settings.split(","):
+        key, _, number = setting.partition("=")
+        try:
+            values[key] = float(number)
+        except ValueError:
+            values[key] = -1.0
+        if key not in SETTINGS or not 0 <= values[key] < math.inf or (key == "sharpness" and not values[key]):
+            raise BadSimulationInput(
+                f"{setting!r} in the policy {text!r} is not a constant of expected_fill",
+                remedy=f"Give positive numbers for some of: {', '.join(SETTINGS)}.",
+            )
+    return lambda workload, cluster, seed: ExpectedFill(cluster, workload.all_types, **values)
 
 
 @dataclass(frozen=True)
@@ -117,7 +143,7 @@ class TracePlan:
 
     nodes: list[Node]
     lists: list[PodList]
-    policies: list[str]
+    policies: dict[str, Make]
     tune: float
     seeds: range
     node_order: NodeOrder = "published"
@@ -166,14 +192,14 @@ def _runs_of_seed(
 ) -> Iterator[dict[str, Any]]:
     capacity = Cluster(plan.nodes).capacity_milli
     drawn = draw(workload.pods, nodes=len(plan.nodes), gpu_milli=capacity, tune=plan.tune, seed=seed)
-    for policy in plan.policies:
+    for policy, make in plan.policies.items():
         progress.begins(f"{name}, seed {seed}, {policy}")
         cluster = Cluster(_ordered(plan.nodes, drawn, plan.node_order))
         usable = UsableByNextPod(cluster, workload.typical)
         outcome = run(
             cluster,
             drawn.pods,
-            POLICIES[policy](workload, cluster, seed),
+            make(workload, cluster, seed),
             levels_pct=plan.levels_pct,
             fragmentation=partial(fragmentation_milli, usable=usable),
         )

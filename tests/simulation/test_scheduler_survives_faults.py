@@ -197,7 +197,7 @@ async def _lagging_view(seed: int) -> None:
     replicas.start()
     await asyncio.sleep(3.0)
     faults.late = 0.9
-    faults.lost = 0.1
+    faults.lost = 0.4
     for number in range(12):
         cluster.add_pod(f"p{number}", "1g.10gb", priority=number)
         await asyncio.sleep(0.7)

@@ -89,6 +89,9 @@ def test_what_kubernetes_adds_to_the_language_is_understood(expression: str, exp
     ("expression", "kinds"),
     [
         ('device.attributes["gpu.tessera.dev"].profile == "2g.20gb"', 1),
+        ('device.attributes["gpu.tessera.dev"].?profile.orValue("") == "2g.20gb"', 1),
+        ('device.attributes[?"gpu.tessera.dev"][?"profile"].hasValue()', 1),
+        ('device.attributes["gpu.tessera.dev"].?gpuUUID.orValue("") == "GPU-3"', 40),
         ('device.attributes["gpu.tessera.dev"].gpuUUID == "GPU-3"', 2),
         ('device.attributes["gpu.tessera.dev"].gpuUUID in ["GPU-3", "GPU-4"] && true', 3),
         ('!(device.attributes["gpu.tessera.dev"].gpuUUID != "GPU-3")', 2),

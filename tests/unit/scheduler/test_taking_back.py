@@ -75,6 +75,15 @@ def test_a_slice_that_another_pod_uses_stays(stuck: Any) -> None:
     assert given_up(stuck) == []
 
 
+def test_a_shared_slice_is_taken_back_once_when_all_of_its_pods_are_refused(stuck: Any) -> None:
+    stuck.add_pod("q", "p", gates=())
+    stuck.claims["p"]["status"]["reservedFor"].append({"resource": "pods", "name": "q", "uid": "pod-q"})
+    stuck.touch(stuck.claims["p"])
+    assert given_up(stuck) == []
+    refuse(stuck, "q", ago=60.0)
+    assert given_up(stuck) == ["p"]
+
+
 def test_an_allocation_that_nobody_uses_is_freed_after_a_minute(world: Any, request_for: Any) -> None:
     world.add_claim("orphan", request_for("2g.20gb"))
     world.allocate("orphan", "gpu-aaaaaaaa-2g-20gb-0", node="node-a", since=-59.0)

@@ -167,7 +167,7 @@ class _Search:
         zero = Fraction(0)
         for name, marks in gpus.items():
             node = placing.snapshot.nodes.get(name)
-            used = placing.usage.get(name, {})
+            used = placing.load.used(name)
             free = tuple(
                 node.allocatable.get(r, zero) - used.get(r, zero) if node is not None else zero
                 for r in resources

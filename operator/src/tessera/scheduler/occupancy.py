@@ -1,5 +1,4 @@
-"""The placement core's state, kept in step with the cluster: who holds which placement, and what pods ask of
-each node.
+"""The placement core's state, kept in step with the cluster: who holds which placement.
 
 The state is changed by difference from one snapshot to the next, and built anew only when the published GPUs
 change.
@@ -10,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fractions import Fraction
 
 from tessera.metrics import registry as metrics
 from tessera.placement.state import ClusterState
@@ -89,23 +87,6 @@ def _holders(claims: Iterable[Claim]) -> Iterable[Holder]:
         if claim.allocated is not None:
             for pool, device in claim.allocated.devices:
                 yield Holder(claim.uid, "/".join(claim.key), pool, device)
-
-
-def node_usage(snapshot: Snapshot) -> dict[str, dict[str, Fraction]]:
-    """What pods ask of each node: those that are bound, and those that our allocations will bring there."""
-    used: dict[str, dict[str, Fraction]] = {}
-    for pod in snapshot.pods.values():
-        node = pod.node or expected_node(pod, snapshot)
-        if node:
-            add_usage(used, node, pod)
-    return used
-
-
-def add_usage(used: dict[str, dict[str, Fraction]], node: str, pod: Pod, *, sign: int = 1) -> None:
-    """Count a pod's requests on a node; with `sign` -1, no longer."""
-    on_node = used.setdefault(node, {})
-    for name, amount in pod.requests.items():
-        on_node[name] = on_node.get(name, Fraction(0)) + sign * amount
 
 
 def expected_node(pod: Pod, snapshot: Snapshot) -> str:

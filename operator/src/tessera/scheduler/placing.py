@@ -7,10 +7,10 @@ placed together are placed by trying.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+from typing import Any
 
 from tessera.api.reasons import Reason
 from tessera.metrics import registry as metrics
@@ -19,9 +19,10 @@ from tessera.placement.request import Constraint, Feasible, Placement, Request, 
 from tessera.scheduler.actions import PodPlacement
 from tessera.scheduler.allocation import ClaimPlacement, Result
 from tessera.scheduler.barred import Barred
-from tessera.scheduler.filters import matches_terms, node_verdict
+from tessera.scheduler.filters import matches_terms
+from tessera.scheduler.node_load import NO_NODE, NodeLoad
 from tessera.scheduler.objects import Claim, Key, Pod
-from tessera.scheduler.occupancy import Holder, Occupancy, add_usage, expected_node
+from tessera.scheduler.occupancy import Holder, Occupancy
 from tessera.scheduler.refusals import REASONS, NotYet, Unserved
 from tessera.scheduler.requests import ClaimRequests, InvalidRequest, RequestReader
 from tessera.scheduler.reserves import Reserves
@@ -31,8 +32,6 @@ from tessera.scheduler.units import claims_of
 
 MOST_CONSUMERS = 256
 """The API's limit of `status.reservedFor`."""
-
-Usage = dict[str, dict[str, Fraction]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Wanted:
 
 
 class Placing:
-    """One round's books. `usage` is what pods ask of each node, and is changed in place."""
+    """One round's books."""
 
     def __init__(
         self,
@@ -67,18 +66,19 @@ class Placing:
         reader: RequestReader,
         reserves: Reserves,
         avoidance: Avoidance,
-        usage: Usage,
+        load: NodeLoad,
     ) -> None:
         self.snapshot = snapshot
         self.state = occupancy.state
         self.reserves = reserves
-        self.usage = usage
+        self.load = load
         self._engine = engine
         self._inventory = occupancy.inventory
         self._reader = reader
         self._avoidance = avoidance
         self._promised: dict[Key, ClaimPlacement] = {}
         self._settled: set[Key] = set()
+        self._counted: set[str] = set()
         self._sharers: dict[Key, int] = defaultdict(int)
 
     def place(self, pod: Pod, *, barred: Barred | None = None) -> PodPlacement:
@@ -110,15 +110,15 @@ class Placing:
 
     def undo(self, placed: PodPlacement) -> None:
         """Give back what `place` took."""
-        node = self.node_of(placed) if self._is_new_on_node(placed.pod) else ""
         for one in placed.claims:
             del self._promised[one.claim.key]
             for result in one.results:
                 self.state.release(_holder(one, result))
         for claim in placed.shares:
             self._sharers[claim.key] -= 1
-        if node:
-            add_usage(self.usage, node, placed.pod, sign=-1)
+        if placed.pod.uid in self._counted:
+            self._counted.discard(placed.pod.uid)
+            self.load.remove(placed.pod, undone=True)
 
     def settle(self) -> None:
         """What was promised so far is going to be written; pods that share it wait until it is."""
@@ -144,37 +144,49 @@ class Placing:
 
     def feasible(self, wanted: Wanted) -> Feasible:
         """The GPUs on nodes that may run the pod, and what excluded the others."""
-        passing: list[str] = []
-        excluded: dict[str, int] = defaultdict(int)
-        for name, verdict in self.verdicts(wanted).items():
-            if verdict is None:
-                passing.append(name)
-            else:
-                excluded[verdict] += 1
+        if not self._is_special(wanted):
+            shape = self.load.fit(wanted.pod)
+            return Feasible(shape.gpus, {name: count for name, count in shape.excluded.items() if count})
+        verdicts = self.verdicts(wanted)
+        passing = [name for name, verdict in verdicts.items() if verdict is None]
+        excluded = Counter(verdict for verdict in verdicts.values() if verdict is not None)
         return Feasible(self.state.bits_of_nodes(passing), dict(excluded))
 
     def verdicts(self, wanted: Wanted) -> dict[str, str | None]:
         """GPU node -> the filter that excludes it for the pod, or None."""
         pod = wanted.pod
-        avoided = frozenset[str]() if pod.node else self._avoidance.nodes(pod, now=self.snapshot.now)
-        pinned = [
-            c.allocated.node_terms
-            for c in wanted.claims
-            if c.allocated is not None and c.allocated.node_terms is not None
-        ]
-        promised = {self._promised[c.key].node for c in wanted.claims if c.key in self._promised}
-        verdicts: dict[str, str | None] = {}
-        for name in self.state.nodes():
-            node = self.snapshot.nodes.get(name)
-            if node is None:
-                verdicts[name] = "node does not exist"
-            elif not all(matches_terms(terms, node) for terms in pinned) or not promised <= {name}:
-                verdicts[name] = "another claim of the pod is allocated elsewhere"
-            elif name in avoided:
+        if pod.node:
+            return {name: self.load.verdict(pod, name) for name in self.state.nodes()}
+        verdicts = dict(self.load.fit(pod).verdicts)
+        counted_on = self.load.node_of(pod)
+        if counted_on in verdicts:
+            verdicts[counted_on] = self.load.verdict(pod, counted_on)
+        pinned = _pinned(wanted)
+        promised = self._promised_nodes(wanted)
+        for name in self._avoidance.nodes(pod, now=self.snapshot.now):
+            if verdicts.get(name, NO_NODE) != NO_NODE:
                 verdicts[name] = "tried without success a short while ago"
-            else:
-                verdicts[name] = node_verdict(pod, node, used=self._used_by_others(pod, name))
+        if pinned or promised:
+            for name in verdicts:
+                node = self.snapshot.nodes.get(name)
+                here = node is not None and all(matches_terms(terms, node) for terms in pinned)
+                if node is not None and not (here and promised <= {name}):
+                    verdicts[name] = "another claim of the pod is allocated elsewhere"
         return verdicts
+
+    def _is_special(self, wanted: Wanted) -> bool:
+        """Whether more than what its shape says decides where the pod may go."""
+        pod = wanted.pod
+        return bool(
+            pod.node
+            or _pinned(wanted)
+            or self.load.node_of(pod)
+            or self._promised_nodes(wanted)
+            or self._avoidance.nodes(pod, now=self.snapshot.now)
+        )
+
+    def _promised_nodes(self, wanted: Wanted) -> set[str]:
+        return {self._promised[c.key].node for c in wanted.claims if c.key in self._promised}
 
     def gpu_of(self, result: Result) -> tuple[str, int]:
         """The GPU's name and the placement's index of a decision."""
@@ -269,19 +281,19 @@ class Placing:
                 self.state.occupy(gpu, index, owner=_holder(one, result))
         for claim in placed.shares:
             self._sharers[claim.key] += 1
-        if node and self._is_new_on_node(placed.pod):
-            add_usage(self.usage, node, placed.pod)
+        if node and not self.load.node_of(placed.pod):
+            self._counted.add(placed.pod.uid)
+            self.load.put(placed.pod, node)
         return placed
 
-    def _is_new_on_node(self, pod: Pod) -> bool:
-        """Whether the node's usage did not contain the pod before this round."""
-        return not pod.node and not expected_node(pod, self.snapshot)
 
-    def _used_by_others(self, pod: Pod, node: str) -> Mapping[str, Fraction]:
-        used = self.usage.get(node, {})
-        if pod.node or expected_node(pod, self.snapshot) != node:
-            return used
-        return {name: amount - pod.requests.get(name, Fraction(0)) for name, amount in used.items()}
+def _pinned(wanted: Wanted) -> list[tuple[Mapping[str, Any], ...]]:
+    """The node terms of the pod's claims that are allocated already, by us or by others."""
+    return [
+        c.allocated.node_terms
+        for c in wanted.claims
+        if c.allocated is not None and c.allocated.node_terms is not None
+    ]
 
 
 def _holder(placement: ClaimPlacement, result: Result) -> Holder:

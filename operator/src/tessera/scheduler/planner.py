@@ -15,8 +15,9 @@ from tessera.placement.engine import Engine
 from tessera.placement.policies import Policy
 from tessera.scheduler.actions import Action, GiveUp, Place, PodPlacement, Protect, Refuse
 from tessera.scheduler.gangs import place_together
+from tessera.scheduler.node_load import NodeLoad
 from tessera.scheduler.objects import Claim, Key
-from tessera.scheduler.occupancy import Occupancy, node_usage
+from tessera.scheduler.occupancy import Occupancy
 from tessera.scheduler.placing import Placing
 from tessera.scheduler.queue import Queue
 from tessera.scheduler.refusals import NotYet, Unserved
@@ -54,8 +55,9 @@ class Planner:
         self.reserves = Reserves((), inventory=self.occupancy.inventory, state=self.occupancy.state)
         self._reserved: tuple[PartitionReserves, ...] = ()
         self._retries = Retries()
+        self._load = NodeLoad()
         self._counted: set[str] = set()
-        self._held: dict[str, tuple[str, str]] = {}
+        self._held: dict[str, tuple[tuple[str, ...], str]] = {}
 
     @property
     def waiting(self) -> int:
@@ -67,7 +69,7 @@ class Planner:
         told once.
         """
         placing = self.open_books(snapshot)
-        self._retries.follow(snapshot, placing.usage)
+        self._retries.follow(snapshot)
         self._notice_cleared(snapshot)
         actions: list[Action] = [
             Protect(claim)
@@ -87,6 +89,7 @@ class Planner:
     def open_books(self, snapshot: Snapshot) -> Placing:
         """The books of a round over this snapshot, with nothing decided yet."""
         rebuilt = self.occupancy.follow(snapshot)
+        self._load.follow(snapshot, self.occupancy.state)
         if rebuilt:
             self._reader = self._new_reader()
         if rebuilt or snapshot.reserves is not self._reserved:
@@ -101,7 +104,7 @@ class Planner:
             reader=self._reader,
             reserves=self.reserves,
             avoidance=self.avoidance,
-            usage=node_usage(snapshot),
+            load=self._load,
         )
 
     def place_unit(self, unit: Unit, placing: Placing) -> tuple[PodPlacement, ...]:
@@ -129,7 +132,9 @@ class Planner:
         limit = unit.time_limit_seconds(self._gang_time_limit_seconds)
         overdue = limit is not None and unit.age_seconds(snapshot.now) >= limit
         avoided = self.avoidance.nodes(unit.pods[0], now=snapshot.now)
-        attempt = self._retries.attempt(unit, snapshot, world=(self.occupancy.releases, avoided, overdue))
+        attempt = self._retries.attempt(
+            unit, snapshot, world=(self.occupancy.releases, self._load.freed, avoided, overdue)
+        )
         if self._retries.is_useless(unit, attempt):
             self.queue.still_waits(unit)
             return
@@ -194,15 +199,15 @@ class Planner:
         it.
         """
         pods = {pod.uid: pod for pod in snapshot.pods.values()}
-        held: dict[str, tuple[str, str]] = {}
+        held: dict[str, tuple[tuple[str, ...], str]] = {}
         for claim in snapshot.claims.values():
             if claim.holds_ours and claim.reserved_for:
-                held[claim.uid] = (claim.reserved_for[0], pinned_node(claim.allocated))
+                held[claim.uid] = (claim.reserved_for, pinned_node(claim.allocated))
             elif claim.uid in self._held and claim.allocated is None:
-                pod_uid, node = self._held[claim.uid]
-                pod = pods.get(pod_uid)
-                if pod is not None and not pod.node and not pod.gates and node:
-                    self.avoidance.add(pod, node, now=snapshot.now)
+                consumers, node = self._held[claim.uid]
+                for pod in (pods[uid] for uid in consumers if uid in pods):
+                    if node and not pod.node and not pod.gates:
+                        self.avoidance.add(pod, node, now=snapshot.now)
         self._held = held
 
     def _forget(self, snapshot: Snapshot) -> None:

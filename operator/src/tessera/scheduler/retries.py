@@ -7,9 +7,8 @@ until the world or the unit itself looks different.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from fractions import Fraction
 
 from tessera.scheduler.objects import Pod
 from tessera.scheduler.snapshot import Snapshot
@@ -37,26 +36,16 @@ class Retries:
     def __init__(self) -> None:
         self._refused: dict[str, Attempt] = {}
         self._rules: tuple[object, ...] = ()
-        self._usage: Mapping[str, Mapping[str, Fraction]] = {}
         self._changes = 0
 
-    def follow(self, snapshot: Snapshot, usage: Mapping[str, Mapping[str, Fraction]]) -> None:
-        """Notice what may help somebody: another node, class or reserve, and CPU or memory that became free.
-        Free GPU room is counted elsewhere.
+    def follow(self, snapshot: Snapshot) -> None:
+        """Notice what may help somebody: another node, class or reserve. Room that became free on GPUs and
+        nodes is counted elsewhere.
         """
         rules = (snapshot.nodes, snapshot.classes, snapshot.reserves)
         if rules != self._rules:
             self._rules = rules
             self._changes += 1
-        zero = Fraction(0)
-        if any(
-            amount > usage.get(node, {}).get(name, zero)
-            for node, on_node in self._usage.items()
-            for name, amount in on_node.items()
-        ):
-            self._changes += 1
-        # Not a copy: what this round promises is part of it, and a promise that fails frees room too.
-        self._usage = usage
 
     def attempt(self, unit: Unit, snapshot: Snapshot, *, world: tuple[object, ...]) -> Attempt:
         """The try that would be made now. `world` is what else an answer depends on."""

@@ -65,7 +65,7 @@ class _Domains(celtypes.MapType):  # type: ignore[misc]  # celpy has no types
 _LITERAL = r"(?:\"[^\"\\]*\"|'[^'\\]*')"
 _PLAIN_USE = re.compile(
     # device.attributes["domain"].name and ["name"], but not a macro or function over the whole map.
-    rf"\bdevice\.(?:attributes|capacity)\[{_LITERAL}\](?:\.\w+\b(?!\s*\()|\[{_LITERAL}\])"
+    rf"\bdevice\.(?:attributes|capacity)\[\??{_LITERAL}\](?:\.\??\w+\b(?!\s*\()|\[\??{_LITERAL}\])"
     rf"|{_LITERAL}\s+in\s+device\.(?:attributes|capacity)\[{_LITERAL}\](?!\s*[.\[])"
     r"|\bdevice\.driver\b"
 )

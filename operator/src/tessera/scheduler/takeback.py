@@ -31,6 +31,7 @@ class TakeBack:
 def find_take_backs(snapshot: Snapshot, *, grace_seconds: float) -> Iterator[TakeBack]:
     """Allocations whose pod was not scheduled within the grace time, and allocations that nobody uses."""
     used: set[tuple[str, str]] = set()
+    stuck: list[tuple[Pod, list[Claim]]] = []
     for pod in snapshot.pods.values():
         claims = [
             claim
@@ -38,12 +39,16 @@ def find_take_backs(snapshot: Snapshot, *, grace_seconds: float) -> Iterator[Tak
             if (claim := snapshot.claim_of(pod, entry.claim)) is not None and claim.holds_ours
         ]
         used.update(claim.key for claim in claims)
-        if not is_stuck(pod, claims, now=snapshot.now, grace_seconds=grace_seconds):
-            continue
+        if is_stuck(pod, claims, now=snapshot.now, grace_seconds=grace_seconds):
+            stuck.append((pod, claims))
+    uids = {pod.uid for pod, _ in stuck}
+    given_up: set[tuple[str, str]] = set()
+    for pod, claims in stuck:
         node = pinned_node(claims[0].allocated)
         for claim in claims:
-            # A claim that another pod has reserved works for that pod.
-            if set(claim.reserved_for) <= {pod.uid}:
+            # A claim works for those of its consumers that are not stuck.
+            if set(claim.reserved_for) <= uids and claim.key not in given_up:
+                given_up.add(claim.key)
                 yield TakeBack(
                     claim, pod, f"the pod could not be scheduled on node {node} for {grace_seconds:.0f} s"
                 )

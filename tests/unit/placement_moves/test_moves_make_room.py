@@ -150,6 +150,41 @@ def test_a_plan_is_found_exactly_when_one_exists(
         assert after == before | {"request": profile}
 
 
+@pytest.mark.parametrize(
+    ("seed", "gpus", "profile"),
+    [(21, 1, "4g.40gb"), (58, 2, "4g.40gb"), (70, 2, "2g.20gb"), (74, 3, "2g.20gb"), (298, 2, "2g.20gb")],
+)
+def test_a_victim_takes_the_place_of_another_when_no_room_is_free_for_it(
+    h100: Geometry, seed: int, gpus: int, profile: str
+) -> None:
+    state = cluster(*[h100] * gpus)
+    fill_at_random(state, seed=seed, leave=random.Random(seed).choice((0.1, 0.2, 0.3, 0.5)))
+    request = request_for_profile(state, profile)
+    policy = FragmentationTenancy()
+    assert plan_moves(state, policy, request, most_victims=1, movable=anything) is None
+    plan = plan_moves(state, policy, request, most_victims=2, movable=anything)
+    assert plan is not None and len(plan.moves) == 2
+    must_stay = plan.moves[0].owner
+    other = plan_moves(
+        state,
+        policy,
+        request,
+        most_victims=2,
+        movable=lambda owner: None if owner == must_stay else Victim(),
+    )
+    assert other is None or must_stay not in {move.owner for move in other.moves}
+    carry_out(state, plan)
+
+
+@pytest.mark.parametrize("seed", [190, 370])
+def test_two_instances_that_would_swap_their_places_make_no_plan(h100: Geometry, seed: int) -> None:
+    state = cluster(h100, h100)
+    fill_at_random(state, seed=seed, leave=random.Random(seed).choice((0.1, 0.2, 0.3, 0.5)))
+    request = request_for_profile(state, "1g.10gb")
+    assert plan_moves(state, FragmentationTenancy(), request, most_victims=2, movable=anything) is None
+    assert not can_make_room(state, "1g.10gb", movable=set(state.owners()), most=2)
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), under_budget=st.booleans(), data=st.data())
 def test_the_plan_is_the_cheapest_by_its_rule(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tessera.placement.budget import BudgetRule, MoveBudget
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     gpus=st.integers(1, 50),
     per_100=st.floats(0, 60),

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tessera.placement.geometry import Geometry
+from tessera.placement.move_plans import one_after_the_other
 from tessera.placement.moves import (
     UNDER_BUDGET,
+    Move,
     MovePlan,
     MovePlanner,
     PlanPrice,
@@ -309,6 +311,19 @@ def test_a_planner_follows_the_values_of_its_policy(h100: Geometry) -> None:
         state, policy, request, most_victims=4, movable=anything
     )
     assert kept is None or kept.placement.legal.profile == "7g.80gb"
+
+
+def test_moves_are_ordered_so_that_each_target_is_free(h100: Geometry) -> None:
+    state = cluster(h100, h100)
+    left, right = h100.index_of("3g.40gb", 0), h100.index_of("3g.40gb", 4)
+    assert left is not None and right is not None
+    state.occupy("gpu-0", left, owner="a")
+    state.occupy("gpu-0", right, owner="b")
+    follows = Move("a", "3g.40gb", ("gpu-0", left), ("gpu-0", right))
+    leaves = Move("b", "3g.40gb", ("gpu-0", right), ("gpu-1", left))
+    assert one_after_the_other(state, [follows, leaves]) == (leaves, follows)
+    swaps = Move("b", "3g.40gb", ("gpu-0", right), ("gpu-0", left))
+    assert one_after_the_other(state, [follows, swaps]) is None
 
 
 def test_cost_is_the_time_lost_times_the_share_of_the_gpu(h100: Geometry) -> None:

@@ -49,7 +49,7 @@ def test_the_least_important_then_the_fewest_then_the_cheapest(h100: Geometry) -
     assert plan(1, gpus=0b110) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), most=st.integers(1, 3), data=st.data())
 def test_a_plan_is_found_exactly_when_one_exists(
     h100: Geometry, seed: int, most: int, data: st.DataObject

@@ -52,7 +52,7 @@ def test_an_instance_without_an_end_is_never_waited_for(h100: Geometry) -> None:
     assert found is not None and (found.gpu, h100.placements[found.index].start) == ("gpu-0", 4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), data=st.data())
 def test_a_reserved_place_is_closed_and_becomes_free(
     h100: Geometry, a30: Geometry, seed: int, data: st.DataObject

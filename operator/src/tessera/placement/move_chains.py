@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 
 from tessera.placement.gpu_sets import first_of
-from tessera.placement.move_plans import Move, MovePlan, Victim, victims_on
+from tessera.placement.move_plans import Move, MovePlan, Victim, one_after_the_other, victims_on
 from tessera.placement.move_search import MOST_GPUS_OF_A_LAYOUT, MOST_GPUS_OF_A_SEARCH, Case, Search
 from tessera.placement.openings import Opening, Openings
 from tessera.placement.request import Offer
@@ -117,17 +117,18 @@ class ChainSearch:
         if filled is None:
             return None
         last, ((number, target),) = filled
-        if number == gpu.number and gpu.geometry.overlap(target, first[1]):
-            return None  # Each would wait for the place of the other.
         target_gpu = search.state.gpus[number].name
         moves = [
             Move(second[0], opening.profiles[0], (other.name, second[1]), (target_gpu, target)),
             Move(first[0], case.opening.profiles[0], (gpu.name, first[1]), (other.name, opening.index)),
         ]
+        ordered = one_after_the_other(search.state, moves)
+        if ordered is None:
+            return None
         return search.plan_of(
             gpu,
             case.opening.index,
-            moves,
+            ordered,
             change=case.growth + growth + last,
             lost=first[2].gpu_seconds + second[2].gpu_seconds,
         )

@@ -121,6 +121,7 @@ def test_limits_that_are_too_low_are_refused_with_what_is_needed(h100: Pool) -> 
         ({}, "nothing is asked for"),
         ({"7g.80gb": 0}, "at least 1"),
         ({"7g.80gb": -2}, "at least 1"),
+        ({"7g.80gb": 10**9}, "at most 10,000,000"),
         ({"7g.80g": 1}, "Did you mean 7g.80gb"),
     ],
 )

@@ -89,6 +89,16 @@ def test_head_room_is_kept(h100: Pool) -> None:
     assert pack_services(asked(h100, services, table, HeadRoom(0.9, 0.5))).gpus == 2
 
 
+def test_rates_of_any_size_are_planned(h100: Pool) -> None:
+    table = [measured("1g.10gb", 1000.0)]
+    for rate, slices in ((1e-6, 1), (1000.0, 1), (1001.0, 2), (5e6, 5000)):
+        plan = pack_services(asked(h100, [Service("a", "net", rate, 20.0)], table))
+        assert plan.shares[0].slices == slices
+        assert plan.gpus == ceil(slices / 7)
+    with pytest.raises(BadPackingInput, match="more than 100,000 slices"):
+        pack_services(asked(h100, [Service("a", "net", 1e12, 20.0)], table))
+
+
 def test_only_measurements_within_the_bound_count(h100: Pool) -> None:
     services = [Service("a", "net", 100.0, 20.0)]
     table = [measured("7g.80gb", 100.0, 25.0), measured("7g.80gb", 30.0, 9.0)]

@@ -14,6 +14,8 @@ from tessera.packing.requests import RequestPlan
 
 PACKERS = ("first_fit", DECREASING, "best_fit_hami_master", "mfi", "mcc", "fgd")
 """In the order of the tables: online policies, and first fit on the requests sorted by size."""
+MOST_REQUESTS = 20_000
+"""Beyond it packers take much longer than the plan, and their ratios have settled."""
 
 
 def compare(
@@ -21,9 +23,9 @@ def compare(
 ) -> list[dict[str, float]]:
     """One run per seed (an order of arrival): GPUs and their ratio to the plan's, by packer.
 
-    Empty for several pools.
+    Empty for several pools, and for more than MOST_REQUESTS.
     """
-    if len(pools) != 1:
+    if len(pools) != 1 or sum(demand.values()) > MOST_REQUESTS:
         return []
     runs: list[dict[str, float]] = []
     for seed in seeds:

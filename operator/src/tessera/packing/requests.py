@@ -25,6 +25,8 @@ from tessera.packing.plan import Group, Proof, check_demand, check_layouts, gpus
 from tessera.packing.program import Program, Row, solve
 
 DEFAULT_TIME_LIMIT_SECONDS = 60.0
+MOST_OF_A_PROFILE = 10_000_000
+"""Beyond it the tolerances of the solver are no longer small beside one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,12 @@ def check_question(pools: Sequence[Pool], demand: Mapping[str, int]) -> None:
     if not pools:
         raise BadPackingInput("no GPU model is given", "", "Give --gpu MODEL.")
     for profile, count in demand.items():
+        if count > MOST_OF_A_PROFILE:
+            raise BadPackingInput(
+                f"{count} requests for {profile}",
+                f"at most {MOST_OF_A_PROFILE:,} can be planned exactly",
+                "Plan a hundredth and multiply.",
+            )
         if count < 1:
             raise BadPackingInput(
                 f"{count} requests for {profile}", "a count is at least 1", "Leave the profile out."

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.packing.configurations import Catalogue, catalogue
-from tessera.packing.errors import NotEnoughGpus
+from tessera.packing.errors import BadPackingInput, NotEnoughGpus
 from tessera.packing.layout import Column, Holding, arranged, columns_of, trimmed
 from tessera.packing.plan import Group, Proof, gpus_of
 from tessera.packing.program import Program, Row, solve, tidied
@@ -44,6 +44,9 @@ Kind = tuple[str, str]
 """GPU model and profile."""
 SharedKind = tuple[str, str, str, int]
 """GPU model, profile, mode and number of processes of slices that services share."""
+
+_MOST_SLICES = 100_000
+"""Of one service. Beyond it the solver's tolerances are no longer small beside a slice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +144,8 @@ def _shared_kind(m: Measurement) -> SharedKind:
 
 
 def _program(question: Question, columns: _Columns, profiles: Sequence[str]) -> Program:
-    used = question.head_room.utilisation
-    whole = [used * m.throughput_per_second / s.rate_per_second for s, m in columns.own]
-    seat = [used * m.throughput_per_second / m.processes / s.rate_per_second for s, m in columns.seats]
+    whole = [_part(question, s, m.throughput_per_second) for s, m in columns.own]
+    seat = [_part(question, s, m.throughput_per_second / m.processes) for s, m in columns.seats]
     rows = [
         Row(
             terms=(
@@ -201,6 +203,23 @@ def _sizes(question: Question, columns: _Columns) -> list[float]:
         *(float(width[kind[:2]]) for kind in columns.shared),
         *((0.01,) * len(columns.seats)),
     ]
+
+
+def _part(question: Question, service: Service, throughput_per_second: float) -> float:
+    """The part of a service's rate that a slice or seat holds. What holds more than all counts as all: that
+    means the same for whole numbers, tightens the relaxation, and keeps coefficients in scale.
+
+    Raises BadPackingInput where more slices would be needed than any plan can have.
+    """
+    part = question.head_room.utilisation * throughput_per_second / service.rate_per_second
+    if part * _MOST_SLICES < 1:
+        raise BadPackingInput(
+            f"service {service.name}: {service.rate_per_second:g} per second would need more than "
+            f"{_MOST_SLICES:,} slices",
+            f"one holds {question.head_room.utilisation * throughput_per_second:g} per second",
+            "Check the units of the rate and of the throughput.",
+        )
+    return min(1.0, part)
 
 
 def _room(columns: _Columns, number: int, model: str, row: int, profile: str) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tessera.metrics.registry import REGISTRY
 from tessera.placement.policies import FirstFit
 from tessera.scheduler.actions import GiveUp, Place, Protect, Refuse
 from tessera.scheduler.planner import Planner
@@ -179,6 +180,25 @@ def test_an_unplaceable_pod_is_not_tried_again_until_something_helps(world: Any,
     world.now += 1
     del world.pods["used"], world.claims["used"]
     assert placed(planner.plan(world.snapshot())) == {"big": ("gpu-aaaaaaaa-7g-80gb-0",)}
+
+
+def test_the_same_question_is_asked_once_a_round(world: Any, planner: Planner) -> None:
+    def decisions() -> float:
+        return REGISTRY.get_sample_value("tessera_placement_seconds_count") or 0.0
+
+    for name in ("node-a", "node-b"):
+        world.add_pod_with_claim(f"on-{name}", "1g.10gb", gates=(), nodeName=name)
+        world.allocate(f"on-{name}", f"gpu-{name[-1] * 8}-1g-10gb-0", node=name, pod=f"on-{name}")
+    for i in range(20):
+        world.add_pod_with_claim(f"big{i}", "7g.80gb", created=float(i))
+    world.add_pod_with_claim("elsewhere", "7g.80gb", created=30.0, nodeSelector={"disk": "fast"})
+    world.add_pod_with_claim("small", "1g.10gb", created=31.0)
+    before = decisions()
+    actions = planner.plan(world.snapshot())
+    assert decisions() - before == 3
+    assert len(refused(actions)) == 21
+    assert "nodeSelector excluded 2" in refused(actions)["elsewhere"][1]
+    assert set(placed(actions)) == {"small"}
 
 
 @pytest.mark.parametrize(

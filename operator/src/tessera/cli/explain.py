@@ -32,6 +32,7 @@ from tessera.scheduler.explain import Explanation, Funnel, explain_pod
 from tessera.scheduler.snapshot import Snapshot, SnapshotReader
 
 WIDTH = 80
+LABEL_WIDTH = 43
 _STATES = {
     "Placed": "has its slice",
     "Fits": "is about to be placed",
@@ -223,7 +224,9 @@ def _funnel(funnel: Funnel) -> Iterator[str]:
 
 
 def _row(label: str, value: str) -> str:
-    return f"{label:<44.44}{value}"[:WIDTH]
+    """One line of two columns; what does not fit is cut with a mark, and is whole in the JSON."""
+    line = f"{label:<{LABEL_WIDTH}.{LABEL_WIDTH}} {value}".rstrip()
+    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
 
 
 def _wrapped(text: str, *, indent: str = "") -> list[str]:

@@ -24,7 +24,8 @@ from tessera.scheduler.snapshot import Snapshot
 from tessera.scheduler.takeback import find_take_backs, pinned_node
 from tessera.scheduler.units import Unit, find_units, needs_us
 
-NO_MOVE = "none: slices are not moved by this version"
+NO_MOVE = "none planned"
+"""Slices of running pods are not moved yet, so that no other answer is possible."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class NodeLoad:
         is counted somewhere is judged as one more of its shape.
         """
         assert self._state is not None
-        name = _shape_of(pod)
+        name = shape_of(pod)
         shape = self._shapes.get(name)
         if shape is None:
             if len(self._shapes) >= _MOST_SHAPES:
@@ -156,7 +156,8 @@ def _asks_the_same(counted: Pod, pod: Pod) -> bool:
     return counted is pod or counted.requests == pod.requests
 
 
-def _shape_of(pod: Pod) -> tuple[Any, ...]:
+def shape_of(pod: Pod) -> tuple[Any, ...]:
+    """What of a pod the node filters look at; equal shapes, equal verdicts."""
     return (
         tuple(sorted(pod.requests.items())),
         tuple(sorted(pod.node_selector.items())),

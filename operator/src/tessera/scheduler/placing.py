@@ -8,7 +8,7 @@ placed together are placed by trying.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from tessera.scheduler.actions import PodPlacement
 from tessera.scheduler.allocation import ClaimPlacement, Result
 from tessera.scheduler.barred import Barred
 from tessera.scheduler.filters import matches_terms
-from tessera.scheduler.node_load import NO_NODE, NodeLoad
+from tessera.scheduler.node_load import NO_NODE, NodeLoad, shape_of
 from tessera.scheduler.objects import Claim, Key, Pod
 from tessera.scheduler.occupancy import Holder, Occupancy
 from tessera.scheduler.refusals import REASONS, NotYet, Unserved
@@ -79,6 +79,7 @@ class Placing:
         self._promised: dict[Key, ClaimPlacement] = {}
         self._settled: set[Key] = set()
         self._counted: set[str] = set()
+        self._refused: dict[Hashable, Unserved] = {}
         self._sharers: dict[Key, int] = defaultdict(int)
 
     def place(self, pod: Pod, *, barred: Barred | None = None) -> PodPlacement:
@@ -98,6 +99,27 @@ class Placing:
             for claim, one in zip(wanted.todo, wanted.read, strict=True)
         )
         return self._take(PodPlacement(pod, claims, shares))
+
+    def place_alone(self, pod: Pod) -> PodPlacement:
+        """As `place`, for a pod that is not tried together with others. While such pods are served room only
+        shrinks, so that the next one that asks the same of the same nodes has the same answer.
+        """
+        wanted = self.wanted(pod)
+        question = None if self._is_special(wanted) or wanted.constraints else self._question(wanted)
+        if question in self._refused:
+            raise self._refused[question]
+        try:
+            return self.place(pod)
+        except Unserved as refused:
+            if question is not None:
+                self._refused[question] = refused
+            raise
+
+    def _question(self, wanted: Wanted) -> Hashable:
+        asked = tuple(
+            (a.label, a.offers, a.count) for request in wanted.requests for a in request.alternatives
+        )
+        return (shape_of(wanted.pod), len(wanted.requests), asked) if asked else None
 
     def node_of(self, placed: PodPlacement) -> str:
         """The node that a decision brings the pod to; "" when it does not choose one."""

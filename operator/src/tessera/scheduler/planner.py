@@ -116,7 +116,7 @@ class Planner:
                 self._count_arrival(claim, read)
         if unit.gang:
             return place_together(unit.pods, placing)
-        return (placing.place(unit.pods[0]),)
+        return (placing.place_alone(unit.pods[0]),)
 
     def _new_reader(self) -> RequestReader:
         return RequestReader(

@@ -13,6 +13,7 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import celpy
@@ -149,6 +150,12 @@ class Selector:
         return bool(result)
 
 
+@lru_cache(maxsize=4096)
+def _compiled(expression: str) -> Selector:
+    """Compiling costs some 25 ms and depends on the text alone, so a new leader need not do it again."""
+    return Selector(expression)
+
+
 class SelectorCache:
     """Compiled expressions by their text; also remembers those that do not compile."""
 
@@ -163,7 +170,7 @@ class SelectorCache:
             if len(self._compiled) >= self._limit:
                 self._compiled.pop(next(iter(self._compiled)))
             try:
-                found = Selector(expression)
+                found = _compiled(expression)
             except InvalidSelector as error:
                 found = error
             self._compiled[expression] = found

@@ -1,6 +1,6 @@
-"""The figures of the online loss system: near the published ones, in the known order, and within the ration.
+"""The figures of the online loss system: near the reference, in the known order, and within the ration.
 
-The published values are those of an independent program (100 GPUs, load 1.0, 40,000 arrivals, mean of 5
+The reference values are those of an independent program (100 GPUs, load 1.0, 40,000 arrivals, mean of 5
 seeds, spread 0.5). Here the runs are shorter, and one seed is used, so the comparison is of the gap to the
 ideal pool of the same requests, in which most of the noise cancels.
 """
@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from tessera.cli.simulate import command
 
 # Slice acceptance minus that of the ideal pool, in points: uniform, skew-small, skew-big, bimodal.
-PUBLISHED_GAPS = {
+REFERENCE_GAPS = {
     "first_fit": (-6.7, -5.9, -8.0, -8.3),
     "best_fit": (-4.6, -4.6, -5.5, -4.7),
     "mfi": (-4.2, -5.9, -3.2, -4.6),
@@ -36,26 +36,26 @@ def run(*arguments: str) -> dict[str, Any]:
 @pytest.fixture(scope="module", params=MIXES)
 def mix_and_gaps(request: pytest.FixtureRequest) -> tuple[str, dict[str, float]]:
     """The gaps of the policies on one workload of a mix."""
-    policies = [part for name in PUBLISHED_GAPS for part in ("--policy", name)]
+    policies = [part for name in REFERENCE_GAPS for part in ("--policy", name)]
     length = ("--arrivals", "16000", "--seeds", "1")
     report = run("--mix", request.param, "--known-mix", *length, *policies, "--policy", "default")
     return request.param, {one["policy"]: one["gap_to_pool_pct"] for one in report["runs"]}
 
 
-def test_gaps_to_the_ideal_pool_are_those_that_were_published(
+def test_gaps_to_the_ideal_pool_are_those_of_the_reference(
     mix_and_gaps: tuple[str, dict[str, float]],
 ) -> None:
     mix, gaps = mix_and_gaps
-    for policy, published in PUBLISHED_GAPS.items():
+    for policy, reference in REFERENCE_GAPS.items():
         tolerance = 3.0 if policy == "worst_fit" else 1.0
-        assert gaps[policy] == pytest.approx(published[MIXES.index(mix)], abs=tolerance), policy
+        assert gaps[policy] == pytest.approx(reference[MIXES.index(mix)], abs=tolerance), policy
 
 
 def test_policies_stand_in_the_known_order(mix_and_gaps: tuple[str, dict[str, float]]) -> None:
     _, gaps = mix_and_gaps
     assert gaps["worst_fit"] < gaps["first_fit"] < gaps["best_fit"]
     assert gaps["first_fit"] < gaps["fgd"]
-    default = next(gap for policy, gap in gaps.items() if policy not in PUBLISHED_GAPS)
+    default = next(gap for policy, gap in gaps.items() if policy not in REFERENCE_GAPS)
     assert default > gaps["fgd"] - 0.3
     assert max(gaps.values()) < 0, "no policy beats the pool by more than chance"
 

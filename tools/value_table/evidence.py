@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N-1 (default 5)")
+    parser.add_argument("--seeds", type=int, default=10, help="seeds 0 to N-1 (default 10)")
     options = parser.parse_args()
     print("| workload | FGD | FGD+H | learned | learned - FGD |\n|---|---|---|---|---|")
     for class_name, shapes in (("", W8), ("4 slices (A30), ", W4)):

@@ -30,17 +30,16 @@ if TYPE_CHECKING:
     type=float,
     multiple=True,
     default=(1.0,),
-    show_default="1.0",
-    help="Offered load: slices asked for / slices there are. Several are run in turn.",
+    help="Offered load: slices asked for / slices there are. Several are run in turn.  [default: 1.0]",
 )
 @click.option(
     "--mix",
     "mixes",
     multiple=True,
     default=("uniform",),
-    show_default="uniform",
     metavar="NAME|FILE",
-    help="uniform, skew-small, skew-big, bimodal, or a CSV file profile,weight. Several are run in turn.",
+    help="uniform, skew-small, skew-big, bimodal, or a CSV file profile,weight. Several are run in turn."
+    "  [default: uniform]",
 )
 @click.option(
     "--lifetime",

@@ -31,9 +31,8 @@ def cluster_options(command: _Command) -> _Command:
         "models",
         multiple=True,
         default=("H100-80GB",),
-        show_default="H100-80GB",
         metavar="MODEL[:COUNT]",
-        help="GPU model; several with their counts make a mixed cluster.",
+        help="GPU model; several with their counts make a mixed cluster.  [default: H100-80GB]",
     )(command)
 
 
@@ -46,9 +45,9 @@ def policy_options(command: _Command) -> _Command:
                 "policies",
                 multiple=True,
                 default=("default",),
-                show_default="default",
                 metavar="NAME",
-                help="Placement policy; several are compared on the same workload. `all`: every policy.",
+                help="Placement policy; several are compared on the same workload. `all`: every policy."
+                "  [default: default]",
             ),
             click.option(
                 "--max-victims",

@@ -111,19 +111,19 @@ class _Loop:
                 if place is not None:
                     occupy(place[0], place[1], event)
                     placed[event] = place
-                elif mover is not None:
-                    place = self._make_room(event, mover)
-                if mover is not None and place is not None:
+                    if mover is not None:
+                        mover.accepted()
+                elif mover is not None and self._make_room(event, mover):
                     mover.accepted()
             elif placed[~event] is not None:
                 release(~event)
 
-    def _make_room(self, event: int, mover: Mover) -> Place | None:
-        """Place a request by moves, if there is a plan that may be carried out."""
+    def _make_room(self, event: int, mover: Mover) -> bool:
+        """Place a request by moves, if there is a plan that may be carried out; whether there was one."""
         state = self._state
         plan = mover.plan(state, event, self._requests[self._workload.wanted[event]])
         if plan is None:
-            return None
+            return False
         for move in plan.moves:
             state.release(move.owner)
         place = (int(plan.placement.gpu), plan.placement.index)
@@ -135,4 +135,4 @@ class _Loop:
             relocations.append(Relocation(cast(int, move.owner), target))
         self.outcome.placed[event] = place
         self.outcome.relocations[event] = tuple(relocations)
-        return place
+        return True

@@ -11,8 +11,8 @@ it least.
 The default one, with learned values, is in `default_policy`.
 
 F_slice needs to know what may come next. It is estimated from what came (`ArrivalHistogram`), and the
-estimate in use is replaced only when it is off by more than three percentage points for some profile: chance
-alone moves it by about one, and each replacement makes the engine rank all layouts anew.
+estimate in use is replaced only when it is off by more than three standard errors for some profile, because
+each replacement makes the engine rank all layouts anew.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tessera.placement.score import (
     unusable_slices,
 )
 
-_LEAST_DRIFT = 0.03
+_LEAST_DRIFT = 3.0
 _CAPABILITY_WEIGHT = 1e-6
 _FIRST_LOOK = 8
 _MOST_BETWEEN_LOOKS = 125
@@ -125,7 +125,8 @@ class FragmentationGradient(ValuePolicy):
     def _follow_histogram(self) -> None:
         for geometry, used in self._weights.items():
             seen = self.histogram.weights(geometry)
-            if any(abs(seen[profile] - used[profile]) > _LEAST_DRIFT for profile in seen):
+            error = self.histogram.standard_error
+            if any(abs(weight - used[p]) > _LEAST_DRIFT * error(weight) for p, weight in seen.items()):
                 self._weights.clear()
                 self._forget_values()
                 return

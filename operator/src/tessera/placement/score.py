@@ -9,6 +9,7 @@ by a histogram of what came, in which old arrivals fade.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log, sqrt
 
 from tessera.placement.geometry import Geometry
 
@@ -25,6 +26,8 @@ class ArrivalHistogram:
         if half_life <= 0:
             raise ValueError("half_life must be positive")
         self._growth = 2.0 ** (1.0 / half_life)
+        # So many equally weighted arrivals would give an estimate of the same variance, in the long run.
+        self._sample = 2.0 * half_life / log(2.0)
         self._unit = 1.0
         self._counts: dict[str, float] = {}
         self.arrivals = 0
@@ -38,6 +41,10 @@ class ArrivalHistogram:
         if self._unit > 1e100:
             self._counts = {name: count / self._unit for name, count in self._counts.items()}
             self._unit = 1.0
+
+    def standard_error(self, weight: float) -> float:
+        """By how much chance alone puts an estimated weight off, as a standard deviation."""
+        return sqrt(weight * (1.0 - weight) / max(1.0, min(self.arrivals, self._sample)))
 
     def weights(self, geometry: Geometry) -> dict[str, float]:
         """The chance of each profile of a geometry to be asked for next; the sum is 1."""

@@ -27,7 +27,7 @@ class Ranking(NamedTuple):
     """
 
     rank: NDArray[np.int32]
-    index: NDArray[np.int32]
+    choice: NDArray[np.int32]
     after: NDArray[np.int32]
 
 

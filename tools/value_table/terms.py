@@ -22,7 +22,7 @@ def unusable(tables: LayoutTables) -> Floats:
 
 def capability(tables: LayoutTables) -> Floats:
     """[L] the legal placements left, as the small bonus that breaks ties in FGD."""
-    found: Floats = -_CAPABILITY_WEIGHT * tables.capability
+    found: Floats = -_CAPABILITY_WEIGHT * tables.capability.astype(np.float64)
     return found
 
 

@@ -19,7 +19,7 @@ A node rich in CPU therefore has CPU to give away and takes CPU-only and CPU-hea
 saves it, and takes pods that want much GPU with little CPU.
 
 The policy knows what FGD knows, how often each type arrives, and no more: not the number of arrivals, not
-their order. Derived here, with its three constants chosen on the seeds 1000 to 1006 of the trace; the
+their order. Derived here, with its three constants chosen on the seeds 1000 to 1009 of the trace; the
 figures change little around them (docs/results/openb.md).
 """
 

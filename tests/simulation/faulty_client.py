@@ -39,6 +39,8 @@ class Faults:
     """No answer: half of the time the request was done all the same."""
     late: float = 0.0
     """A watch event that comes seconds later."""
+    late_only: str = ""
+    """The plural of the only resource whose events are late; "" for all."""
     doubled: float = 0.0
     """A watch event that comes twice."""
     missed: float = 0.0
@@ -139,7 +141,8 @@ class SimulatedClient(KubeClient):
             changed.clear()
             for version, kind, obj in list(self._store.changes(resource, seen)):
                 seen = version
-                if fragile and rng.random() < faults.late:
+                lagging = fragile and faults.late_only in ("", resource.plural)
+                if lagging and rng.random() < faults.late:
                     await asyncio.sleep(rng.uniform(0.5, 3.0))
                 await self._alive()
                 if fragile and rng.random() < faults.cut:

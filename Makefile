@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 DEMO := tools/bootstrap.sh demo
 DEV := tools/bootstrap.sh dev
 
-.PHONY: help demo demo-down test test-unit test-simulation test-integration test-e2e bench check lint generate value-table image
+.PHONY: help demo demo-down test test-unit test-simulation test-integration test-e2e bench bench-scheduler check lint generate value-table image
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test-e2e: ## Tests on a whole local cluster
 
 bench: ## Benchmarks of the allocator and the agent, as tables and JSON
 	@$(DEV) pytest tests/bench --timeout=1800
+
+bench-scheduler: ## Pods to slices in a whole cluster: ours, kube-scheduler's own and the ceiling (BENCH_ARGS="--nodes 200 --pods 2000")
+	@PYTHONPATH=tests $(DEV) python -m bench.scheduler_at_scale.main $(BENCH_ARGS)
 
 check: lint ## Lint, types, layers, generated files, chart
 	@$(DEV) tessera generate --check

@@ -1,0 +1,284 @@
+"""The cluster of the benchmark: one control plane, KWOK nodes, simulated GPUs, and the chart's policies.
+
+The GPUs are written as ResourceSlices with the agent's own pure function (`tessera.agent.devices`): they are
+the objects that `tessera fleet` would publish, without a process that competes for the processor while the
+allocators are timed. From the chart come the rights of the scheduler's account and those admission policies
+that a claim meets on its way, so every allocator but kube-scheduler's own pays for them, and claims get their
+finalizer without a write of anybody.
+
+The client limits of kube-controller-manager are raised for all arms: with its defaults (20 requests a second)
+it makes about ten claims a second from templates, and nothing else could be measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tessera.agent.devices import Owner, slices_for
+from tessera.api import names
+from tessera.gpu.driver import GPU
+from tessera.gpu.profiles import board, model
+from tessera.kube.client import KubeClient
+from tessera.kube.errors import AlreadyExists
+from tessera.kube.resources import DEVICE_CLASSES, NODES, PODS, RESOURCE_SLICES
+from tessera.local.build import ensure_binaries
+from tessera.local.control_plane import ControlPlane, Endpoints
+from tessera.local.kwok import KwokNodes
+from tessera.local.ports import free_ports
+from tessera.local.processes import find, kill_all, main_process, start
+from tessera.local.progress import Progress
+from tessera.local.readiness import answers_ok, wait_ready
+from tessera.local.state import ClusterState, existing_clusters
+from tessera.local.teardown import tear_down
+
+Object = dict[str, Any]
+ROOT = Path(__file__).resolve().parents[3]
+GPU_MODEL = "H100-80GB"
+ALLOCATOR = "allocator"
+ALLOCATOR_POD = "bench-allocator"
+FILL_LABEL = "bench.tessera.dev/fill"
+START_SECONDS = 60.0
+CHART_PARTS = (
+    "scheduler/rbac",
+    "scheduler/service-account",
+    "admission/claim-finalizer",
+    "admission/claim-no-bypass",
+    "admission/leading-allocator",
+    "admission/scheduler-pod-patch",
+)
+SINGLE_ALLOCATOR = "admission/single-allocator"
+"""Apart from the others, because it refuses allocations by kube-scheduler, which is one of the arms."""
+
+
+class LimitedControlPlane(ControlPlane):
+    """A control plane whose kube-scheduler can be given back its default client limits."""
+
+    default_limits = False
+
+    def _scheduler(self, binaries: Path, endpoints: Endpoints) -> list[str]:
+        # Of a flag that is given twice the last one holds.
+        limits = ["--kube-api-qps=50", "--kube-api-burst=100"] if self.default_limits else []
+        return [*super()._scheduler(binaries, endpoints), *limits]
+
+    def _controller_manager(self, binaries: Path, endpoints: Endpoints) -> list[str]:
+        raised = ["--kube-api-qps=1000", "--kube-api-burst=1000"]
+        return [*super()._controller_manager(binaries, endpoints), *raised]
+
+
+class BenchCluster:
+    """Use as a context manager: everything that was started is gone at its end."""
+
+    def __init__(self, *, nodes: int, gpus: int, fill_nodes: int) -> None:
+        self.nodes = nodes
+        self.gpus = gpus
+        self.fill_nodes = fill_nodes
+        directory = Path(tempfile.gettempdir()) / f"tessera-bench-{os.getuid()}"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        _remove_leftovers(directory)
+        self.state = ClusterState.of(f"bench-{os.getpid()}", state_dir=directory)
+        self.control_plane = LimitedControlPlane(self.state)
+        self._allocator_kubeconfig = self.state.pki / "allocator.kubeconfig"
+
+    def __enter__(self) -> BenchCluster:
+        try:
+            self._up()
+        except BaseException:
+            self.control_plane.down()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.control_plane.down()
+
+    @property
+    def node_names(self) -> list[str]:
+        """The simulated nodes; the first `fill_nodes` carry the label `FILL_LABEL`."""
+        return [f"{self.state.name}-kwok-{number}" for number in range(self.nodes)]
+
+    def client(self) -> Any:
+        """An administrator's client, to be awaited."""
+        return KubeClient.connect(
+            kubeconfig=self.control_plane.kubeconfig,
+            user_agent="tessera-bench",
+            field_manager="tessera-bench",
+        )
+
+    def _up(self) -> None:
+        self.control_plane.up()
+        self._apply_file(ROOT / "crds")
+        self.control_plane.kubectl("create", "namespace", names.SYSTEM_NAMESPACE)
+        self._apply_chart(CHART_PARTS)
+        identity = self.state.identity()
+        assert identity is not None, "a cluster that is up has an identity"
+        KwokNodes(self.control_plane, identity=identity).up(self.nodes)
+        filled = self.node_names[: self.fill_nodes]
+        self.control_plane.kubectl("label", "nodes", *filled, f"{FILL_LABEL}=true")
+        self._write_allocator_kubeconfig()
+
+    def _apply_file(self, path: Path) -> None:
+        self.control_plane.kubectl("apply", "--server-side", "-f", str(path))
+        self.control_plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(path))
+
+    def _apply_chart(self, parts: Sequence[str]) -> None:
+        self.control_plane.kubectl("apply", "-f", "-", input_text=_render(parts))
+
+    def allow_one_allocator_only(self, only: bool) -> None:
+        """Whether kube-scheduler is kept from allocating our devices, as the chart does it."""
+        if only:
+            self._apply_chart([SINGLE_ALLOCATOR])
+        else:
+            rendered = _render([SINGLE_ALLOCATOR])
+            self.control_plane.kubectl("delete", "--ignore-not-found", "-f", "-", input_text=rendered)
+
+    # GPUs.
+
+    async def publish(self, client: KubeClient, *, tainted: bool) -> None:
+        """Replaces all ResourceSlices: the devices with the agent's taint, or without, for kube-scheduler."""
+        await client.raw("DELETE", RESOURCE_SLICES.path())
+        uids = {
+            node["metadata"]["name"]: node["metadata"]["uid"] for node in (await client.list(NODES)).items
+        }
+        slots = asyncio.Semaphore(8)
+
+        async def publish_node(name: str) -> None:
+            for item in slices_for(Owner(name, uids[name]), simulated_gpus(name, self.gpus), generation=1):
+                if not tainted:
+                    for device in item["spec"].get("devices", ()):
+                        del device["taints"]
+                async with slots:
+                    await client.create(RESOURCE_SLICES, item)
+
+        await asyncio.gather(*(publish_node(name) for name in self.node_names))
+
+    async def set_device_class(self, client: KubeClient, *, present: bool) -> None:
+        """Makes or removes the DeviceClass object, as the chart's `deviceClass.create` does."""
+        await client.raw("DELETE", DEVICE_CLASSES.path())
+        if present:
+            body = {
+                "metadata": {"name": names.DEVICE_CLASS},
+                "spec": {"selectors": [{"cel": {"expression": f'device.driver == "{names.DRIVER}"'}}]},
+            }
+            await client.create(DEVICE_CLASSES, body)
+
+    # Processes.
+
+    def pid(self, role: str) -> int | None:
+        """The process of that role, None when there is none."""
+        identity = self.state.identity()
+        process = main_process(role, identity=identity) if identity else None
+        return process.pid if process else None
+
+    def restart_kube_scheduler(self, *, default_limits: bool) -> None:
+        """Every arm begins with a fresh kube-scheduler: its memory and its back-offs are that arm's own."""
+        self.end("kube-scheduler")
+        self.control_plane.default_limits = default_limits
+        self.control_plane.up()
+
+    def end(self, role: str) -> None:
+        """Ends the process of that role, if it runs."""
+        identity = self.state.identity()
+        assert identity is not None
+        kill_all(lambda: find(identity=identity, role=role), identity=identity)
+
+    def start_allocator(self, command: Sequence[str]) -> int:
+        """Starts an allocator (its arguments after `python -P`) as the scheduler's account; returns the port
+        of its metrics.
+        """
+        identity = self.state.identity()
+        assert identity is not None
+        (port,) = free_ports(1)
+        temporary = self.state.directory / "tmp"
+        temporary.mkdir(mode=0o700, exist_ok=True)
+        log = self.state.logs / f"{ALLOCATOR}.log"
+        start(
+            ALLOCATOR,
+            [sys.executable, "-P", *command, f"--port={port}", f"--kubeconfig={self._allocator_kubeconfig}"],
+            identity=identity,
+            journal=self.control_plane.journal,
+            log=log,
+            environment={"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT / "tests")},
+        )
+        wait_ready(
+            ALLOCATOR,
+            lambda: answers_ok("127.0.0.1", port, "/healthz", tls=None),
+            alive=lambda: self.pid(ALLOCATOR) is not None,
+            log=log,
+            timeout_seconds=START_SECONDS,
+        )
+        return port
+
+    def _write_allocator_kubeconfig(self) -> None:
+        """A token bound to a pod, as the fencing policy demands. Nobody ever schedules that pod."""
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": ALLOCATOR_POD, "namespace": names.SYSTEM_NAMESPACE},
+            "spec": {
+                "serviceAccountName": names.SCHEDULER_SERVICE_ACCOUNT,
+                "schedulerName": "nobody",
+                "containers": [{"name": "main", "image": "example.invalid/none"}],
+            },
+        }
+        kubectl, space = self.control_plane.kubectl, ("-n", names.SYSTEM_NAMESPACE)
+        kubectl("create", "-f", "-", input_text=json.dumps(pod))
+        bound = (f"--bound-object-kind={PODS.kind}", f"--bound-object-name={ALLOCATOR_POD}")
+        token = kubectl(*space, "create", "token", names.SCHEDULER_SERVICE_ACCOUNT, "--duration=48h", *bound)
+        content = yaml.safe_load(self.control_plane.kubeconfig.read_text())
+        content["users"] = [{"name": content["users"][0]["name"], "user": {"token": token.strip()}}]
+        self._allocator_kubeconfig.touch(mode=0o600)
+        self._allocator_kubeconfig.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def simulated_gpus(node: str, count: int) -> list[GPU]:
+    """GPUs of a node; the UUIDs follow from the node's name and the index."""
+    kind = board(GPU_MODEL)
+    first = GPU(
+        index=0,
+        uuid="",
+        product=kind.product,
+        memory_mib=kind.memory_mib,
+        architecture=kind.architecture,
+        mig_current=True,
+        mig_pending=True,
+        model=model(GPU_MODEL),
+        instances=(),
+    )
+    return [
+        replace(first, index=index, uuid=f"GPU-{uuid.uuid5(uuid.NAMESPACE_DNS, f'{index}.{node}')}")
+        for index in range(count)
+    ]
+
+
+async def ensure_namespace(client: KubeClient, name: str) -> None:
+    """Makes the namespace; an existing one is taken as it is."""
+    try:
+        await client.raw("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
+    except AlreadyExists:
+        return
+
+
+def _render(parts: Sequence[str]) -> str:
+    helm = ensure_binaries(["helm"], progress=Progress.silent()) / "helm"
+    shown = [f"--show-only=templates/{part}.yaml" for part in parts]
+    chart = str(ROOT / "charts" / "tessera")
+    command = [str(helm), "template", "tessera", chart, f"--namespace={names.SYSTEM_NAMESPACE}", *shown]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Removes what a killed run has left."""
+    for state in existing_clusters(directory):
+        pid = state.name.rpartition("-")[2]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            tear_down(state, progress=Progress())

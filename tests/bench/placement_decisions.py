@@ -25,11 +25,11 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+from tessera.boards import geometry_for
 from tessera.placement.engine import Engine
 from tessera.placement.geometry import Geometry
 from tessera.placement.policies import POLICIES
 from tessera.placement.state import ClusterState
-from tessera.simulate.models import geometry_for
 from tessera.simulate.workload import ordered_events
 
 GPUS_PER_NODE = 8

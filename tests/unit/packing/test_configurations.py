@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from tessera.gpu.profiles import models
-from tessera.packing.boards import Pool, geometry_of_board
+from tessera.packing.boards import Pool
 from tessera.packing.configurations import catalogue
 from tessera.packing.plan import Tile, check_layout
 
@@ -30,7 +30,7 @@ def test_number_of_configurations_with_double_memory(h100: Pool) -> None:
 @pytest.mark.parametrize("name", sorted(models()))
 def test_every_configuration_has_a_legal_layout_with_its_counts(name: str) -> None:
     board = models()[name]
-    geometry = geometry_of_board(board)
+    geometry = Pool(board).geometry
     found = catalogue(geometry, geometry.profiles)
     for counts, layout in found.layouts.items():
         placements = [geometry.placements[i] for i in layout]

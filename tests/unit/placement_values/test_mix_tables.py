@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
+from tessera.boards import every_profile, geometry_for
 from tessera.gpu.profiles import models
 from tessera.placement.default_policy import LearnedByMix
 from tessera.placement.geometry import Geometry, LegalPlacement, geometry_of
 from tessera.placement.layouts import EMPTY, layout_table
 from tessera.placement.policies_value import FragmentationTenancy
 from tessera.placement.values.values import MalformedMixTable, MixTable, shape_of, shipped_mix_tables
-from tessera.simulate.models import every_profile, geometry_for
 
 MIG_MODELS = sorted(models())
 

@@ -116,23 +116,13 @@ def _resource_slice(owner: Owner, number: int, body: Object, *, generation: int,
     }
 
 
-def _media_engines(model: GPUModel) -> int:
-    """Media engines to share, or 0 where they cannot bind:
-
-    only boards with `+me.all` profiles run out of them.
-    """
-    if not any(profile.all_media for profile in model.profiles):
-        return 0
-    return max(profile.decoders or 0 for profile in model.profiles)
-
-
 def _counter_set(gpu: GPU, model: GPUModel) -> Object:
     counters: dict[str, int] = {f"memory-slice-{number}": 1 for number in range(model.memory_slices)}
     counters["compute-slices"] = model.compute_slices
     if any(profile.media_extensions for profile in model.profiles):
         counters["media-extensions"] = 1
-    if _media_engines(model):
-        counters["media-engines"] = _media_engines(model)
+    if model.media_engines:
+        counters["media-engines"] = model.media_engines
     if len(counters) > COUNTERS_PER_SET:
         raise TooManyCounters(model.name, len(counters))
     return {"name": counter_set_name(gpu.uuid), "counters": _values(counters)}
@@ -161,7 +151,7 @@ def _device(gpu: GPU, model: GPUModel, placement: Placement, *, in_the_way: bool
     consumed["compute-slices"] = profile.compute_slices
     if profile.media_extensions:
         consumed["media-extensions"] = 1
-    if _media_engines(model) and profile.decoders:
+    if model.media_engines and profile.decoders:
         consumed["media-engines"] = profile.decoders
     return {
         "name": encode(gpu_uuid=gpu.uuid, profile=profile.name, start=placement.start),

@@ -130,6 +130,16 @@ class GPUModel:
         """What to call an instance of that profile id: `id-<n>` where this board's table has no such id."""
         return next((p.name for p in self.profiles if p.id == profile_id), f"id-{profile_id}")
 
+    @property
+    def media_engines(self) -> int:
+        """Media engines that profiles compete for, or 0 where they cannot run out:
+
+        only boards with `+me.all` profiles can.
+        """
+        if not any(profile.all_media for profile in self.profiles):
+            return 0
+        return max(profile.decoders or 0 for profile in self.profiles)
+
     def placements(self) -> tuple[Placement, ...]:
         """Every legal placement, in table order and then by start."""
         return tuple(placement for profile in self.profiles for placement in profile.placements())

@@ -1,22 +1,14 @@
-"""The GPUs that a plan may use, with the geometry of their model from the shipped profile table.
-
-The same limits hold here as in the cluster, where the node agent publishes them as shared counters: memory
-slices, compute slices, one set of media extensions (`+me`), and the media engines where a board can run out
-of them (`+me.all`).
-"""
+"""The GPUs that a plan may use, with the geometry of their model from the shipped profile table."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
-from tessera.gpu.profiles import GPUModel, Profile, UnknownModel, model, models
+from tessera.boards import every_profile, geometry_of_model
+from tessera.gpu.profiles import GPUModel, UnknownModel, model, models
 from tessera.packing.errors import BadPackingInput
-from tessera.placement.geometry import Geometry, LegalPlacement, geometry_of
-
-MEDIA_EXTENSIONS = "media-extensions"
-MEDIA_ENGINES = "media-engines"
+from tessera.placement.geometry import Geometry
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +35,7 @@ class Pool:
     @property
     def geometry(self) -> Geometry:
         """The legal placements of the model."""
-        return geometry_of_board(self.board)
+        return geometry_of_model(self.board, profiles=every_profile(self.board))
 
 
 def parse_pool(text: str) -> Pool:
@@ -83,38 +75,3 @@ def board_named(name: str) -> GPUModel:
         if begun:
             raise BadPackingInput(f"GPU model {name!r} may be {', '.join(begun)}") from unknown
         raise BadPackingInput(str(unknown)) from unknown
-
-
-def media_engines(board: GPUModel) -> int:
-    """Media engines that profiles compete for; 0 where they cannot run out (no `+me.all` profile)."""
-    if not any(profile.all_media for profile in board.profiles):
-        return 0
-    return max(profile.decoders or 0 for profile in board.profiles)
-
-
-@cache
-def geometry_of_board(board: GPUModel) -> Geometry:
-    """The geometry of a model of the profile table."""
-    engines = media_engines(board)
-    return geometry_of(
-        model=board.name,
-        memory_slices=board.memory_slices,
-        compute_slices=board.compute_slices,
-        placements=tuple(
-            LegalPlacement(
-                profile=profile.name,
-                start=start,
-                width=profile.memory_slices,
-                compute=profile.compute_slices,
-                exclusive=(MEDIA_EXTENSIONS,) if profile.media_extensions else (),
-                draws=_draws(profile, engines),
-            )
-            for profile in board.profiles
-            for start in profile.starts
-        ),
-        limits=((MEDIA_ENGINES, engines),) if engines else (),
-    )
-
-
-def _draws(profile: Profile, engines: int) -> tuple[tuple[str, int], ...]:
-    return ((MEDIA_ENGINES, profile.decoders),) if engines and profile.decoders else ()

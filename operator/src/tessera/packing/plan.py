@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tessera.gpu.profiles import GPUModel, Placement
-from tessera.packing.boards import Pool, media_engines
+from tessera.packing.boards import Pool
 from tessera.packing.errors import WrongPlan
 from tessera.packing.services import Use
 
@@ -107,7 +107,7 @@ def check_layout(board: GPUModel, tiles: Iterable[Tile]) -> None:
         raise WrongPlan(f"{board.name}: more compute slices are planned than the GPU has")
     if sum(profile.media_extensions for profile in profiles) > 1:
         raise WrongPlan(f"{board.name}: media extensions exist once per GPU")
-    engines = media_engines(board)
+    engines = board.media_engines
     if engines and sum(profile.decoders or 0 for profile in profiles) > engines:
         raise WrongPlan(f"{board.name}: more media engines are planned than the GPU has")
 

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from tessera.boards import geometry_of_model, plain_profiles
 from tessera.gpu.profiles import GPUModel, UnknownModel, model, models
 from tessera.placement.geometry import Geometry
 from tessera.placement.state import ClusterState
 from tessera.simulate.errors import BadSimulationInput
-from tessera.simulate.models import geometry_of_model, plain_profiles
 
 GPUS_PER_NODE = 8
 

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tessera.boards import plain_profiles
 from tessera.gpu.profiles import GPUModel
 from tessera.simulate.cluster import Cluster
 from tessera.simulate.errors import BadSimulationInput
-from tessera.simulate.models import plain_profiles
 
 _SHAPES: dict[str, tuple[float, ...]] = {
     "uniform": (1.0, 1.0, 1.0, 1.0, 1.0, 1.0),

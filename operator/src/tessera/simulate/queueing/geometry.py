@@ -19,9 +19,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
+from tessera.boards import geometry_of_model
 from tessera.gpu.profiles import GPUModel, Profile
 from tessera.placement.geometry import Geometry, LegalPlacement, geometry_of
-from tessera.simulate.models import geometry_of_model
 from tessera.simulate.queueing.workload import Mix
 
 GeometryKind = Literal["memory", "gpc-slots"]

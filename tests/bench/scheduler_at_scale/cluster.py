@@ -13,6 +13,7 @@ it makes about ten claims a second from templates, and nothing else could be mea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -30,8 +31,8 @@ from tessera.api import names
 from tessera.gpu.driver import GPU
 from tessera.gpu.profiles import board, model
 from tessera.kube.client import KubeClient
-from tessera.kube.errors import AlreadyExists
-from tessera.kube.resources import DEVICE_CLASSES, NODES, PODS, RESOURCE_SLICES
+from tessera.kube.errors import AlreadyExists, NotFound
+from tessera.kube.resources import DEVICE_CLASSES, NODES, PODS, RESOURCE_SLICES, Resource
 from tessera.local.build import ensure_binaries
 from tessera.local.control_plane import ControlPlane, Endpoints
 from tessera.local.kwok import KwokNodes
@@ -49,6 +50,7 @@ ALLOCATOR = "allocator"
 ALLOCATOR_POD = "bench-allocator"
 FILL_LABEL = "bench.tessera.dev/fill"
 START_SECONDS = 60.0
+DELETES_IN_FLIGHT = 16
 CHART_PARTS = (
     "scheduler/rbac",
     "scheduler/service-account",
@@ -106,6 +108,11 @@ class BenchCluster:
         """The simulated nodes; the first `fill_nodes` carry the label `FILL_LABEL`."""
         return [f"{self.state.name}-kwok-{number}" for number in range(self.nodes)]
 
+    @property
+    def allocator_log(self) -> Path:
+        """What the allocators of all arms have said."""
+        return self.state.logs / f"{ALLOCATOR}.log"
+
     def client(self) -> Any:
         """An administrator's client, to be awaited."""
         return KubeClient.connect(
@@ -145,7 +152,7 @@ class BenchCluster:
 
     async def publish(self, client: KubeClient, *, tainted: bool) -> None:
         """Replaces all ResourceSlices: the devices with the agent's taint, or without, for kube-scheduler."""
-        await client.raw("DELETE", RESOURCE_SLICES.path())
+        await delete_all(client, RESOURCE_SLICES)
         uids = {
             node["metadata"]["name"]: node["metadata"]["uid"] for node in (await client.list(NODES)).items
         }
@@ -163,7 +170,7 @@ class BenchCluster:
 
     async def set_device_class(self, client: KubeClient, *, present: bool) -> None:
         """Makes or removes the DeviceClass object, as the chart's `deviceClass.create` does."""
-        await client.raw("DELETE", DEVICE_CLASSES.path())
+        await delete_all(client, DEVICE_CLASSES)
         if present:
             body = {
                 "metadata": {"name": names.DEVICE_CLASS},
@@ -200,7 +207,7 @@ class BenchCluster:
         (port,) = free_ports(1)
         temporary = self.state.directory / "tmp"
         temporary.mkdir(mode=0o700, exist_ok=True)
-        log = self.state.logs / f"{ALLOCATOR}.log"
+        log = self.allocator_log
         start(
             ALLOCATOR,
             [sys.executable, "-P", *command, f"--port={port}", f"--kubeconfig={self._allocator_kubeconfig}"],
@@ -258,6 +265,21 @@ def simulated_gpus(node: str, count: int) -> list[GPU]:
         replace(first, index=index, uuid=f"GPU-{uuid.uuid5(uuid.NAMESPACE_DNS, f'{index}.{node}')}")
         for index in range(count)
     ]
+
+
+async def delete_all(client: KubeClient, resource: Resource, namespace: str | None = None) -> None:
+    """Deletes the objects one by one, without grace: of thousands a collection takes longer than a request
+    may.
+    """
+    slots = asyncio.Semaphore(DELETES_IN_FLIGHT)
+
+    async def delete(name: str) -> None:
+        async with slots:
+            with contextlib.suppress(NotFound):
+                await client.delete(resource, name, namespace=namespace, grace_seconds=0)
+
+    objects = (await client.list(resource, namespace)).items
+    await asyncio.gather(*(delete(obj["metadata"]["name"]) for obj in objects))
 
 
 async def ensure_namespace(client: KubeClient, name: str) -> None:

@@ -14,15 +14,17 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.scheduler_at_scale import measures
 from bench.scheduler_at_scale.arms import ARMS, Arm
-from bench.scheduler_at_scale.cluster import ALLOCATOR, BenchCluster
+from bench.scheduler_at_scale.cluster import ALLOCATOR, ROOT, BenchCluster
 from bench.scheduler_at_scale.measures import Figures
 from bench.scheduler_at_scale.runs import ArmRun, Sizes
+from tessera.local.errors import last_lines
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -58,7 +60,10 @@ async def run_arm(cluster: BenchCluster, arm: Arm, sizes: Sizes, *, seed: int) -
         port = None if arm.native else await asyncio.to_thread(cluster.start_allocator, arm.command())
         try:
             run = ArmRun(cluster, client, arm, sizes, port=port, seed=seed)
-            return await run.run(lambda what: _say(f"{arm.name}: {what}"))
+            figures = await run.run(lambda what: _say(f"{arm.name}: {what}"))
+            if port is not None and cluster.pid(ALLOCATOR) is None:
+                raise RuntimeError(f"{arm.name}: the allocator has died: {last_lines(cluster.allocator_log)}")
+            return figures
         finally:
             await asyncio.to_thread(cluster.end, ALLOCATOR)
 
@@ -79,7 +84,8 @@ async def run_all(options: argparse.Namespace, cluster: BenchCluster) -> dict[st
     tainted: bool | None = None
     result: dict[str, Any] = {}
     for repetition in range(options.repeat):
-        for arm in chosen:
+        # There and back again: what only ages with the API server must not fall to the same arms.
+        for arm in chosen if repetition % 2 == 0 else reversed(chosen):
             if tainted != (not arm.native):
                 tainted = not arm.native
                 async with await cluster.client() as client:
@@ -94,18 +100,28 @@ async def run_all(options: argparse.Namespace, cluster: BenchCluster) -> dict[st
 def summary(options: argparse.Namespace, runs: dict[str, list[Figures]]) -> dict[str, Any]:
     """The JSON object: configuration, every run, medians and spreads by arm, and what is compared."""
     done = {name: figures for name, figures in runs.items() if figures}
-    median = {name: measures.medians(figures) for name, figures in done.items()}
+    median = measures.beside_trivial({name: measures.medians(of) for name, of in done.items()})
     config = {key: value for key, value in vars(options).items() if key not in ("out", "json")}
     load = [round(value, 2) for value in os.getloadavg()]
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load_at_the_end": load}
+    machine = {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "load_at_the_end": load,
+    }
     return {
         "config": config | machine,
         "arms": {arm.name: arm.story for arm in ARMS if arm.name in done},
         "runs": done,
         "median": median,
         "spread": {name: measures.spread(figures) for name, figures in done.items()},
-        "of_trivial": measures.of_trivial(median),
     }
+
+
+def _commit() -> str:
+    """The checkout's commit, marked when files differ from it."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 def _say(line: str) -> None:
@@ -127,8 +143,6 @@ def main() -> None:
         print(json.dumps(result, indent=1))
         return
     print(measures.table(result["median"]))
-    for name, ratios in result["of_trivial"].items():
-        print(f"{name}: " + ", ".join(f"{key} {value:.2f} x trivial" for key, value in ratios.items()))
 
 
 if __name__ == "__main__":

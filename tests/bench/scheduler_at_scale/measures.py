@@ -33,8 +33,14 @@ COLUMNS: Mapping[str, Sequence[tuple[str, str, str]]] = {
         ("churn_pods_per_second", "churn/s", ".1f"),
         ("churn_p99_seconds", "p99 s", ".2f"),
         ("plain_pod_seconds", "plain s", ".2f"),
-        ("slice_acceptance_pct", "accept %", ".1f"),
-        ("filled_pct", "filled %", ".1f"),
+        ("slice_acceptance_pct", "accept%", ".1f"),
+        ("filled_pct", "filled%", ".1f"),
+    ),
+    "multiples of the trivial allocator's": (
+        ("pods_per_second_of_trivial", "pods/s", ".2f"),
+        ("p99_seconds_of_trivial", "p99", ".2f"),
+        ("churn_pods_per_second_of_trivial", "churn/s", ".2f"),
+        ("churn_p99_seconds_of_trivial", "p99", ".2f"),
     ),
 }
 
@@ -132,16 +138,15 @@ def _cell(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def of_trivial(median: Mapping[str, Figures]) -> dict[str, dict[str, float]]:
-    """Rate and p99 of the other arms as multiples of the trivial allocator's, where both are known."""
+def beside_trivial(median: Mapping[str, Figures]) -> dict[str, Figures]:
+    """The same figures, with rates and p99 as multiples of the trivial allocator's where both are known."""
     base = median.get("trivial", {})
-    found: dict[str, dict[str, float]] = {}
-    for name, figures in median.items():
-        ratios = {
-            key: value / reference
+    return {
+        name: figures
+        | {
+            f"{key}_of_trivial": value / reference
             for key in ("pods_per_second", "p99_seconds", "churn_pods_per_second", "churn_p99_seconds")
             if (value := figures.get(key)) is not None and (reference := base.get(key))
         }
-        if name != "trivial" and ratios:
-            found[name] = ratios
-    return found
+        for name, figures in median.items()
+    }

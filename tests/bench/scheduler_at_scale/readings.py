@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 from bench.scheduler_at_scale.cluster import ALLOCATOR, BenchCluster
 from tessera.kube.client import KubeClient
-from tessera.local.readiness import fetch
 
 ROLES = ("kube-scheduler", "kube-apiserver", "etcd", "kube-controller-manager", "kwok", ALLOCATOR)
+ANSWER_SECONDS = 60.0
 WRITES = {"POST", "PUT", "PATCH", "APPLY", "DELETE"}
 _SAMPLE = re.compile(r"^(?P<name>[a-z_]+)\{(?P<labels>[^}]*)\} (?P<value>\S+)$")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -42,12 +44,15 @@ async def read(cluster: BenchCluster, client: KubeClient, *, allocator_port: int
             cpu[role], rss[role] = _used(pid)
     own: Counter[str] = Counter()
     if allocator_port is not None:
-        page = fetch("127.0.0.1", allocator_port, "/metrics", tls=None)
-        if page is None:
-            raise RuntimeError("the allocator does not answer on /metrics: look at its log")
-        own = own_writes(page.decode().splitlines())
+        page = await asyncio.to_thread(_metrics_page, allocator_port)
+        own = own_writes(page.splitlines())
     server = server_writes((await client.raw("GET", "/metrics")).splitlines())
     return Reading(cpu, rss, server, own)
+
+
+def _metrics_page(port: int) -> str:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=ANSWER_SECONDS) as answer:
+        return str(answer.read().decode())
 
 
 def _used(pid: int) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 from bench.scheduler_at_scale import measures
 from bench.scheduler_at_scale.arms import Arm
-from bench.scheduler_at_scale.cluster import FILL_LABEL, GPU_MODEL, BenchCluster, ensure_namespace
+from bench.scheduler_at_scale.cluster import FILL_LABEL, GPU_MODEL, BenchCluster, delete_all, ensure_namespace
 from bench.scheduler_at_scale.measures import Figures
 from bench.scheduler_at_scale.readings import Reading, read
 from bench.scheduler_at_scale.requests import UNPLACEABLE, PodRequest, demand, draw, pod, templates
@@ -75,7 +76,7 @@ class ArmRun:
             except AlreadyExists:
                 continue
         await self._warm_up()
-        figures: Figures = {}
+        figures: Figures = {"load_average": os.getloadavg()[0]}
         say("burst")
         async with PodWatcher(self._client, NAMESPACE) as watcher:
             figures |= await self._burst(watcher)
@@ -219,7 +220,7 @@ class ArmRun:
 
     async def _clear(self) -> None:
         """Deletes all pods of the run and waits until their claims are gone too."""
-        await self._client.raw("DELETE", PODS.path(namespace=NAMESPACE), body={"gracePeriodSeconds": 0})
+        await delete_all(self._client, PODS, NAMESPACE)
         await self._until_claims(0)
         assert not (await self._client.list(PODS, NAMESPACE)).items, "deleted without grace"
 

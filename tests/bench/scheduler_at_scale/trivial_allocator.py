@@ -56,8 +56,8 @@ class Trivial:
             self._queued.add(key)
             self._queue.put_nowait(key)
 
-    def _claim_changed(self, kind: str, claim: Object, _: Object | None) -> None:
-        gone = kind == "DELETED" or (_ is not None and _allocation(_) and not _allocation(claim))
+    def _claim_changed(self, kind: str, claim: Object, old: Object | None) -> None:
+        gone = kind == "DELETED" or (old is not None and _allocation(old) and not _allocation(claim))
         held = self._held.pop(claim["metadata"]["uid"], None) if gone else None
         if held:
             self._devices.give_back(*held)
@@ -82,7 +82,8 @@ class Trivial:
         pod = self.pods.get(key[1], key[0])
         named = pod["status"]["resourceClaimStatuses"][0]["resourceClaimName"] if pod else ""
         claim = self.claims.get(named, key[0])
-        if pod is None or claim is None or _allocation(claim):
+        # What was just written may not have come back yet.
+        if pod is None or claim is None or _allocation(claim) or claim["metadata"]["uid"] in self._held:
             self._queued.discard(key)
             return
         request = claim["spec"]["devices"]["requests"][0]

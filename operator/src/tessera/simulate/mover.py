@@ -41,13 +41,19 @@ class MoveRules:
 
     def check(self, policy: Policy) -> None:
         """Raises BadSimulationInput when moves are allowed and this policy cannot plan them."""
-        if self.most_victims and not isinstance(policy, ValuePolicy):
+        if self.most_victims:
+            self.planner_for(policy)
+
+    def planner_for(self, policy: Policy) -> MovePlanner:
+        """What plans moves by this policy. Raises BadSimulationInput when it has no values to plan by."""
+        if not isinstance(policy, ValuePolicy):
             able = [name for name in POLICIES if isinstance(make_policy(name), ValuePolicy)]
             raise BadSimulationInput(
                 f"--policy {policy.name} with --max-victims {self.most_victims}",
                 "moves are planned by the values of a policy, and this one has none",
                 f"Use default, {', '.join(able)}.",
             )
+        return MovePlanner(policy)
 
 
 class Mover:
@@ -59,11 +65,10 @@ class Mover:
     def __init__(
         self, policy: Policy, rules: MoveRules, *, workload: Workload, cluster: Cluster, costs: MoveCosts
     ) -> None:
-        rules.check(policy)
         self._rules = rules
         self._workload = workload
         self._costs = costs
-        self._planner = MovePlanner(policy)
+        self._planner = rules.planner_for(policy)
         self._restarted: dict[int, float] = {}
         self._budget: MoveBudget | None = None
         self._price = PlanPrice()

@@ -38,7 +38,7 @@ def plot_online(path: Path, runs: Sequence[Mapping[str, Any]], series: Mapping[s
     """Acceptance above (one panel per mix), the cluster over time below; `series` by policy."""
     mixes = list(dict.fromkeys(run["mix"] for run in runs))
     figure = _figure(columns=len(mixes), height=8.0)
-    above, below = figure.subfigures(2, 1)
+    above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
     for column, mix in enumerate(mixes):
         axes = above.add_subplot(1, len(mixes), column + 1)
         _acceptance(axes, [run for run in runs if run["mix"] == mix], title=mix)
@@ -74,6 +74,7 @@ def _acceptance(axes: Axes, runs: Sequence[Mapping[str, Any]], *, title: str) ->
     """Slice acceptance over load, a line per policy; bars when there is one load."""
     loads = sorted({run["load"] for run in runs})
     policies = list(dict.fromkeys(run["policy"] for run in runs))
+    lowest = 100.0
     for number, policy in enumerate(policies):
         means, halves = [], []
         for load in loads:
@@ -81,6 +82,7 @@ def _acceptance(axes: Axes, runs: Sequence[Mapping[str, Any]], *, title: str) ->
             mean, half = mean_and_half_width(values)
             means.append(mean)
             halves.append(half or 0.0)
+        lowest = min(lowest, *means)
         if len(loads) > 1:
             axes.errorbar(loads, means, yerr=halves, marker="o", markersize=3, capsize=2, label=policy)
         else:
@@ -89,8 +91,7 @@ def _acceptance(axes: Axes, runs: Sequence[Mapping[str, Any]], *, title: str) ->
     if len(loads) > 1:
         axes.plot(loads, pool, color="black", linestyle="--", label="ideal pool")
         # A wide interval must not squeeze the means.
-        lowest = min(min(line.get_ydata()) for line in axes.get_lines())
-        axes.set_ylim(lowest - 2, min(100.5, max(pool) + 2))
+        axes.set_ylim(min(lowest, *pool) - 2, min(100.5, max(pool) + 2))
         axes.set_xlabel("offered load")
         axes.set_ylabel("slice acceptance, %")
         axes.legend(fontsize="x-small")

@@ -117,3 +117,8 @@ async def test_a_taken_port_is_an_error() -> None:
             await start_server(first.port, host="127.0.0.1")
     finally:
         await first.stop()
+
+
+async def test_a_number_that_no_port_has_is_an_error() -> None:
+    with pytest.raises(TesseraError, match=r"port 99999 cannot be opened .*choose another --port"):
+        await start_server(99999, host="127.0.0.1")

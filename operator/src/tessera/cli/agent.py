@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from tessera.cli.process_options import log_level_option, port_option
+
 
 @click.command("agent")
 @click.option("--node-name", envvar="NODE_NAME", required=True, help="The Node that this agent serves.")
@@ -38,11 +40,9 @@ import click
     is_flag=True,
     help="Switch MIG mode on at idle GPUs (always so with --simulate).",
 )
-@click.option(
-    "--port", type=int, default=8080, show_default=True, help="Port of /metrics, /healthz, /readyz."
-)
+@port_option
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="Credentials outside a pod.")
-@click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR; default: $TESSERA_LOG_LEVEL, else INFO.")
+@log_level_option
 def command(
     node_name: str,
     kubelet_dir: Path,
@@ -53,7 +53,7 @@ def command(
     enable_mig: bool,
     port: int,
     kubeconfig: Path | None,
-    log_level: str | None,
+    log_level: str,
 ) -> None:
     """Run the node agent that cuts the slices."""
     from tessera.agent.main import AgentSettings, run

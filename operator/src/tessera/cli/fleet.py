@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from tessera.cli.process_options import log_level_option, port_option
+
 
 @click.command("fleet")
 @click.option(
@@ -19,18 +21,16 @@ import click
     required=True,
     help="Where the simulated nodes keep their state.",
 )
-@click.option(
-    "--port", type=int, default=8080, show_default=True, help="Port of /metrics, /healthz, /readyz."
-)
+@port_option
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="Credentials outside a pod.")
-@click.option("--log-level", help="DEBUG, INFO, WARNING or ERROR; default: $TESSERA_LOG_LEVEL, else INFO.")
+@log_level_option
 def command(
     simulate: str,
     simulate_count: int,
     state_dir: Path,
     port: int,
     kubeconfig: Path | None,
-    log_level: str | None,
+    log_level: str,
 ) -> None:
     """Publish GPUs for the Nodes labelled tessera.dev/simulated-gpus=true, and prepare their claims."""
     from tessera.agent.fleet import FleetSettings

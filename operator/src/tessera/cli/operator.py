@@ -18,6 +18,7 @@ import click
 
 from tessera.api.errors import TesseraError
 from tessera.api.names import OPERATOR_FIELD_MANAGER, OPERATOR_LEASE, SYSTEM_NAMESPACE, WORKER_METRICS_PORT
+from tessera.cli.process_options import HIGHEST_PORT, log_level_option, port_option
 from tessera.controllers.operator import Operator, OperatorSettings
 from tessera.controllers.worker_pod import WorkerSettings
 from tessera.kube.client import KubeClient
@@ -43,7 +44,7 @@ _log = logging.getLogger(__name__)
     envvar="POD_NAME",
     help="Name of this replica, its pod's name.",
 )
-@click.option("--port", default=8080, show_default=True, help="Port of /metrics, /healthz and /readyz.")
+@port_option
 @click.option("--worker-image", required=True, help="Image of training jobs that name none.")
 @click.option(
     "--worker-local-environment",
@@ -53,6 +54,7 @@ _log = logging.getLogger(__name__)
 )
 @click.option(
     "--worker-port",
+    type=click.IntRange(1, HIGHEST_PORT),
     default=WORKER_METRICS_PORT,
     show_default=True,
     help="Port at which workers answer /progress.",
@@ -63,6 +65,7 @@ _log = logging.getLogger(__name__)
     default=None,
     help="By default the pod's service account, else the current kubeconfig.",
 )
+@log_level_option
 def command(
     lease_namespace: str,
     identity: str,
@@ -71,9 +74,10 @@ def command(
     worker_local_environment: str | None,
     worker_port: int,
     kubeconfig: Path | None,
+    log_level: str,
 ) -> None:
     """Run the operator."""
-    setup_logging("operator")
+    setup_logging("operator", level=log_level)
     settings = OperatorSettings(
         worker=WorkerSettings(image=worker_image, local_environment_path=worker_local_environment),
         kubeconfig=kubeconfig,

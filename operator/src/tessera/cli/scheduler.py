@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from tessera.api import names
+from tessera.cli.process_options import log_level_option, port_option
 from tessera.kube.client import KubeClient
 from tessera.kube.logging import setup_logging
 from tessera.metrics import registry as metrics
@@ -38,9 +39,7 @@ from tessera.scheduler.planner import GANG_TIME_LIMIT_SECONDS
     envvar="POD_NAME",
     help="Who holds the Lease; in a cluster this must be the pod's name, admission compares it.",
 )
-@click.option(
-    "--port", default=8080, show_default=True, help="Port of /metrics, /healthz and /readyz; 0: any."
-)
+@port_option
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=None)
 @click.option(
     "--policy",
@@ -64,9 +63,7 @@ from tessera.scheduler.planner import GANG_TIME_LIMIT_SECONDS
     help="Seconds that a gang may take to come together before that is told as an error; the annotation "
     f"{names.GANG_TIMEOUT_ANNOTATION} of its pods overrides it.",
 )
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True
-)
+@log_level_option
 def command(
     lease_namespace: str,
     identity: str,

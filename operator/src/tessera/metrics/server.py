@@ -56,11 +56,11 @@ async def start_server(
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the latter for a number that no port has
         await runner.cleanup()
         raise TesseraError(
             f"port {port} cannot be opened for /metrics, /healthz and /readyz",
-            error.strerror or str(error),
+            getattr(error, "strerror", None) or str(error),
             "Stop what listens there, or choose another --port",
         ) from error
     return MetricsServer(runner, int(runner.addresses[0][1]))

@@ -84,6 +84,14 @@ class APIInMemory:
             for instance in gpu.get("instances") or []
         ]
 
+    def offered(self) -> int:
+        """How many devices are published."""
+        return sum(
+            len(item["spec"].get("devices") or [])
+            for (kind, _), item in self.objects.items()
+            if kind == RESOURCE_SLICES.kind
+        )
+
     def in_the_way(self) -> set[tuple[str, int]]:
         """Published placements with the taint for foreign instances."""
         return {
@@ -240,6 +248,41 @@ async def test_a_gpu_that_refuses_mig_mode_does_not_stop_the_others(
     assert [gpu["migMode"] for gpu in api.gpu_node["status"]["gpus"]] == ["Disabled", "Enabled"]
     assert api.ready()["reason"] == Reason.PUBLISHED
     assert "GPU 0: enabling MIG failed" in api.ready()["message"]
+
+
+async def test_devices_are_withdrawn_after_a_time_of_faults_and_not_after_a_number_of_them(
+    bench: Workbench, api: APIInMemory
+) -> None:
+    clock = Clock()
+    agent = start(bench, api, clock=clock)
+    await agent.refresh()
+    offered = api.offered()
+    assert offered > 0
+    bench.fail(Fault("nvmlDeviceGetCount_v2", times=0, code=999))
+    for _ in range(10):
+        await agent.refresh()
+        clock.now += 2.9
+    assert api.ready()["reason"] == Reason.NVML_ERROR
+    assert api.offered() == offered
+    clock.now += 1.1
+    await agent.refresh()
+    assert api.offered() == 0
+
+
+async def test_one_good_look_between_faults_begins_the_time_again(bench: Workbench, api: APIInMemory) -> None:
+    clock = Clock()
+    agent = start(bench, api, clock=clock)
+    await agent.refresh()
+    offered = api.offered()
+    for _ in range(3):
+        bench.fail(Fault("nvmlDeviceGetCount_v2", times=1, code=999))
+        await agent.refresh()
+        assert api.ready()["reason"] == Reason.NVML_ERROR
+        clock.now += 20
+        await agent.refresh()
+        assert api.ready()["reason"] == Reason.PUBLISHED
+        assert api.offered() == offered
+        clock.now += 20
 
 
 async def test_an_instance_of_an_unknown_profile_is_shown_as_foreign(

@@ -56,6 +56,8 @@ class AgentSettings:
     """Switch MIG mode on at idle GPUs without a MIGPartition asking; always so with the simulator."""
     nvml_timeout_seconds: float = 30.0
     """Time limit of one NVML request."""
+    withdraw_seconds: float = 30.0
+    """How long every look at the driver must fail before the node's devices are withdrawn."""
 
 
 class BadSettings(TesseraError):
@@ -119,7 +121,9 @@ async def _serve(settings: AgentSettings, client: KubeClient, stop: asyncio.Even
         checkpoint=CheckpointFile(settings.state_dir / "checkpoint.json"),
         cdi=CDIDirectory(settings.cdi_dir, simulated=simulation is not None),
         options=NodeOptions(
-            name=settings.node_name, enable_mig=settings.enable_mig or simulation is not None
+            name=settings.node_name,
+            enable_mig=settings.enable_mig or simulation is not None,
+            withdraw_seconds=settings.withdraw_seconds,
         ),
     )
     node.open()

@@ -48,7 +48,6 @@ from tessera.metrics.registry import (
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 2.0
-_FAULTS_UNTIL_WITHDRAWN = 3
 _REGISTRATION_SECONDS = 15.0
 
 
@@ -62,6 +61,12 @@ class NodeOptions:
     """Switch MIG mode on where it is off and the GPU is idle, without a MIGPartition asking for it."""
     refresh_seconds: float = 15.0
     """Time between two looks at the driver when nothing happens."""
+    withdraw_seconds: float = 30.0
+    """How long every look at the driver must fail before the node's devices are withdrawn.
+
+    A time and not a number of looks: each prepare, release and watch event causes a look, so a hiccup of a
+    second may fail several of them, and claims that run would lose their devices to it.
+    """
     events: bool = True
     """Tell the claims' events what was prepared and released."""
 
@@ -97,7 +102,8 @@ class NodeAgent:
         self._lost_ledger = False
         self._wake = asyncio.Event()
         self._inventory: Inventory | None = None
-        self._faults_in_a_row = 0
+        self._clock = clock
+        self._faulty_since: float | None = None
         self._gauges: set[tuple[str, str]] = set()
         self.registered = False
         self.refreshed = False
@@ -242,10 +248,11 @@ class NodeAgent:
                 self._inventory, ledger = await self._transactions.refresh()
             if await self._release_orphans():
                 self._inventory, ledger = await self._transactions.refresh()
-            self._faults_in_a_row = 0
+            self._faulty_since = None
         except NVMLFault as error:
             fault = error
-            self._faults_in_a_row += 1
+            if self._faulty_since is None:
+                self._faulty_since = self._clock()
         await self._publish(fault, ledger)
         view = View(
             inventory=self._inventory,
@@ -281,10 +288,14 @@ class NodeAgent:
         return ready and time.monotonic() - self._started < _REGISTRATION_SECONDS
 
     async def _publish(self, fault: NVMLFault | None, ledger: Ledger) -> None:
-        """Publish usable GPUs. One failed look changes nothing; after several the devices are withdrawn."""
+        """Publish usable GPUs. A failed look changes nothing; failures without a break for
+        `withdraw_seconds` withdraw the devices.
+        """
         assert self._publisher is not None
-        if fault is not None and 0 < self._faults_in_a_row < _FAULTS_UNTIL_WITHDRAWN:
-            return
+        if self._faulty_since is not None:
+            faulty_seconds = self._clock() - self._faulty_since
+            if faulty_seconds < self._options.withdraw_seconds:
+                return
         if fault is not None or self._inventory is None:
             await self._publisher.publish(())
             return

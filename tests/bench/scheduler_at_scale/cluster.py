@@ -6,8 +6,8 @@ allocators are timed. From the chart come the rights of the scheduler's account 
 that a claim meets on its way, so every allocator but kube-scheduler's own pays for them, and claims get their
 finalizer without a write of anybody.
 
-The client limits of kube-controller-manager are raised for all arms: with its defaults (20 requests a second)
-it makes about ten claims a second from templates, and nothing else could be measured.
+The client limits of kube-controller-manager are raised for all arms: its default is 20 requests a second,
+and a claim from a template takes two (the claim, and the pod's status that names it).
 """
 
 from __future__ import annotations

@@ -67,6 +67,8 @@ class LeaderElector:
         self._seen: tuple[str, Any] | None = None
         self._seen_at = 0.0
         self._runs_out_at = 0.0
+        # A replica that stands by says so: one that never led would not show the metric at all.
+        metrics.LEADER.labels(name).set(0)
 
     @property
     def is_leader(self) -> bool:

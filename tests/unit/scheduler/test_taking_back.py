@@ -29,6 +29,7 @@ def refuse(world: Any, pod: str, *, ago: float) -> None:
         "type": "PodScheduled",
         "status": "False",
         "reason": "Unschedulable",
+        "message": '0/2 nodes are available: persistentvolumeclaim "out" not found.',
         "lastTransitionTime": at,
     }
     world.pods[pod]["status"]["conditions"] = [condition]
@@ -105,6 +106,12 @@ def test_the_next_place_is_on_another_node_and_then_there_is_none(stuck: Any) ->
         if node is None:
             assert isinstance(action, Refuse)
             assert "tried without success a short while ago excluded 2" in action.message
+            assert (
+                "kube-scheduler could not bind the pod on node node-a (and 1 more): 0/2 nodes are available: "
+                'persistentvolumeclaim "out" not found; put that right; the next try is at 13:47:40 UTC, '
+                "60 s after the last"
+            ) in action.message
+            assert "CPU" not in action.message
             break
         assert isinstance(action, Place)
         assert action.pods[0].claims[0].node == node
@@ -114,6 +121,19 @@ def test_the_next_place_is_on_another_node_and_then_there_is_none(stuck: Any) ->
     stuck.now += 61
     (action,) = planner.plan(stuck.snapshot())
     assert isinstance(action, Place)
+
+
+def test_full_nodes_beside_an_avoided_one_keep_their_remedy(stuck: Any) -> None:
+    planner = Planner(FirstFit(), grace_seconds=30)
+    planner.plan(stuck.snapshot())
+    del stuck.claims["p"]["status"]
+    stuck.touch(stuck.claims["p"])
+    stuck.nodes["node-b"]["status"]["allocatable"]["cpu"] = "0"
+    stuck.touch(stuck.nodes["node-b"])
+    (action,) = planner.plan(stuck.snapshot())
+    assert isinstance(action, Refuse)
+    assert "free CPU and memory there" in action.message
+    assert "kube-scheduler could not bind the pod on node node-a: 0/2 nodes" in action.message
 
 
 def test_a_freed_claim_of_a_pod_that_has_ended_is_no_bad_sign_for_the_node(world: Any) -> None:

@@ -23,7 +23,7 @@ from tessera.scheduler.filters import matches_terms
 from tessera.scheduler.node_load import NO_NODE, NodeLoad, shape_of
 from tessera.scheduler.objects import Claim, Key, Pod
 from tessera.scheduler.occupancy import Holder, Occupancy
-from tessera.scheduler.refusals import REASONS, NotYet, Unserved
+from tessera.scheduler.refusals import AVOIDED, REASONS, NotYet, Unserved, words_of
 from tessera.scheduler.requests import ClaimRequests, InvalidRequest, RequestReader
 from tessera.scheduler.reserves import Reserves
 from tessera.scheduler.snapshot import Snapshot
@@ -187,7 +187,7 @@ class Placing:
         promised = self._promised_nodes(wanted)
         for name in self._avoidance.nodes(pod, now=self.snapshot.now):
             if verdicts.get(name, NO_NODE) != NO_NODE:
-                verdicts[name] = "tried without success a short while ago"
+                verdicts[name] = AVOIDED
         if pinned or promised:
             for name in verdicts:
                 node = self.snapshot.nodes.get(name)
@@ -236,7 +236,9 @@ class Placing:
             # What is barred or reserved would be missing in the answer's explanation.
             unlimited = self._engine.place(self.state, requests, feasible=feasible, constraints=constraints)
         if isinstance(unlimited, Unplaceable):
-            raise Unserved(REASONS[unlimited.reason], str(unlimited), profile=unlimited.profile)
+            avoided = self._avoidance.explain(wanted.pod, now=self.snapshot.now)
+            message = words_of(unlimited, feasible, avoided=avoided)
+            raise Unserved(REASONS[unlimited.reason], message, profile=unlimited.profile)
         profile = unlimited[0].legal.profile
         raise Unserved(
             Reason.UNPLACEABLE,

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from tessera.api.reasons import Reason
 from tessera.placement import explain
+from tessera.placement.request import Feasible, Unplaceable
 
 REASONS = {
     explain.UNKNOWN_PROFILE: Reason.UNKNOWN_PROFILE,
+    explain.NO_GPUS: Reason.NO_GPUS,
     explain.NO_NODE: Reason.UNPLACEABLE,
     explain.NO_ROOM: Reason.UNPLACEABLE,
 }
 """What the placement core answers -> what users read."""
+
+AVOIDED = "tried without success a short while ago"
+"""The filter that excludes nodes on which the pod could not be bound."""
+
+
+def words_of(answer: Unplaceable, feasible: Feasible, *, avoided: str) -> str:
+    """What the user reads. `avoided` says why nodes are avoided, and is the remedy there; where nothing else
+    excludes nodes, the remedy for full nodes would lead astray.
+    """
+    if AVOIDED not in feasible.excluded:
+        return str(answer)
+    astray = answer.reason == explain.NO_NODE and set(feasible.excluded) == {AVOIDED}
+    return f"{answer.message if astray else answer}; {avoided}"
 
 
 class Unserved(Exception):

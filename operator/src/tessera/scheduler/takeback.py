@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from tessera.kube.conditions import find_condition
 from tessera.scheduler.objects import Allocated, Claim, Pod
 from tessera.scheduler.snapshot import Snapshot
 
@@ -98,27 +100,64 @@ def identity(pod: Pod) -> tuple[str, ...]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Avoided:
+    """Until when (seconds since 1970) a node is avoided, for how long, how often it was, and what
+    kube-scheduler had said of the pod by then.
+    """
+
+    until: float
+    seconds: float
+    times: int
+    why: str
+
+
 class Avoidance:
     """Nodes that did not work out for a pod, each for a while: one minute, then twice as long each time, 15
     minutes at most.
     """
 
     def __init__(self) -> None:
-        self._until: dict[tuple[str, ...], dict[str, tuple[float, int]]] = {}
+        self._until: dict[tuple[str, ...], dict[str, _Avoided]] = {}
 
     def add(self, pod: Pod, node: str, *, now: float) -> None:
         """The node did not work out for this pod (nor, for a while, will it for the pod's replacement)."""
         nodes = self._until.setdefault(identity(pod), {})
-        times = nodes.get(node, (0.0, 0))[1]
+        times = nodes[node].times if node in nodes else 0
         seconds = min(_LONGEST_AVOIDANCE_SECONDS, _FIRST_AVOIDANCE_SECONDS * 2.0**times)
-        nodes[node] = (now + seconds, times + 1)
+        nodes[node] = _Avoided(now + seconds, seconds, times + 1, _refusal_of(pod))
 
     def nodes(self, pod: Pod, *, now: float) -> frozenset[str]:
         """The nodes to avoid now."""
-        return frozenset(n for n, (until, _) in self._until.get(identity(pod), {}).items() if until > now)
+        return frozenset(n for n, one in self._until.get(identity(pod), {}).items() if one.until > now)
+
+    def explain(self, pod: Pod, *, now: float) -> str:
+        """Why the pod's nodes are avoided, in kube-scheduler's words, and when the first is tried again.
+
+        The time is a time of day, which stays true while the message stands. "" when none is avoided.
+        """
+        avoided = {n: one for n, one in self._until.get(identity(pod), {}).items() if one.until > now}
+        if not avoided:
+            return ""
+        node, first = min(avoided.items(), key=lambda item: (item[1].until, item[0]))
+        why = f": {first.why}" if first.why else " and gave no reason"
+        others = f" (and {len(avoided) - 1} more)" if len(avoided) > 1 else ""
+        at = datetime.fromtimestamp(first.until, UTC).strftime("%H:%M:%S UTC")
+        return (
+            f"kube-scheduler could not bind the pod on node {node}{others}{why}; put that right; the next "
+            f"try is at {at}, {first.seconds:.0f} s after the last"
+        )
 
     def keep_only(self, alive: set[tuple[str, ...]], *, now: float) -> None:
         """Forget pods that are gone, once their last avoidance is over (a replacement may come)."""
         for who in [w for w in self._until if w not in alive]:
-            if all(until <= now for until, _ in self._until[who].values()):
+            if all(one.until <= now for one in self._until[who].values()):
                 del self._until[who]
+
+
+def _refusal_of(pod: Pod) -> str:
+    """What kube-scheduler says on the pod about why it is not bound."""
+    condition = find_condition((pod.raw.get("status") or {}).get("conditions"), "PodScheduled")
+    if condition is None or condition.get("status") != "False":
+        return ""
+    return str(condition.get("message") or "").strip().rstrip(".")

@@ -53,6 +53,7 @@ def changed(base: Object, path: str, value: object) -> Object:
 
 PROFILE_WORDS = "is not the name of a MIG profile; write it as NVIDIA does, such as 2g.20gb or 1g.10gb+me"
 QUANTITY_WORDS = "not a quantity above zero; write it as Kubernetes does, such as 2, 500m or 4Gi"
+MEMORY_WORDS = "less than 64Mi, with which no container starts; give the worker some Gi, such as 4Gi"
 NAME_WORDS = "metadata.name becomes part of pod names and labels: at most 52 characters"
 
 JOB_CASES: list[tuple[str, object, str]] = [
@@ -84,6 +85,10 @@ JOB_CASES: list[tuple[str, object, str]] = [
     ("spec.resources.cpu", 1.5, "spec.resources.cpu: Invalid value"),
     ("spec.resources.hostMemory", "4 GiB", QUANTITY_WORDS),
     ("spec.resources.hostMemory", "-1Gi", QUANTITY_WORDS),
+    ("spec.resources.hostMemory", "1Mi", MEMORY_WORDS),
+    ("spec.resources.hostMemory", "100m", MEMORY_WORDS),
+    ("spec.resources.hostMemory", "63.9Mi", MEMORY_WORDS),
+    ("spec.resources.hostMemory", 64 * 2**20 - 1, MEMORY_WORDS),
     ("spec.resources.hostmemory", "4Gi", 'unknown field "spec.resources.hostmemory"'),
     ("spec.seed", -1, "should be greater than or equal to 0"),
     ("spec.seed", "7", "must be of type integer"),
@@ -204,6 +209,7 @@ async def test_the_api_server_refuses_it_and_says_what_to_do(
                 ("spec.resources.cpu", 3),
                 ("spec.resources.cpu", "250m"),
                 ("spec.resources.hostMemory", 4 * 2**30),
+                ("spec.resources.hostMemory", "64Mi"),
                 ("spec.resources.slice.profile", "1g.24gb+me.all"),
                 ("spec.workload.parameters", {"a": 1, "b": 0.5, "c": True, "d": "x"}),
                 ("metadata.name", "a" * 52),

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, StringConstraints, WithJsonSchema
 
 from tessera.api.meta import (
+    QUANTITY_RULE,
     ApiModel,
     Column,
     Conditions,
@@ -44,6 +45,29 @@ WorkloadName = Annotated[
         ),
     ),
 ]
+
+
+HOST_MEMORY_MINIMUM = "64Mi"
+HostMemory = Annotated[
+    int | str,
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "maxLength": 32,
+            "x-kubernetes-validations": [
+                QUANTITY_RULE.as_schema(),
+                Rule(
+                    rule=f"type(self) == int ? self >= {64 * 2**20} : !isQuantity(self) || "
+                    f"quantity(self).compareTo(quantity('{HOST_MEMORY_MINIMUM}')) >= 0",
+                    message=f"less than {HOST_MEMORY_MINIMUM}, with which no container starts; give the "
+                    "worker some Gi, such as 4Gi",
+                ).as_schema(),
+            ],
+        }
+    ),
+]
+"""Memory of the host for a worker. Below the minimum the container runtime cannot even start it: the pod
+would wait for ever."""
 
 
 def immutable(field: str, *, optional: bool = False) -> Rule:
@@ -87,8 +111,8 @@ class Resources(ApiModel):
     cpu: Quantity = 1
     """CPUs. A whole number is also the limit (so the pod is Guaranteed); a fraction may use idle CPUs beside
     it. OMP_NUM_THREADS is this, rounded up."""
-    host_memory: Quantity = "4Gi"
-    """Memory of the host, request and limit at once."""
+    host_memory: HostMemory = "4Gi"
+    """Memory of the host, request and limit at once; at least 64Mi."""
 
 
 class Checkpoint(ApiModel):

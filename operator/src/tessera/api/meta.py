@@ -88,19 +88,17 @@ Profile = Annotated[
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 """RFC 3339, UTC."""
 
+QUANTITY_RULE = Rule(
+    rule="type(self) == int ? self > 0 : isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
+    message="not a quantity above zero; write it as Kubernetes does, such as 2, 500m or 4Gi",
+)
 Quantity = Annotated[
     int | str,
     WithJsonSchema(
         {
             "x-kubernetes-int-or-string": True,
             "maxLength": 32,
-            "x-kubernetes-validations": [
-                Rule(
-                    rule="type(self) == int ? self > 0 : "
-                    "isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
-                    message="not a quantity above zero; write it as Kubernetes does, such as 2, 500m or 4Gi",
-                ).as_schema(),
-            ],
+            "x-kubernetes-validations": [QUANTITY_RULE.as_schema()],
         }
     ),
 ]

@@ -94,6 +94,9 @@ class Reason(StrEnum):
     """The worker runs."""
     STARTING = "Starting"
     """The pod is bound; its container has not started yet."""
+    START_DELAYED = "StartDelayed"
+    """The pod is bound for more than a minute and its container has not started; the message quotes the pod's
+    status."""
     NOT_STARTED = "NotStarted"
     """No pod of the job runs yet."""
     SUSPENDED = "Suspended"

@@ -84,7 +84,9 @@ def test_node_filters_are_named_with_their_counts(w8: Geometry) -> None:
 
 def test_an_empty_cluster_says_that_no_gpu_is_published() -> None:
     refusal = _refusal(ClusterState(), "1g.10gb")
+    assert refusal.reason == "NoGPUs"
     assert "no GPU is published" in refusal.message
+    assert "MIGPartition" not in str(refusal)  # GPUs are published with or without one
 
 
 def test_one_free_slice_on_one_gpu_is_said_in_the_singular(w8: Geometry) -> None:

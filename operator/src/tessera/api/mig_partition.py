@@ -1,9 +1,11 @@
-"""``MIGPartition``: which GPUs Tessera may slice, and how.
+"""``MIGPartition``: GPUs that belong together, the room that stays free on them, and their MIG mode.
 
-A partition selects GPUs by node and by GPU. In ``dynamic`` mode slices are cut when a pod needs one and
-reused while they fit; reserves say which slices should stay possible. ``static`` mode (a fixed layout) has
-its shape already, so that manifests need not change when it is served; until then such an object is accepted
-and its ``Ready`` condition says why nothing happens.
+A partition selects GPUs by node and by GPU; each GPU belongs to one partition at most. Slices are cut when a
+pod needs one and reused while they fit; in ``dynamic`` mode reserves say which slices should stay possible.
+GPUs without a partition are cut on demand in the same way, only without reserves
+(docs/decisions/gpus-without-a-partition.md). ``static`` mode (a fixed layout) has its shape already, so that
+manifests need not change when it is served; until then such an object is accepted, has no GPU, and its
+``Ready`` condition says so.
 """
 
 from __future__ import annotations
@@ -126,7 +128,7 @@ class Static(ApiModel):
 
 
 class MIGPartitionSpec(ApiModel):
-    """Which GPUs, and how they are sliced."""
+    """Which GPUs, the room to keep free on them, and their MIG mode."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -157,7 +159,8 @@ class MIGPartitionSpec(ApiModel):
     """Enabled: the agent switches MIG on where it is off and the GPU is idle. Unmanaged: it leaves the mode
     as it is."""
     dry_run: bool = False
-    """Show in the status what would be selected, and change nothing."""
+    """Show in the status what would be selected, and have no GPU: their owner, reserves and MIG mode stay as
+    they are without this object."""
 
 
 class ProfileCount(ApiModel):
@@ -225,7 +228,8 @@ MIG_PARTITION = Kind(
     scope="Cluster",
     spec=MIGPartitionSpec,
     status=MIGPartitionStatus,
-    description="Which GPUs Tessera may slice with MIG, and how.",
+    description="GPUs that belong together: the room that stays free on them, their MIG mode, and how full "
+    "they are.",
     columns=(
         Column(name="GPUs", json_path=".status.gpus.owned", type="integer", description="GPUs it has"),
         Column(name="In Use", json_path=".status.inUse", type="integer", description="slices held by claims"),

@@ -110,9 +110,8 @@ def _static(facts: PartitionFacts) -> tuple[Reason, str] | None:
         return None
     return (
         Reason.STATIC_NOT_SUPPORTED,
-        "mode static is not served by this version, and no GPU is taken; set spec.mode to dynamic: slices "
-        "of every "
-        "legal profile are then cut when a pod asks for them",
+        "mode static is not served by this version: the partition has no GPU, and those that it selects are "
+        "cut on demand like any other; set spec.mode to dynamic to have them with reserves and MIG mode",
     )
 
 
@@ -204,12 +203,12 @@ def _no_such_profile(profile: str, gpu: GPU, everywhere: frozenset[str]) -> Verd
             f"{gpu.model} (GPU {gpu.index} of node {gpu.node}) has no profile {profile}; it has {legal}",
         )
     near = difflib.get_close_matches(profile, sorted(everywhere), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f" (did you mean {near[0]}?)" if near else ""
     return Verdict(
         "ProfilesValid",
         "False",
         Reason.UNKNOWN_PROFILE,
-        f"no GPU of this cluster has a profile {profile}{hint} {gpu.model} has {legal}",
+        f"no GPU of this cluster has a profile {profile}{hint}; {gpu.model} has {legal}",
     )
 
 

@@ -14,6 +14,7 @@ from tessera.placement.request import Alternative, Feasible, Offer, Request, Unp
 from tessera.placement.state import ClusterState, Gpu
 
 UNKNOWN_PROFILE = "UnknownProfile"
+NO_GPUS = "NoGPUs"
 NO_NODE = "NoFeasibleNode"
 NO_ROOM = "NoRoom"
 
@@ -21,8 +22,8 @@ _LARGEST = "the largest placement that still fits has"
 
 
 def explain(state: ClusterState, requests: Sequence[Request], *, feasible: Feasible | None) -> Unplaceable:
-    """The first cause that holds: the profile is not offered, no node passes the filters, or no legal place
-    is free.
+    """The first cause that holds: there is no GPU, the profile is not offered, no node passes the filters,
+    or no legal place is free.
     """
     wanted = [alternative for request in requests for alternative in request.alternatives]
     label = " + ".join(_label(request) for request in requests)
@@ -30,10 +31,11 @@ def explain(state: ClusterState, requests: Sequence[Request], *, feasible: Feasi
     free, largest = _room(state, allowed)
     if not state.gpus:
         return Unplaceable(
-            reason=UNKNOWN_PROFILE,
+            reason=NO_GPUS,
             profile=label,
             message="no GPU is published in this cluster",
-            remedy="check that the agent runs on the GPU nodes and that a MIGPartition selects them",
+            remedy="check that the agent runs on the GPU nodes; `kubectl get gpunodes` says why one publishes "
+            "nothing",
         )
     for request in requests:
         if not any(offer.placements for a in request.alternatives for offer in a.offers):

@@ -34,7 +34,7 @@ def explain(state: ClusterState, requests: Sequence[Request], *, feasible: Feasi
             reason=NO_GPUS,
             profile=label,
             message="no GPU is published in this cluster",
-            remedy="check that the agent runs on the GPU nodes; `kubectl get gpunodes` says why one publishes "
+            remedy="check that the agent runs on the GPU nodes; `kubectl get gpunodes` says why one offers "
             "nothing",
         )
     for request in requests:

@@ -70,6 +70,9 @@ async def run_arm(cluster: BenchCluster, arm: Arm, sizes: Sizes, *, seed: int) -
 
 async def run_all(options: argparse.Namespace, cluster: BenchCluster) -> dict[str, Any]:
     """Every arm, `--repeat` times; the result after each arm goes to `--out`."""
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     churn = options.pods // 2 if options.churn_pods is None else options.churn_pods
     sizes = Sizes(
         pods=options.pods,

@@ -15,8 +15,8 @@ from tessera.api.mig_partition import MIGPartitionSpec
 from tessera.api.reasons import Reason
 from tessera.controllers.conditions import Verdict
 from tessera.controllers.gpu_view import GPU
+from tessera.controllers.node_trouble import node_trouble
 from tessera.controllers.plan import Object
-from tessera.kube.conditions import find_condition
 
 NAMED = 5
 """How many nodes or GPUs a message names."""
@@ -63,7 +63,7 @@ def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict) -> Verdict:
             "spec.dryRun "
             "to false to take them",
         )
-    trouble = _nodes_in_trouble(facts) or _gpus_in_trouble(facts)
+    trouble = node_trouble(facts.gpu_nodes) or _gpus_in_trouble(facts)
     if trouble is not None:
         return Verdict("Ready", "False", *trouble)
     return Verdict(
@@ -90,7 +90,7 @@ def _nothing_selected(facts: PartitionFacts) -> tuple[Reason, str] | None:
         )
     if facts.selected:
         return None
-    broken = _nodes_in_trouble(facts)
+    broken = node_trouble(facts.gpu_nodes)
     if broken is not None:
         return broken
     if spec.gpus is None:
@@ -113,18 +113,6 @@ def _static(facts: PartitionFacts) -> tuple[Reason, str] | None:
         "mode static is not served by this version: the partition has no GPU, and those that it selects are "
         "cut on demand like any other; set spec.mode to dynamic to have them with reserves and MIG mode",
     )
-
-
-def _nodes_in_trouble(facts: PartitionFacts) -> tuple[Reason, str] | None:
-    for name, gpu_node in facts.gpu_nodes.items():
-        ready = find_condition((gpu_node.get("status") or {}).get("conditions"), "Ready")
-        if ready is None:
-            return Reason.RECONCILING, f"the agent of node {name} has not reported yet"
-        if ready.get("status") != "True":
-            word = str(ready.get("reason") or "")
-            reason = Reason(word) if word in set(Reason) else Reason.NVML_ERROR
-            return reason, f"node {name}: {ready.get('message') or reason}"
-    return None
 
 
 def _gpus_in_trouble(facts: PartitionFacts) -> tuple[Reason, str] | None:

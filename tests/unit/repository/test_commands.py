@@ -33,6 +33,30 @@ def test_every_target_is_explained_by_make_help() -> None:
     assert sorted(explained) == sorted(targets())
 
 
+def recipe(target: str) -> str:
+    found = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.parametrize("target", ["bench", "bench-scheduler"])
+def test_every_file_of_the_benchmarks_exists(target: str) -> None:
+    """As a file that Python runs; pytest would find no test in tests/bench."""
+    commands = recipe(target)
+    files = re.findall(r"\btests/\S+\.py", commands)
+    files += [f"tests/{module.replace('.', '/')}.py" for module in re.findall(r"python -m (\S+)", commands)]
+    assert files
+    assert "pytest" not in commands
+    for name in files:
+        assert (ROOT / name).is_file(), name
+        assert '__name__ == "__main__"' in (ROOT / name).read_text(), name
+
+
+def test_make_bench_leaves_no_benchmark_out() -> None:
+    named = set(re.findall(r"\btests/bench/\S+\.py", recipe("bench")))
+    assert named == {str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "bench").glob("*.py")}
+
+
 def test_every_target_is_phony() -> None:
     """A file called `test` or `check` must not stand for a test or a check."""
     phony = re.search(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)

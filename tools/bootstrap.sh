@@ -78,6 +78,33 @@ install_uv() { # <python>
         "machine reaches its package index, and run this again."
 }
 
+# uv names large downloads and, on a terminal, shows how far they are. Elsewhere a line now and then says that it still works.
+# `read` with a limit from a pipe that stays empty is a sleep without a process of its own, which would outlive this one.
+beat() {
+    local never
+    exec {never}<> <(:)
+    while read -r -t "${TESSERA_HEARTBEAT_SECONDS:-15}" -u "$never" || kill -0 "$$" 2>/dev/null; do
+        say "still fetching and installing Python packages"
+    done
+}
+
+make_environment() { # <command...>
+    local beat='' status=0
+    if [ ! -t 2 ]; then
+        beat &
+        beat=$!
+        # shellcheck disable=SC2064  # the process of now
+        trap "kill $beat 2>/dev/null || true" EXIT
+    fi
+    "$@" || status=$?
+    if [ -n "$beat" ]; then
+        trap - EXIT
+        kill "$beat" 2>/dev/null || true
+        wait "$beat" 2>/dev/null || true
+    fi
+    return "$status"
+}
+
 # Each substitution is an assignment of its own: elsewhere a `stop` inside it would end only the subshell.
 if ! uv="$(find_uv)"; then
     python="$(find_python)"
@@ -91,7 +118,7 @@ if [ ! -x .venv/bin/python ]; then
 fi
 
 # --inexact: the demo's smaller set must not take away what a developer has installed for the tests.
-sync=("$uv" sync --frozen --inexact --quiet)
+sync=("$uv" sync --frozen --inexact)
 case "$profile" in
 demo)
     say "Python environment for the demo (.venv)"
@@ -102,7 +129,7 @@ dev)
     ;;
 *) stop "unknown profile '$profile': use demo or dev" ;;
 esac
-"${sync[@]}" || stop "uv could not make the environment; the reason stands above. It needs the package index and, for" \
+make_environment "${sync[@]}" || stop "uv could not make the environment; the reason stands above. It needs the package index and, for" \
     "the profile dev, 8 GB of free disk."
 unset UV_PYTHON
 # uv goes last: the environment that carries it has a python and a pip of its own, which nobody should meet.

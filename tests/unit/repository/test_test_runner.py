@@ -81,3 +81,49 @@ def test_bootstrap_names_the_python_that_is_missing(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Python 3.11, 3.12 or 3.13 is needed; python3 here is Python 3.10.12" in done.stderr
     assert "apt-get install" in done.stderr
+
+
+@pytest.fixture
+def checkout_with_uv(tmp_path: Path) -> Path:
+    """A checkout with the bootstrap script, an environment, and a uv that says nothing by itself.
+
+    It works until a sign of life stands in the file `said`, and ends with the status in the file `status`.
+    """
+    for folder in ("tools", "bin", ".venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "tools" / "bootstrap.sh", tmp_path / "tools" / "bootstrap.sh")
+    uv = (
+        "#!/bin/sh\n"
+        '[ "$1" = --version ] && echo "uv 0.9.2 (test)" && exit\n'
+        'echo "$*" >asked\n'
+        "for attempt in $(seq 500); do grep -q still said && break; sleep 0.02; done\n"
+        "exit $(cat status)\n"
+    )
+    for path, text in (("bin/uv", uv), (".venv/bin/python", "#!/bin/sh\n")):
+        (tmp_path / path).write_text(text)
+        (tmp_path / path).chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("uv_ends_with", "status"), [(0, 0), (2, 1)])
+def test_bootstrap_shows_that_it_still_works(checkout_with_uv: Path, uv_ends_with: int, status: int) -> None:
+    (checkout_with_uv / "status").write_text(str(uv_ends_with))
+    with (checkout_with_uv / "said").open("w") as said:
+        done = subprocess.run(
+            ["tools/bootstrap.sh", "demo", "echo", "the", "command"],
+            cwd=checkout_with_uv,
+            env=os.environ
+            | {"PATH": f"{checkout_with_uv}/bin:{os.environ['PATH']}", "TESSERA_HEARTBEAT_SECONDS": "0.05"},
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            # The output ends only when nothing holds it any more: no heartbeat outlives the script.
+            timeout=30,
+            check=False,
+        )
+    lines = (checkout_with_uv / "said").read_text()
+    assert done.returncode == status, lines
+    assert "s] still fetching and installing Python packages" in lines
+    assert "--quiet" not in (checkout_with_uv / "asked").read_text()
+    assert done.stdout == ("" if uv_ends_with else "the command\n")
+    assert ("uv could not make the environment" in lines) == bool(uv_ends_with)

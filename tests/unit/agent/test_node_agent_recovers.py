@@ -285,6 +285,30 @@ async def test_one_good_look_between_faults_begins_the_time_again(bench: Workben
         clock.now += 20
 
 
+async def test_a_claim_that_cannot_be_prepared_is_named_until_it_is_prepared_or_released(
+    bench: Workbench, api: APIInMemory
+) -> None:
+    agent = start(bench, api)
+    await agent.refresh()
+    keys = [api.put_claim(bench, name, "2g.20gb", at) for name, at in (("a", 0), ("b", 2))]
+    bench.fail(Fault("nvmlDeviceCreateGpuInstanceWithPlacement", times=0, code=19))
+    for claim in keys:
+        with pytest.raises(PrepareError):
+            await agent.prepare(claim, timeout_seconds=5)
+    await agent.refresh()
+    told = api.gpu_node["status"]["prepareFailures"]
+    assert [entry["claim"]["name"] for entry in told] == ["a", "b"]
+    assert "claim default/a: nvmlDeviceCreateGpuInstanceWithPlacement" in told[0]["message"]
+    assert "IN_USE" in told[0]["message"]
+    bench.fail()
+    await agent.prepare(keys[0], timeout_seconds=5)
+    await agent.refresh()
+    assert [entry["claim"]["name"] for entry in api.gpu_node["status"]["prepareFailures"]] == ["b"]
+    await agent.unprepare(keys[1])
+    await agent.refresh()
+    assert "prepareFailures" not in api.gpu_node["status"]
+
+
 async def test_an_instance_of_an_unknown_profile_is_shown_as_foreign(
     bench: Workbench, api: APIInMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,51 @@ def test_ready_says_what_the_job_waits_for(view: Object, reason: str, status: st
     assert {c["observedGeneration"] for c in plan.status["conditions"]} == {2}
 
 
+@pytest.mark.parametrize("placed", [True, False])
+def test_a_missing_output_is_what_ready_says_also_while_the_slice_is_taken_back(placed: bool) -> None:
+    trouble = ("False", "Unschedulable", 'persistentvolumeclaim "output" not found')
+    held = claim(device=DEVICE) if placed else claim(said='{"reason":"Unplaceable","message":"tried"}')
+    plan = look(training_job(), pods=[pod(scheduled=trouble)], claims=[held])
+    assert said(plan, "Placed")[:2] == (("True", "Placed") if placed else ("False", "Unplaceable"))
+    assert said(plan, "Ready")[:2] == ("False", "OutputClaimMissing")
+
+
+def test_a_failed_prepare_is_told_in_the_agents_words_until_it_succeeds() -> None:
+    why = "nvmlDeviceCreateGpuInstanceWithPlacement failed: NVML_ERROR_IN_USE; reset the GPU"
+    view: Object = {"pods": [pod(node="n1")], "claims": [claim(device=DEVICE)]}
+    plan = look(training_job(), prepare_failures={"claim-uid": why}, **view)
+    assert said(plan, "Ready")[:2] == ("False", "PrepareFailed")
+    assert f"node n1 could not cut the slice of pod pod-1: {why}; the kubelet tries" in said(plan, "Ready")[2]
+    assert Reason.PREPARE_FAILED in [news.reason for news in plan.news]
+    assert said(look(training_job(plan.status), **view), "Ready")[1] == "Starting"
+    running = {**view, "pods": [pod(phase="Running", node="n1", state={"running": {}})]}
+    assert said(look(training_job(), prepare_failures={"claim-uid": why}, **running), "Ready")[1] == "Running"
+    other = look(training_job(), prepare_failures={"another": why}, **view)
+    assert said(other, "Ready")[1] == "Starting"
+
+
+@pytest.mark.parametrize(
+    ("seconds_ago", "reason", "again"), [(59, "Starting", 1.0), (60, "StartDelayed", None)]
+)
+def test_a_pod_that_does_not_start_within_a_minute_is_told(
+    seconds_ago: int, reason: str, again: float | None
+) -> None:
+    at = NOW - timedelta(seconds=seconds_ago)
+    waiting = {"waiting": {"reason": "ContainerCreating", "message": "no detail"}}
+    slow = pod(node="n1", scheduled=("True", "", ""), state=waiting)
+    slow["status"]["conditions"][0]["lastTransitionTime"] = at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    slow["status"]["conditions"].append({"type": "PodReadyToStartContainers", "status": "False"})
+    plan = look(training_job(), pods=[slow], claims=[claim(device=DEVICE)])
+    assert said(plan, "Ready")[:2] == ("False", reason)
+    assert plan.requeue_seconds == again
+    if reason == "StartDelayed":
+        assert said(plan, "Ready")[2] == (
+            "pod pod-1 is bound to node n1 since 03:03:05 UTC and has not started: its container waits "
+            "(ContainerCreating: no detail), and its sandbox (network, devices, memory for the runtime) does "
+            "not exist; the kubelet's events say why: kubectl describe pod pod-1"
+        )
+
+
 def test_the_placement_is_read_from_claim_and_resource_slice() -> None:
     view = {"pods": [pod(node="n1")], "claims": [claim(device=DEVICE)]}
     plan = look(training_job(), **view)

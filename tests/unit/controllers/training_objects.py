@@ -90,6 +90,7 @@ def claim(*, device: str | None = None, said: str | None = None, owner: str = "p
     metadata: Object = {
         "name": "train-0-slice-x",
         "namespace": "default",
+        "uid": "claim-uid",
         "ownerReferences": [{"uid": owner}],
         "annotations": {"tessera.dev/placement-message": said} if said is not None else {},
     }

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from tessera.agent.checkpoint import Ledger
+from tessera.agent.claims import ClaimKey, PrepareFailure
 from tessera.agent.devices import Owner, publishable
 from tessera.api.names import API_VERSION
 from tessera.api.reasons import Reason
@@ -22,7 +23,7 @@ from tessera.gpu.device_names import encode
 from tessera.gpu.driver import GPU, GPUInstance, Inventory
 from tessera.gpu.faults import NVMLFault
 from tessera.kube.client import KubeClient
-from tessera.kube.conditions import set_condition
+from tessera.kube.conditions import set_condition, timestamp
 from tessera.kube.resources import GPU_NODES
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class View:
     registered: bool = False
     simulated: bool = False
     mig_notes: tuple[str, ...] = ()
+    prepare_failures: tuple[PrepareFailure, ...] = ()
 
 
 def readiness(view: View) -> tuple[bool, Reason, str]:
@@ -122,6 +124,16 @@ def status_for(
             "nvml": view.inventory.nvml_version,
             "simulated": view.simulated,
         }
+    if view.prepare_failures:
+        # Not the time of the last try: a status that says nothing new is not written.
+        status["prepareFailures"] = [
+            {
+                "claim": _claim(failure.claim),
+                "message": failure.message[:1024],
+                "since": timestamp(failure.since),
+            }
+            for failure in view.prepare_failures
+        ]
     return status
 
 
@@ -183,8 +195,12 @@ def _instance(gpu: GPU, instance: GPUInstance, ledger: Ledger) -> Object:
         entry |= {"uuid": compute.uuid, "computeInstanceId": compute.id}
         holder = ledger.holder(compute.uuid)
         if holder is not None:
-            entry["claim"] = {"namespace": holder.namespace, "name": holder.name, "uid": holder.uid}
+            entry["claim"] = _claim(holder)
     return entry
+
+
+def _claim(key: ClaimKey) -> Object:
+    return {"namespace": key.namespace, "name": key.name, "uid": key.uid}
 
 
 class GPUNodeWriter:

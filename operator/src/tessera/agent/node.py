@@ -14,12 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from tessera.agent.cdi import CDIDirectory
 from tessera.agent.checkpoint import CheckpointFile, DamagedCheckpoint, DeviceRecord, Ledger
 from tessera.agent.claim_reader import ClaimReader
-from tessera.agent.claims import ClaimKey, PrepareError
+from tessera.agent.claims import ClaimKey, PrepareError, PrepareFailures
 from tessera.agent.devices import Owner
 from tessera.agent.gpunode import READY, GPUNodeWriter, View, foreign_instances, state_of
 from tessera.agent.orphans import Orphans
@@ -99,6 +100,7 @@ class NodeAgent:
         )
         self._owner: Owner | None = None
         self._publisher: Publisher | None = None
+        self._prepare_failures = PrepareFailures()
         self._lost_ledger = False
         self._wake = asyncio.Event()
         self._inventory: Inventory | None = None
@@ -201,8 +203,11 @@ class NodeAgent:
         except PrepareError as error:
             PREPARE_ERRORS_TOTAL.labels(str(error.reason)).inc()
             self._tell(claim, "Warning", Reason.PREPARE_FAILED, str(error))
+            if error.reason is not Reason.RECONCILING:  # that ends by itself, within seconds
+                self._prepare_failures.add(claim, str(error), now=datetime.now(UTC))
             self.poke()
             raise
+        self._prepare_failures.remove(claim)
         text = ", ".join(
             f"{device.profile} at {device.start} on {device.gpu_uuid}" for device in record.devices
         )
@@ -215,6 +220,7 @@ class NodeAgent:
         with timed(UNPREPARE_SECONDS):
             self._refuse_while_lost()
             record = await self._transactions.release(claim.uid)
+        self._prepare_failures.remove(claim)
         if record is not None:
             self._tell(claim, "Normal", Reason.UNPREPARED, f"node {self._options.name} keeps the slice warm")
         self.poke()
@@ -261,6 +267,7 @@ class NodeAgent:
             registered=self.registered or self._awaits_registration(gpu_node),
             simulated=self._driver.simulated,
             mig_notes=notes,
+            prepare_failures=self._prepare_failures.current(now=datetime.now(UTC)),
         )
         await writer.write(view)
         self._count(view)

@@ -10,9 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tessera.api.meta import ApiModel, Column, Conditions, Kind, Name, ShortText
+from tessera.api.meta import ApiModel, Column, Conditions, Kind, Name, ShortText, Timestamp
 
 MIGMode = Literal["Enabled", "Disabled", "EnablePending", "DisablePending"]
+PREPARE_FAILURES_LIMIT = 16
+"""Failed claims that a status names: enough to see what is wrong with a node."""
 InstanceState = Literal["InUse", "Warm", "Foreign"]
 
 
@@ -54,7 +56,7 @@ class DriverInfo(ApiModel):
 
 
 class ClaimHolder(ApiModel):
-    """The ResourceClaim that holds a slice."""
+    """A ResourceClaim."""
 
     namespace: Name
     """Its namespace."""
@@ -85,6 +87,17 @@ class Instance(ApiModel):
     """InUse: a claim holds it. Warm: kept for the next claim. Foreign: not made by Tessera, never touched."""
     claim: ClaimHolder | None = None
     """Who holds it; only with InUse."""
+
+
+class PrepareFailure(ApiModel):
+    """A claim whose slice the agent could not cut when the kubelet asked for it last."""
+
+    claim: ClaimHolder
+    """The claim."""
+    message: Annotated[str, Field(max_length=1024)]
+    """Why, and what to do."""
+    since: Timestamp
+    """When it failed first; the kubelet has tried again since then."""
 
 
 class ObservedGPU(ApiModel):
@@ -129,6 +142,11 @@ class GPUNodeStatus(ApiModel):
         ),
     ] = Field(default_factory=list)
     """The node's GPUs."""
+    prepare_failures: Annotated[list[PrepareFailure], Field(max_length=PREPARE_FAILURES_LIMIT)] = Field(
+        default_factory=list
+    )
+    """Claims that could not be prepared, the latest ones. One goes when the claim is prepared or released, or
+    when the kubelet has not asked for it for 10 minutes."""
 
 
 GPU_NODE = Kind(

@@ -7,7 +7,7 @@ more than the others, so it is built once per change of anything it is made from
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tessera.api import names
@@ -123,6 +123,7 @@ class Caches:
             pods=self.pods.by_index(OWNER_INDEX, value),
             claims=claims,
             devices=self._devices(claims),
+            prepare_failures=self._prepare_failures(claims),
             progress=progress,
         )
 
@@ -152,15 +153,41 @@ class Caches:
                             found[pool, name] = device
         return found
 
+    def _prepare_failures(self, claims: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+        """Claim UID -> what the agents of its nodes say of their last try."""
+        found: dict[str, str] = {}
+        for claim in claims:
+            allocation = (claim.get("status") or {}).get("allocation") or {}
+            for node in {result["pool"] for result in allocation.get("devices", {}).get("results") or ()}:
+                for failure in _failures_of(self.gpu_nodes.get(node)):
+                    if failure["claim"]["uid"] == claim["metadata"]["uid"]:
+                        found[failure["claim"]["uid"]] = failure["message"]
+        return found
+
+    def _prepare_moved(self, node: Object | None, old: Object | None) -> None:
+        """Look at the training jobs whose claims' failures came, went or read otherwise."""
+        for one, other in ((node, old), (old, node)):
+            known = _failures_of(other)
+            for failure in _failures_of(one):
+                named = failure["claim"]
+                claim = self.claims.get(named["name"], named["namespace"]) if failure not in known else None
+                if claim is not None:
+                    self._job_moved(claim)
+
+    def _job_moved(self, obj: Object) -> None:
+        for value in _training_job_of(obj):
+            namespace, _, name = value.partition("/")
+            self._on_job(Key(kind=TRAINING_JOB_KIND, namespace=namespace, name=name))
+
     def _changed(self, resource: Resource) -> Callable[[str, Object, Object | None], None]:
         of_jobs = resource in (JOBS, PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS)
         of_fleet = resource in (RESOURCE_CLAIMS, RESOURCE_SLICES, NODES, GPU_NODES, MIG_PARTITIONS)
 
         def on_change(kind: str, obj: Object, old: Object | None) -> None:
             if of_jobs:
-                for value in _training_job_of(obj):
-                    namespace, _, name = value.partition("/")
-                    self._on_job(Key(kind=TRAINING_JOB_KIND, namespace=namespace, name=name))
+                self._job_moved(obj)
+            if resource is GPU_NODES:
+                self._prepare_moved(None if kind == "DELETED" else obj, old)
             if of_fleet and not (resource is NODES and kind == "MODIFIED" and _same_labels(obj, old)):
                 self._fleet = None
                 self._on_fleet()
@@ -171,6 +198,10 @@ class Caches:
 def _same_labels(obj: Object, old: Object | None) -> bool:
     """A node's heartbeat changes it every few seconds; only its labels concern us."""
     return old is not None and obj["metadata"].get("labels") == old["metadata"].get("labels")
+
+
+def _failures_of(node: Object | None) -> Sequence[Object]:
+    return ((node or {}).get("status") or {}).get("prepareFailures") or ()
 
 
 def _training_job_of(obj: Object) -> list[str]:

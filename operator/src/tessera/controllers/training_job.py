@@ -31,6 +31,7 @@ from tessera.controllers.training_verdicts import (
     failed_verdicts,
     finished_verdicts,
     live_verdicts,
+    start_deadline,
 )
 from tessera.controllers.training_view import Situation, TrainingView, observe, parse_time
 from tessera.controllers.worker_pod import (
@@ -64,6 +65,7 @@ TOLD: Mapping[Reason, str] = {
     Reason.IMAGE_UNAVAILABLE: "Warning",
     Reason.OUTPUT_CLAIM_MISSING: "Warning",
     Reason.PREPARE_FAILED: "Warning",
+    Reason.START_DELAYED: "Warning",
     Reason.NAME_TAKEN: "Warning",
     Reason.RECONCILE_ERROR: "Warning",
     Reason.INVALID_WORKLOAD: "Warning",
@@ -94,12 +96,11 @@ def reconcile(obj: Object, view: TrainingView, *, settings: WorkerSettings, now:
     verdicts = (
         finished_verdicts(spec, situation)
         if situation.finish
-        else live_verdicts(spec, situation, status=status)
+        else live_verdicts(spec, situation, status=status, now=now)
     )
     wanted = _status(obj, spec, situation, view, verdicts, now=now)
-    unknown = situation.placement is not None and situation.placement.gpu is None
     plan = Plan(
-        requeue_seconds=DEVICE_SECONDS if unknown else None,
+        requeue_seconds=_next_look(situation, now=now),
         children=_children(obj, spec, view, settings),
         changes=_changes(obj, spec, view, situation),
         status=wanted,
@@ -109,6 +110,17 @@ def reconcile(obj: Object, view: TrainingView, *, settings: WorkerSettings, now:
         ),
     )
     return _with_time_to_live(obj, wanted, plan, now=now)
+
+
+def _next_look(situation: Situation, *, now: datetime) -> float | None:
+    """Seconds until something is due that no watch tells."""
+    if situation.placement is not None and situation.placement.gpu is None:
+        return DEVICE_SECONDS
+    pod = situation.pod
+    if pod is None or pod.get("status", {}).get("phase") != "Pending":
+        return None
+    deadline = start_deadline(pod)
+    return (deadline - now).total_seconds() if deadline is not None and now < deadline else None
 
 
 def blocked(obj: Object, error: Terminal, *, now: datetime) -> Plan:

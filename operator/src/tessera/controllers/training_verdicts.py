@@ -7,11 +7,13 @@ asks about now. Each message names the object, the reason and what to do.
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from tessera.api.heterogeneous_training_job import HeterogeneousTrainingJobSpec
 from tessera.api.reasons import Reason
 from tessera.controllers.conditions import Verdict
 from tessera.controllers.plan import Object
-from tessera.controllers.training_view import Ending, Finish, Situation, container_status
+from tessera.controllers.training_view import Ending, Finish, Situation, container_status, parse_time
 from tessera.controllers.worker_pod import (
     EXIT_CHECK_FAILED,
     EXIT_COMPLETE,
@@ -22,17 +24,24 @@ from tessera.controllers.worker_pod import (
 from tessera.kube.conditions import find_condition
 
 _PULL_FAILURES = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_FIRST = frozenset({Reason.OUTPUT_CLAIM_MISSING, Reason.IMAGE_UNAVAILABLE})
+"""What only the user can put right. The scheduler takes the slice back meanwhile and offers it again, so that
+what it says comes and goes; this stays."""
+START_SECONDS = 60.0
+"""How long a bound pod may be starting before its condition says that something is in the way."""
 
 
 def live_verdicts(
-    spec: HeterogeneousTrainingJobSpec, situation: Situation, *, status: Object
+    spec: HeterogeneousTrainingJobSpec, situation: Situation, *, status: Object, now: datetime
 ) -> tuple[Verdict, ...]:
     """Conditions of a job that has not ended."""
     placed = _placed(spec, situation)
-    running = _running(situation)
+    running = _running(situation, now=now)
     suspended = _suspended(spec, situation, status)
     if spec.suspend:
         ready = Verdict("Ready", "False", suspended.reason, suspended.message)
+    elif running.reason in _FIRST:
+        ready = Verdict("Ready", "False", running.reason, running.message)
     elif running.status == "True":
         ready = Verdict("Ready", "True", running.reason, running.message)
     elif placed.status != "True":
@@ -154,7 +163,7 @@ def _worker_has_ended(situation: Situation) -> bool:
     )
 
 
-def _running(situation: Situation) -> Verdict:
+def _running(situation: Situation, *, now: datetime) -> Verdict:
     pod = situation.pod
     if _worker_has_ended(situation):
         how = end_of(situation.ending) if situation.ending is not None else "the worker has ended"
@@ -196,7 +205,45 @@ def _running(situation: Situation) -> Verdict:
     bound = pod.get("spec", {}).get("nodeName")
     if not bound:
         return Verdict("Running", "False", Reason.NOT_STARTED, f"pod {name} waits for a node")
-    return Verdict("Running", "False", Reason.STARTING, f"pod {name} starts on node {bound}")
+    return _starting(pod, situation.prepare_failure, now=now)
+
+
+def _starting(pod: Object, prepare_failure: str | None, *, now: datetime) -> Verdict:
+    """A bound pod whose container has not started: what is in the way, as far as agent and kubelet say."""
+    name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
+    if prepare_failure is not None:
+        return Verdict(
+            "Running",
+            "False",
+            Reason.PREPARE_FAILED,
+            f"node {node} could not cut the slice of pod {name}: {prepare_failure}; the kubelet tries again "
+            "by itself",
+        )
+    waiting = (container_status(pod).get("state") or {}).get("waiting") or {}
+    quoted = ": ".join(str(waiting[key]) for key in ("reason", "message") if waiting.get(key))
+    deadline = start_deadline(pod)
+    if deadline is None or now < deadline:
+        return Verdict("Running", "False", Reason.STARTING, f"pod {name} starts on node {node}")
+    sandbox = find_condition(pod.get("status", {}).get("conditions"), "PodReadyToStartContainers")
+    what = f"its container waits ({quoted})" if quoted else "the kubelet reports no container"
+    if sandbox is not None and sandbox.get("status") == "False":
+        what += ", and its sandbox (network, devices, memory for the runtime) does not exist"
+    bound = (deadline - timedelta(seconds=START_SECONDS)).strftime("%H:%M:%S UTC")
+    return Verdict(
+        "Running",
+        "False",
+        Reason.START_DELAYED,
+        f"pod {name} is bound to node {node} since {bound} and has not started: {what}; the kubelet's events "
+        f"say why: kubectl describe pod {name}",
+    )
+
+
+def start_deadline(pod: Object) -> datetime | None:
+    """When a bound pod should have started; None for a pod that is not bound."""
+    bound = find_condition(pod.get("status", {}).get("conditions"), "PodScheduled")
+    if bound is None or bound.get("status") != "True" or not bound.get("lastTransitionTime"):
+        return None
+    return parse_time(bound["lastTransitionTime"]) + timedelta(seconds=START_SECONDS)
 
 
 def _suspended(spec: HeterogeneousTrainingJobSpec, situation: Situation, status: Object) -> Verdict:

@@ -38,6 +38,8 @@ class TrainingView:
     claims: Sequence[Object] = ()
     devices: Mapping[tuple[str, str], Object] = field(default_factory=dict)
     """(pool, device name) -> the device of a ResourceSlice, for the devices that these claims hold."""
+    prepare_failures: Mapping[str, str] = field(default_factory=dict)
+    """Claim UID -> why its node's agent could not cut the slice, for those that it tried without success."""
     progress: Progress | None = None
     """What the worker said last, when it could be asked."""
 
@@ -86,6 +88,8 @@ class Situation:
     """The newest end of a pod of this job."""
     finish: Finish | None
     active_pods: int
+    prepare_failure: str | None = None
+    """Why the agent could not cut the slice that the claim holds."""
 
 
 def observe(view: TrainingView) -> Situation:
@@ -102,6 +106,7 @@ def observe(view: TrainingView) -> Situation:
         ending=_last_ending(view.pods),
         finish=_finish(status),
         active_pods=len(living),
+        prepare_failure=view.prepare_failures.get(claim["metadata"]["uid"]) if claim is not None else None,
     )
 
 

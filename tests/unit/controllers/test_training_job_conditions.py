@@ -42,6 +42,35 @@ LIVE = [
         id="the scheduler knows no such profile",
     ),
     pytest.param(
+        {"pods": [pod()], "claims": [claim(said='{"reason":"NoGPUs","message":"look at the agents"}')]},
+        "NoGPUs",
+        "False",
+        "look at the agents",
+        id="no GPU is published",
+    ),
+    pytest.param(
+        {
+            "pods": [pod()],
+            "claims": [claim(said='{"reason":"NoGPUs","message":"look at the agents"}')],
+            "node_trouble": (Reason.DRIVER_MISSING, "node n1: install the driver"),
+        },
+        "DriverMissing",
+        "False",
+        "no GPU is published in this cluster; node n1: install the driver",
+        id="no GPU is published, and an agent says why",
+    ),
+    pytest.param(
+        {
+            "pods": [pod()],
+            "claims": [claim(said='{"reason":"Unplaceable","message":"no room"}')],
+            "node_trouble": (Reason.DRIVER_MISSING, "node n1: install the driver"),
+        },
+        "Unplaceable",
+        "False",
+        "no room",
+        id="GPUs are there, and a node without a driver is not the reason",
+    ),
+    pytest.param(
         {"pods": [pod()], "claims": [claim(said='{"reason":"Novel","message":"why"}')]},
         "Unplaceable",
         "False",

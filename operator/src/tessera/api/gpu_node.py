@@ -41,7 +41,8 @@ class GPUNodeSpec(ApiModel):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uuid"]},
         ),
     ] = Field(default_factory=list)
-    """The GPUs that a partition has. A GPU that is missing here belongs to none."""
+    """The GPUs that a partition has. A GPU that is missing here belongs to none; it is offered all the same,
+    without reserves."""
 
 
 class DriverInfo(ApiModel):

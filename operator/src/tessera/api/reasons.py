@@ -27,7 +27,7 @@ class Reason(StrEnum):
     DRIVER_MISSING = "DriverMissing"
     """The NVIDIA driver library cannot be loaded on this node."""
     NO_GPUS = "NoGPUs"
-    """The driver answers and knows no GPU that can do MIG."""
+    """The driver answers and knows no GPU that can do MIG; of a pod or claim: no GPU is published at all."""
     NVML_ERROR = "NVMLError"
     """An NVML call failed or hung."""
     MIG_DISABLED = "MIGDisabled"

@@ -12,12 +12,14 @@ from typing import Any
 
 from tessera.api import names
 from tessera.api.heterogeneous_training_job import Progress
+from tessera.api.reasons import Reason
 from tessera.controllers.gpu_view import GPU, gpus_of
+from tessera.controllers.node_trouble import node_trouble
 from tessera.controllers.partition import ClusterView
 from tessera.controllers.plan import Key
 from tessera.controllers.selection import owners
 from tessera.controllers.training_job import KIND as TRAINING_JOB_KIND
-from tessera.controllers.training_view import TrainingView
+from tessera.controllers.training_view import TrainingView, lack_gpus
 from tessera.kube.client import KubeClient
 from tessera.kube.informer import Informer
 from tessera.kube.resources import (
@@ -124,6 +126,7 @@ class Caches:
             claims=claims,
             devices=self._devices(claims),
             prepare_failures=self._prepare_failures(claims),
+            node_trouble=self._node_trouble(claims),
             progress=progress,
         )
 
@@ -163,6 +166,12 @@ class Caches:
                     if failure["claim"]["uid"] == claim["metadata"]["uid"]:
                         found[failure["claim"]["uid"]] = failure["message"]
         return found
+
+    def _node_trouble(self, claims: Iterable[Mapping[str, Any]]) -> tuple[Reason, str] | None:
+        """Looked for only where a claim finds no GPU at all: it goes through all nodes."""
+        if not lack_gpus(claims):
+            return None
+        return node_trouble({node["metadata"]["name"]: node for node in self.gpu_nodes.items()})
 
     def _prepare_moved(self, node: Object | None, old: Object | None) -> None:
         """Look at the training jobs whose claims' failures came, went or read otherwise."""

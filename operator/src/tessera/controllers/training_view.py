@@ -40,6 +40,8 @@ class TrainingView:
     """(pool, device name) -> the device of a ResourceSlice, for the devices that these claims hold."""
     prepare_failures: Mapping[str, str] = field(default_factory=dict)
     """Claim UID -> why its node's agent could not cut the slice, for those that it tried without success."""
+    node_trouble: tuple[Reason, str] | None = None
+    """What keeps a node from offering its GPUs, for a job that finds none in the whole cluster."""
     progress: Progress | None = None
     """What the worker said last, when it could be asked."""
 
@@ -102,7 +104,7 @@ def observe(view: TrainingView) -> Situation:
     return Situation(
         pod=pod,
         placement=_placement(claim, view.devices) if claim is not None else None,
-        refusal=_refusal(claim) if claim is not None else None,
+        refusal=_refusal(claim, view.node_trouble) if claim is not None else None,
         ending=_last_ending(view.pods),
         finish=_finish(status),
         active_pods=len(living),
@@ -149,7 +151,22 @@ def _placement(claim: Object, devices: Mapping[tuple[str, str], Object]) -> Plac
     )
 
 
-def _refusal(claim: Object) -> Refusal | None:
+def lack_gpus(claims: Iterable[Object]) -> bool:
+    """Whether the scheduler says of one of these claims that no GPU is published at all."""
+    said = (_said(claim) for claim in claims)
+    return any(refusal is not None and refusal.reason is Reason.NO_GPUS for refusal in said)
+
+
+def _refusal(claim: Object, trouble: tuple[Reason, str] | None) -> Refusal | None:
+    """What the scheduler says; where it sees no GPU and an agent says why, what the agent says."""
+    said = _said(claim)
+    if said is None or said.reason is not Reason.NO_GPUS or trouble is None:
+        return said
+    reason, message = trouble
+    return Refusal(reason=reason, message=f"no GPU is published in this cluster; {message}")
+
+
+def _said(claim: Object) -> Refusal | None:
     text = (claim["metadata"].get("annotations") or {}).get(names.PLACEMENT_MESSAGE_ANNOTATION)
     if text is None or claim.get("status", {}).get("allocation"):
         return None

@@ -5,10 +5,13 @@ scheduler.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from invariants import InvariantChecker
 from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.kube.conditions import micro_timestamp
@@ -258,6 +261,17 @@ class Cluster:
             for obj in resource_slices(node, "gpu-any"):
                 await self.client.delete(RESOURCE_SLICES, obj["metadata"]["name"])
             await self.client.delete(NODES, node)
+
+
+@asynccontextmanager
+async def watched_cluster(client: KubeClient, namespace: str, *, kubeconfig: Path) -> AsyncIterator[Cluster]:
+    """A `Cluster` for one test, with the invariants watched until its objects go."""
+    made = Cluster(client, namespace)
+    try:
+        with InvariantChecker(kubeconfig, newcomers_only=True):
+            yield made
+    finally:
+        await made.clean_up()
 
 
 def exactly(profile: str, *, name: str = "slice") -> Object:

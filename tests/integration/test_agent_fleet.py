@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from invariants import InvariantChecker
 from tessera.agent.fleet import Fleet, FleetSettings
 from tessera.api.names import SIMULATED_GPUS_LABEL
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import NotFound
 from tessera.kube.resources import GPU_NODES, NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
+from tessera.local.control_plane import ControlPlane
 
 pytestmark = pytest.mark.integration
 LIMIT_SECONDS = 60.0
@@ -45,7 +47,17 @@ async def nodes(admin: KubeClient) -> AsyncIterator[list[str]]:
 
 
 @pytest.fixture
-async def fleet(admin: KubeClient, nodes: list[str], tmp_path: Path) -> AsyncIterator[Fleet]:
+def invariants(control_plane: ControlPlane, nodes: list[str]) -> Iterator[InvariantChecker]:
+    """Watches while the fleet runs, and sees its GPUNodes."""
+    with InvariantChecker(control_plane.kubeconfig, newcomers_only=True) as checker:
+        yield checker
+    assert checker.gpunodes_seen & set(nodes)
+
+
+@pytest.fixture
+async def fleet(
+    admin: KubeClient, nodes: list[str], invariants: InvariantChecker, tmp_path: Path
+) -> AsyncIterator[Fleet]:
     running = Fleet(admin, FleetSettings(state_dir=tmp_path, model="A30-24GB", count=2))
     task = asyncio.create_task(running.run())
     yield running
@@ -110,7 +122,7 @@ async def test_a_written_spec_is_observed_and_a_deleted_gpunode_comes_back(
 
 
 async def test_a_reserved_claim_is_prepared_and_released_when_its_allocation_goes(
-    admin: KubeClient, namespace: str, nodes: list[str], fleet: Fleet
+    admin: KubeClient, namespace: str, nodes: list[str], fleet: Fleet, invariants: InvariantChecker
 ) -> None:
     node = nodes[0]
 
@@ -139,6 +151,7 @@ async def test_a_reserved_claim_is_prepared_and_released_when_its_allocation_goe
         return await states(admin, node) == [("2g.12gb", 0, "Warm")]
 
     await eventually("the released slice", warm)
+    assert f"{namespace}/claim" in invariants.claims_seen
 
 
 async def _allocate(client: KubeClient, namespace: str, node: str, device: str) -> str:

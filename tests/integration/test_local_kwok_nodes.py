@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from invariants import InvariantChecker
 from tessera.local.cluster import LocalCluster
 from tessera.local.kwok import DURATION_ANNOTATION
 from tessera.local.progress import Progress
@@ -17,10 +18,13 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def cluster(cluster_directory: Path) -> Iterator[LocalCluster]:
-    running = LocalCluster(f"kwok-{os.getpid()}", state_dir=cluster_directory, progress=Progress.silent())
+    running = LocalCluster(
+        f"kwok-nodes-{os.getpid()}", state_dir=cluster_directory, progress=Progress.silent()
+    )
     try:
         running.up(kwok_nodes=2)
-        yield running
+        with InvariantChecker(running.kubeconfig):
+            yield running
     finally:
         running.down()
 

@@ -9,20 +9,20 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from integration.scheduler_cluster import Cluster, Object, device_name, exactly, until
+from integration.scheduler_cluster import Cluster, Object, device_name, exactly, until, watched_cluster
 from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.kube.resources import DEVICE_CLASSES
+from tessera.local.control_plane import ControlPlane
 from tessera.scheduler.loop import Scheduler, Settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-async def cluster(admin: KubeClient, namespace: str) -> AsyncIterator[Cluster]:
-    made = Cluster(admin, namespace)
-    yield made
-    await made.clean_up()
+async def cluster(admin: KubeClient, namespace: str, control_plane: ControlPlane) -> AsyncIterator[Cluster]:
+    async with watched_cluster(admin, namespace, kubeconfig=control_plane.kubeconfig) as made:
+        yield made
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from integration.scheduler_cluster import Cluster, device_name, exactly, until
+from integration.scheduler_cluster import Cluster, device_name, exactly, until, watched_cluster
 from tessera.api import names
 from tessera.cli.main import command as tessera
 from tessera.kube.client import KubeClient
@@ -23,10 +23,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-async def cluster(admin: KubeClient, namespace: str) -> AsyncIterator[Cluster]:
-    made = Cluster(admin, namespace)
-    yield made
-    await made.clean_up()
+async def cluster(admin: KubeClient, namespace: str, control_plane: ControlPlane) -> AsyncIterator[Cluster]:
+    async with watched_cluster(admin, namespace, kubeconfig=control_plane.kubeconfig) as made:
+        yield made
 
 
 def replica(client: KubeClient, namespace: str, *, name: str = "scheduler-0") -> Scheduler:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from integration.scheduler_cluster import Cluster, exactly, until
+from integration.scheduler_cluster import Cluster, exactly, until, watched_cluster
 from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import NotFound
@@ -168,9 +168,8 @@ async def fence_cluster(fenced: ControlPlane, fence_admin: KubeClient) -> AsyncI
     space = f"test-{os.urandom(5).hex()}"
     fenced.kubectl("create", "namespace", space)
     fenced.kubectl("wait", "--for=create", "--timeout=20s", "-n", space, "serviceaccount/default")
-    made = Cluster(fence_admin, space)
-    yield made
-    await made.clean_up()
+    async with watched_cluster(fence_admin, space, kubeconfig=fenced.kubeconfig) as made:
+        yield made
     fenced.kubectl("delete", "namespace", space, "--wait=false")
 
 

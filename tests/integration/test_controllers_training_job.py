@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,8 +17,10 @@ from tessera.kube.conditions import find_condition
 from tessera.kube.errors import NotFound
 from tessera.kube.resources import (
     EVENTS,
+    GPU_NODES,
     HETEROGENEOUS_TRAINING_JOBS,
     JOBS,
+    NODES,
     PODS,
     RESOURCE_CLAIM_TEMPLATES,
     RESOURCE_CLAIMS,
@@ -133,6 +136,66 @@ async def test_what_the_scheduler_says_reaches_the_condition_and_one_event(
     told = await eventually(events, "an event tells it")
     assert len(told) == 1
     assert told[0]["type"] == "Warning"
+
+
+async def bind(control_plane: ControlPlane, admin: KubeClient, namespace: str, node: str) -> Object:
+    """Play both schedulers: the job's claim holds a device of the node and its pod is bound; the claim."""
+    pod = await pod_of(admin, namespace)
+
+    async def claim_named() -> Any:
+        found = await admin.get(PODS, pod["metadata"]["name"], namespace)
+        return (found.get("status") or {}).get("resourceClaimStatuses")
+
+    (named,) = await eventually(claim_named, "the pod names its claim")
+    claim = await admin.get(RESOURCE_CLAIMS, named["resourceClaimName"], namespace)
+    request = claim["spec"]["devices"]["requests"][0]["name"]
+    result = {"request": request, "driver": names.DRIVER, "pool": node, "device": "gpu-1f3c9a2e-2g-20gb-4"}
+    consumer = {"resource": "pods", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
+    await admin.patch(
+        RESOURCE_CLAIMS,
+        named["resourceClaimName"],
+        namespace=namespace,
+        subresource="status",
+        body={"status": {"allocation": {"devices": {"results": [result]}}, "reservedFor": [consumer]}},
+    )
+    await admin.patch(
+        PODS, pod["metadata"]["name"], namespace=namespace, body={"spec": {"schedulingGates": None}}
+    )
+    binding = {
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": pod["metadata"]["name"]},
+        "target": {"kind": "Node", "name": node},
+    }
+    path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}/binding"
+    control_plane.kubectl("create", "--raw", path, "-f", "-", input_text=json.dumps(binding))
+    return claim
+
+
+async def test_a_slice_that_the_agent_cannot_cut_reaches_the_condition_in_the_agents_words(
+    operator: Operator, admin: KubeClient, control_plane: ControlPlane, namespace: str
+) -> None:
+    node = f"node-of-{namespace}"
+    gpu_node = {"apiVersion": names.API_VERSION, "kind": "GPUNode", "metadata": {"name": node}}
+    await admin.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}})
+    await admin.create(GPU_NODES, gpu_node)
+    await admin.create(HETEROGENEOUS_TRAINING_JOBS, training_job(namespace))
+    claim = await bind(control_plane, admin, namespace, node)
+    await condition(admin, namespace, "Ready", "Starting")
+
+    identity = {key: claim["metadata"][key] for key in ("namespace", "name", "uid")}
+    why = "claim x: nvmlDeviceCreateGpuInstanceWithPlacement failed: IN_USE; reset the GPU"
+    failure = {"claim": identity, "message": why, "since": "2026-01-01T00:00:00Z"}
+    told = {"observedGeneration": 1, "prepareFailures": [failure]}
+    await admin.apply(GPU_NODES, {**gpu_node, "status": told}, subresource="status")
+    ready = await condition(admin, namespace, "Ready", "PrepareFailed")
+    assert ready["status"] == "False"
+    assert why in ready["message"]
+
+    await admin.apply(GPU_NODES, {**gpu_node, "status": {"observedGeneration": 1}}, subresource="status")
+    await condition(admin, namespace, "Ready", "Starting")
+    await admin.delete(GPU_NODES, node)
+    await admin.delete(NODES, node)
 
 
 async def test_suspend_stops_the_pod_and_resume_makes_another(

@@ -191,6 +191,9 @@ def test_a_pod_that_does_not_start_within_a_minute_is_told(
             "(ContainerCreating: no detail), and its sandbox (network, devices, memory for the runtime) does "
             "not exist; the kubelet's events say why: kubectl describe pod pod-1"
         )
+        slow["status"]["conditions"][1]["status"] = "True"
+        plan = look(training_job(), pods=[slow], claims=[claim(device=DEVICE)])
+        assert "its sandbox exists: the image may still be on its way" in said(plan, "Ready")[2]
 
 
 def test_the_placement_is_read_from_claim_and_resource_slice() -> None:

@@ -226,7 +226,9 @@ def _starting(pod: Object, prepare_failure: str | None, *, now: datetime) -> Ver
         return Verdict("Running", "False", Reason.STARTING, f"pod {name} starts on node {node}")
     sandbox = find_condition(pod.get("status", {}).get("conditions"), "PodReadyToStartContainers")
     what = f"its container waits ({quoted})" if quoted else "the kubelet reports no container"
-    if sandbox is not None and sandbox.get("status") == "False":
+    if sandbox is not None and sandbox.get("status") == "True":
+        what += ", and its sandbox exists: the image may still be on its way"
+    elif sandbox is not None:
         what += ", and its sandbox (network, devices, memory for the runtime) does not exist"
     bound = (deadline - timedelta(seconds=START_SECONDS)).strftime("%H:%M:%S UTC")
     return Verdict(

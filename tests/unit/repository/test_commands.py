@@ -96,3 +96,10 @@ def test_the_workflow_has_least_rights_and_time_limits() -> None:
 def test_scripts_are_executable_and_parse(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
     subprocess.run(["bash", "-n", script], cwd=ROOT, check=True)
+
+
+def test_the_readme_names_targets_that_exist() -> None:
+    named = set(
+        re.findall(r"(?:`|^)make ([a-z]+(?:-[a-z]+)*)\b", (ROOT / "README.md").read_text(), re.MULTILINE)
+    )
+    assert {"demo", "test", "check", "bench"} <= named <= set(targets())

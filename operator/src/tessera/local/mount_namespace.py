@@ -7,15 +7,19 @@ find the standard paths of a real node, and not one mount is visible to the rest
 drops all of them with the last process of the namespace, however it ends.
 
 The bind mounts need the directories as targets on the machine. Those that do not exist are made, empty, and
-marked with an extended attribute; the last cluster on the machine removes them.
+marked with an extended attribute; the last cluster on the machine removes them. One cluster at a time makes
+and mounts them, or removes them: otherwise the one that goes could take them from under the one that comes,
+whose node does not run yet.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tessera.local.errors import LocalClusterError
@@ -78,11 +82,35 @@ def undo_host_directory(entry: Entry, identity: Identity) -> None:
     because it has announced it too.
     """
     path = Path(entry.name)
-    if path.is_dir() and not any(path.iterdir()) and not role_runs_elsewhere(ROLE, identity=identity):
-        path.rmdir()
+    with turn_at_host_directories():
+        if not path.is_dir() or any(path.iterdir()):
+            return
+        # While a namespace is repaired, its tenants are all that is left in it.
+        if not any(role_runs_elsewhere(role, identity=identity) for role in (ROLE, *TENANTS)):
+            path.rmdir()
+
+
+@contextmanager
+def turn_at_host_directories() -> Iterator[None]:
+    """Makes the clusters of this machine wait for each other, whatever their state directories.
+
+    The root directory is the lock file: nothing has to be made for it, and whoever sees another one sees
+    other directories, too. The kernel drops the lock when its holder dies.
+    """
+    descriptor = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _create(state: ClusterState, *, identity: Identity, journal: Journal) -> int:
+    with turn_at_host_directories():
+        return _create_in_turn(state, identity=identity, journal=journal)
+
+
+def _create_in_turn(state: ClusterState, *, identity: Identity, journal: Journal) -> int:
     script = ["mount --make-rshared /"]
     for name, target in SHADOWED.items():
         source = node_directory(state, name)

@@ -200,6 +200,28 @@ async def test_a_place_that_no_node_can_hold_is_taken_back_and_the_next_node_tri
     assert await cluster.devices("slice") == [device_name(cluster.gpu("b"), "2g.20gb", 0)]
 
 
+async def test_a_missing_volume_claim_is_still_what_pod_and_claim_say_after_the_slice_is_taken_back(
+    cluster: Cluster, scheduler: Scheduler
+) -> None:
+    await cluster.add_node("a")
+    await cluster.add_claim("slice", exactly("2g.20gb"))
+    volumes = [{"name": "output", "persistentVolumeClaim": {"claimName": "output"}}]
+    await cluster.add_pod("train", claim="slice", volumes=volumes)
+
+    async def refused() -> str:
+        claim = await cluster.claim("slice")
+        text = (claim["metadata"].get("annotations") or {}).get(names.PLACEMENT_MESSAGE_ANNOTATION)
+        return str(json.loads(text)["message"]) if text and await cluster.devices("slice") == [] else ""
+
+    message = await until(refused, seconds=60, what="the slice taken back, and a refusal")
+    assert 'persistentvolumeclaim "output" not found' in message
+    assert "; put that right; the next try is at " in message
+    assert "CPU" not in message
+    conditions = (await cluster.pod("train"))["status"]["conditions"]
+    (scheduled,) = [c for c in conditions if c["type"] == "PodScheduled"]
+    assert 'persistentvolumeclaim "output" not found' in scheduled["message"]
+
+
 async def test_an_allocation_that_kube_scheduler_clears_is_made_elsewhere(
     cluster: Cluster, scheduler: Scheduler
 ) -> None:

@@ -66,18 +66,24 @@ async def test_a_partition_shows_its_gpus_and_what_fits(
     assert row[:-1] == [namespace, "2", "3", "3g.40gb", "False", "Conflict"]
 
 
-async def test_a_gpu_node_shows_its_driver_and_state(
+async def test_a_gpu_node_shows_how_full_it_is_and_its_state(
     admin: KubeClient, control_plane: ControlPlane, namespace: str
 ) -> None:
     gpu = {"index": 0, "uuid": "GPU-1", "productName": "H100"}
-    status = {**ready("True", "Published"), "driver": {"version": "580.65.06"}, "gpus": [gpu]}
+    status = {
+        **ready("True", "Published"),
+        "driver": {"version": "580.65.06"},
+        "gpus": [gpu],
+        "gpuCount": 1,
+        "slicesInUse": 3,
+    }
     await make(admin, GPU_NODES, namespace, None, status=status)
     try:
         header, row = cells(control_plane.kubectl("get", "gn", namespace))
     finally:
         await admin.delete(GPU_NODES, namespace)
-    assert header == ["NAME", "GPU", "DRIVER", "READY", "REASON", "AGE"]
-    assert row[:-1] == [namespace, "H100", "580.65.06", "True", "Published"]
+    assert header == ["NAME", "GPU", "GPUS", "IN", "USE", "READY", "REASON", "AGE"]
+    assert row[:-1] == [namespace, "H100", "1", "3", "True", "Published"]
 
 
 def test_the_category_lists_all_kinds(control_plane: ControlPlane) -> None:

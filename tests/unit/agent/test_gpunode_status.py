@@ -115,6 +115,7 @@ async def test_instances_are_in_use_warm_or_foreign(bench: Workbench) -> None:
     assert instances[2]["claim"] == {"namespace": "default", "name": "a", "uid": "uid-a"}
     assert "claim" not in instances[0]
     assert "uuid" not in instances[1]
+    assert (status["gpuCount"], status["slicesInUse"]) == (2, 1)
     GPUNodeStatus.model_validate(status)
 
 

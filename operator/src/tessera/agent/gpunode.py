@@ -124,6 +124,11 @@ def status_for(
             "nvml": view.inventory.nvml_version,
             "simulated": view.simulated,
         }
+        states = (
+            state_of(instance, view.ledger) for gpu in view.inventory.gpus for instance in gpu.instances
+        )
+        status["gpuCount"] = len(view.inventory.gpus)
+        status["slicesInUse"] = sum(state == "InUse" for state in states)
     if view.prepare_failures:
         # Not the time of the last try: a status that says nothing new is not written.
         status["prepareFailures"] = [

@@ -143,6 +143,10 @@ class GPUNodeStatus(ApiModel):
         ),
     ] = Field(default_factory=list)
     """The node's GPUs."""
+    gpu_count: Annotated[int, Field(ge=0, le=64)] | None = None
+    """How many GPUs that is, for `kubectl get`, which cannot count; absent before the driver has answered."""
+    slices_in_use: Annotated[int, Field(ge=0)] | None = None
+    """How many of their instances claims hold."""
     prepare_failures: Annotated[list[PrepareFailure], Field(max_length=PREPARE_FAILURES_LIMIT)] = Field(
         default_factory=list
     )
@@ -162,12 +166,12 @@ GPU_NODE = Kind(
     description="The GPUs of one node: what is wanted (by the operator) and what is (by the node's agent).",
     columns=(
         Column(name="GPU", json_path=".status.gpus[0].productName", description="the first GPU"),
-        Column(name="Driver", json_path=".status.driver.version"),
+        Column(name="GPUs", json_path=".status.gpuCount", type="integer", description="how many GPUs"),
         Column(
-            name="Partition",
-            json_path=".spec.gpus[0].partition",
-            description="who has the first GPU",
-            wide=True,
+            name="In Use",
+            json_path=".status.slicesInUse",
+            type="integer",
+            description="slices held by claims",
         ),
         Column(name="Ready", json_path='.status.conditions[?(@.type=="Ready")].status'),
         Column(name="Reason", json_path='.status.conditions[?(@.type=="Ready")].reason'),

@@ -88,6 +88,25 @@ async def pod_of(admin: KubeClient, namespace: str) -> Object:
     return found
 
 
+async def claim_of(admin: KubeClient, namespace: str) -> Object:
+    async def look() -> Any:
+        claims = await admin.list(RESOURCE_CLAIMS, namespace)
+        return claims.items[0] if claims.items else None
+
+    found: Object = await eventually(look, "the claim is made")
+    return found
+
+
+async def say(admin: KubeClient, claim: Object, said: str) -> None:
+    """Tell why the claim waits, as the scheduler does."""
+    await admin.patch(
+        RESOURCE_CLAIMS,
+        claim["metadata"]["name"],
+        namespace=claim["metadata"]["namespace"],
+        body={"metadata": {"annotations": {names.PLACEMENT_MESSAGE_ANNOTATION: said}}},
+    )
+
+
 async def test_a_training_job_gets_a_job_a_claim_and_a_gated_pod(
     operator: Operator, admin: KubeClient, namespace: str
 ) -> None:
@@ -111,17 +130,11 @@ async def test_what_the_scheduler_says_reaches_the_condition_and_one_event(
     await admin.create(HETEROGENEOUS_TRAINING_JOBS, training_job(namespace))
     await pod_of(admin, namespace)
 
-    async def claim_made() -> Any:
-        claims = await admin.list(RESOURCE_CLAIMS, namespace)
-        return claims.items[0] if claims.items else None
-
-    claim = await eventually(claim_made, "the claim is made")
-    said = '{"reason": "Unplaceable", "message": "2g.20gb fits on none of 2 GPUs: wait for train-1 to end"}'
-    await admin.patch(
-        RESOURCE_CLAIMS,
-        claim["metadata"]["name"],
-        namespace=namespace,
-        body={"metadata": {"annotations": {names.PLACEMENT_MESSAGE_ANNOTATION: said}}},
+    claim = await claim_of(admin, namespace)
+    await say(
+        admin,
+        claim,
+        '{"reason": "Unplaceable", "message": "2g.20gb fits on none of 2 GPUs: wait for train-1 to end"}',
     )
 
     placed = await condition(admin, namespace, "Placed", "Unplaceable")
@@ -136,6 +149,29 @@ async def test_what_the_scheduler_says_reaches_the_condition_and_one_event(
     told = await eventually(events, "an event tells it")
     assert len(told) == 1
     assert told[0]["type"] == "Warning"
+
+
+async def test_a_job_that_finds_no_gpu_at_all_has_the_reason_of_a_node_without_a_driver(
+    operator: Operator, admin: KubeClient, namespace: str
+) -> None:
+    node = f"0-of-{namespace}"  # the first by name, whatever other tests have left
+    gpu_node = {"apiVersion": names.API_VERSION, "kind": "GPUNode", "metadata": {"name": node}}
+    await admin.create(GPU_NODES, gpu_node)
+    why = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "DriverMissing",
+        "message": "install the NVIDIA driver",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    await admin.apply(GPU_NODES, {**gpu_node, "status": {"conditions": [why]}}, subresource="status")
+    await admin.create(HETEROGENEOUS_TRAINING_JOBS, training_job(namespace))
+    await pod_of(admin, namespace)
+    claim = await claim_of(admin, namespace)
+    await say(admin, claim, '{"reason": "NoGPUs", "message": "no GPU is published in this cluster"}')
+    ready = await condition(admin, namespace, "Ready", "DriverMissing")
+    assert f"no GPU is published in this cluster; node {node}: install the NVIDIA driver" in ready["message"]
+    await admin.delete(GPU_NODES, node)
 
 
 async def bind(control_plane: ControlPlane, admin: KubeClient, namespace: str, node: str) -> Object:

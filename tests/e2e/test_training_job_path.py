@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-import urllib.request
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from as_a_user import SYSTEM, Kubectl, claimed_pod, condition, training_job, wait_for
+import pytest
+from as_a_user import Kubectl, claimed_pod, condition, training_job, wait_for
+from scraped_metrics import Process, scrape, total, values, wait_until_true
+from tessera.gpu.simulator.faults import Fault, FaultInjector
 from tessera.local.stack import Stack
 
 
@@ -162,18 +165,99 @@ def test_suspend_keeps_the_checkpoint_and_resume_goes_on(kubectl: Kubectl, real_
     assert result["resumedFrom"], "the second run must start from the checkpoint of the first"
 
 
-def test_every_process_serves_its_metrics(kubectl: Kubectl, real_node: Stack) -> None:
-    expected = {
-        "operator": "tessera_reconcile_total",
-        "scheduler": "tessera_placement_seconds",
-        "agent": "tessera_prepare_seconds",
-    }
-    pods = kubectl.in_namespace(SYSTEM).items("pods")
-    for component, metric in expected.items():
-        mine = [p for p in pods if p["metadata"]["labels"].get("app.kubernetes.io/component") == component]
-        assert mine, f"no pod of component {component}"
-        bodies = []
-        for pod in mine:
-            with urllib.request.urlopen(f"http://{pod['status']['podIP']}:8080/metrics", timeout=5) as answer:
-                bodies.append(answer.read().decode())
-        assert any(metric in body for body in bodies), f"{component} does not export {metric}"
+@pytest.mark.timeout(400)
+def test_every_process_shows_in_its_metrics_what_it_does(kubectl: Kubectl, real_node: Stack) -> None:
+    """Both GPUs are half full and a job waits for a whole one; a slice cannot be cut; then the job runs."""
+    before = total(scrape(kubectl, "agent"), "tessera_prepare_errors_total")
+    holders = ("left", "right")
+    for name in holders:
+        kubectl.apply(
+            *claimed_pod(name, profile="4g.40gb", image=real_node.worker_image, sleeps_seconds=3600)
+        )
+    for name in holders:
+        wait_for(
+            f"{name} to run",
+            lambda name=name: (kubectl.get("pod", name) or {}).get("status", {}).get("phase") == "Running",
+        )
+    kubectl.apply(training_job("measured", profile="7g.80gb"))
+    wait_until_true(lambda: scrape(kubectl, "scheduler"), SCHEDULER_WHILE_A_JOB_WAITS)
+    wait_until_true(lambda: scrape(kubectl, "agent"), AGENT_WHILE_TWO_SLICES_ARE_HELD)
+
+    # No other test uses this profile, so no warm slice spares the driver's call.
+    refused = claimed_pod("refused", profile="1g.10gb+me", image=real_node.worker_image)
+    faults = FaultInjector(real_node.agent_state_directory / "simulator")
+    faults.set([Fault("nvmlDeviceCreateGpuInstanceWithPlacement", times=0)])
+    kubectl.apply(*refused)
+    wait_until_true(
+        lambda: scrape(kubectl, "agent"),
+        {
+            "tessera_prepare_errors_total counts the refused attempt": lambda agent: (
+                total(agent, "tessera_prepare_errors_total") > before
+            )
+        },
+    )
+    faults.set([])
+    kubectl.run("delete", "pod", "refused", *holders, "--wait=true", "--timeout=60s")
+    job = finished(kubectl, "measured")
+    assert condition(job, "Complete")["status"] == "True", job["status"]
+    training = {"namespace": kubectl.namespace, "job": "measured"}
+    steps = float(job["status"]["progress"]["steps"])
+    wait_until_true(
+        lambda: scrape(kubectl, "operator"),
+        {
+            **OPERATOR_AFTER_A_JOB,
+            "tessera_training_step is the last one": lambda o: (
+                values(o, "tessera_training_step", **training) == [steps]
+            ),
+            "tessera_training_steps is their number": lambda o: (
+                values(o, "tessera_training_steps", **training) == [steps]
+            ),
+            "tessera_training_loss is there": lambda o: total(o, "tessera_training_loss", **training) > 0,
+        },
+    )
+
+
+def one_of_two_leads(process: Process) -> bool:
+    return sorted(values(process, "tessera_leader")) == [0.0, 1.0]
+
+
+Wanted = Mapping[str, Callable[[Process], bool]]
+
+SCHEDULER_WHILE_A_JOB_WAITS: Wanted = {
+    "tessera_leader is 1 in one replica and 0 in the other": one_of_two_leads,
+    "tessera_queue_depth has the job": lambda s: values(s, "tessera_queue_depth", profile="7g.80gb") == [1],
+    "tessera_allocated_slices has both": lambda s: (
+        values(s, "tessera_allocated_slices", profile="4g.40gb") == [2]
+    ),
+    "tessera_largest_placeable_profile_slices is what is left": lambda s: (
+        values(s, "tessera_largest_placeable_profile_slices") == [4, 4]
+    ),
+    "tessera_fragmentation_ratio of half a GPU": lambda s: (
+        [0 < ratio < 1 for ratio in values(s, "tessera_fragmentation_ratio")] == [True, True]
+    ),
+    "tessera_placement_seconds_count counts": lambda s: total(s, "tessera_placement_seconds_count") > 0,
+    "tessera_placement_seconds_sum grows": lambda s: total(s, "tessera_placement_seconds_sum") > 0,
+    "tessera_placements_total has both": lambda s: (
+        total(s, "tessera_placements_total", result="Placed", profile="4g.40gb") >= 2
+    ),
+}
+AGENT_WHILE_TWO_SLICES_ARE_HELD: Wanted = {
+    "tessera_slices has both": lambda a: (
+        total(a, "tessera_slices", profile="4g.40gb", state="InUse") == 2
+        and total(a, "tessera_slices", state="InUse") == 2
+    ),
+    "tessera_prepare_seconds_count has both": lambda a: total(a, "tessera_prepare_seconds_count") >= 2,
+    "tessera_prepare_seconds_sum grows": lambda a: total(a, "tessera_prepare_seconds_sum") > 0,
+}
+OPERATOR_AFTER_A_JOB: Wanted = {
+    "tessera_leader is 1 in one replica and 0 in the other": one_of_two_leads,
+    "tessera_reconcile_total counts": lambda o: (
+        total(o, "tessera_reconcile_total", kind="HeterogeneousTrainingJob") > 0
+    ),
+    "tessera_reconcile_seconds_count counts": lambda o: (
+        total(o, "tessera_reconcile_seconds_count", kind="HeterogeneousTrainingJob") > 0
+    ),
+    "tessera_reconcile_seconds_sum grows": lambda o: total(o, "tessera_reconcile_seconds_sum") > 0,
+    "tessera_workqueue_depth is there": lambda o: values(o, "tessera_workqueue_depth") != [],
+    "tessera_workqueue_adds_total counts": lambda o: total(o, "tessera_workqueue_adds_total") > 0,
+}

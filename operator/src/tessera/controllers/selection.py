@@ -68,7 +68,7 @@ def selected_gpus(spec: MIGPartitionSpec, nodes: Iterable[str], gpus: Iterable[G
 
 
 def is_served(partition: Object) -> bool:
-    """Whether the partition takes GPUs at all."""
+    """Whether the partition can have GPUs at all."""
     spec = spec_of(partition)
     return spec.mode == "dynamic" and not spec.dry_run and not partition["metadata"].get("deletionTimestamp")
 

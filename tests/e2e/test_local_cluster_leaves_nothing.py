@@ -17,12 +17,12 @@ import pytest
 from tessera.local.cluster import LocalCluster
 from tessera.local.errors import NotOursError
 from tessera.local.host import can_have_node
-from tessera.local.journal import JOURNAL_NAME, KILL_AFTER_VARIABLE, Journal
-from tessera.local.mount_namespace import SHADOWED
+from tessera.local.journal import JOURNAL_NAME, KILL_AFTER_VARIABLE, Journal, Kind
+from tessera.local.mount_namespace import OWNER_ATTRIBUTE, SHADOWED
 from tessera.local.network import hardware_address
 from tessera.local.processes import find
 from tessera.local.progress import Progress
-from tessera.local.state import ClusterState, Identity
+from tessera.local.state import ClusterState, Identity, existing_clusters
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -63,8 +63,7 @@ def traces(identity: Identity, directory: Path) -> list[str]:
     found = [f"process {process.role} {process.pid}" for process in find(identity=identity)]
     found += [f"mount {line}" for line in _lines("/proc/self/mountinfo") if f"{directory}/" in line]
     found += [f"socket {line}" for line in _lines("/proc/net/unix") if f"{directory}/" in line]
-    for hierarchy in Path("/sys/fs/cgroup").glob(f"**/{identity.short}"):
-        found.append(f"cgroup {hierarchy}")
+    found += [f"cgroup {path}" for path in directories_called(identity.short, below=Path("/sys/fs/cgroup"))]
     found += [f"directory {directory}"] if directory.exists() else []
     if not REAL_NODE:
         return found
@@ -80,6 +79,27 @@ def traces(identity: Identity, directory: Path) -> list[str]:
     return found
 
 
+def directories_called(name: str, *, below: Path) -> list[Path]:
+    """Those of that name in a tree in which others make and remove directories meanwhile."""
+    return [Path(path, name) for path, names, _ in os.walk(below) if name in names]
+
+
+def test_the_search_goes_on_when_the_control_group_of_another_cluster_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("going", "here/wanted"):
+        (tmp_path / path).mkdir(parents=True)
+    scan = os.scandir
+
+    def scandir(path: str | Path) -> object:
+        if Path(path).name == "going":
+            raise FileNotFoundError(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert directories_called("wanted", below=tmp_path) == [tmp_path / "here" / "wanted"]
+
+
 def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines()
 
@@ -89,17 +109,19 @@ def _output(*command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("point", KILL_POINTS)
-def test_down_after_up_was_killed(cluster: LocalCluster, point: str) -> None:
+def test_down_after_up_was_killed(cluster: LocalCluster, cluster_directory: Path, point: str) -> None:
     assert run_up(cluster, kill_after=point) == -signal.SIGKILL
     identity = cluster.state.identity()
     assert identity is not None
     assert cluster.down()
     assert traces(identity, cluster.state.directory) == []
+    assert host_directories_of_nobody(cluster_directory) == []
 
 
-def test_up_killed_after_every_line_goes_on_and_down_leaves_nothing(cluster: LocalCluster) -> None:
+def test_up_killed_after_every_line_goes_on_and_down_leaves_nothing(
+    cluster: LocalCluster, cluster_directory: Path
+) -> None:
     """Each `up` gets one line further than the one before; the last one completes a working cluster."""
-    host_directories = {path: Path(path).exists() for path in SHADOWED.values()}
     kinds = []
     while True:
         done = run_up(cluster, kill_after="1")
@@ -120,21 +142,41 @@ def test_up_killed_after_every_line_goes_on_and_down_leaves_nothing(cluster: Loc
 
     assert cluster.down()
     assert traces(identity, cluster.state.directory) == []
-    left = {path for path, existed in host_directories.items() if Path(path).exists() and not existed}
-    assert not left or _another_node_runs(), left
+    assert host_directories_of_nobody(cluster_directory) == []
 
 
-def _another_node_runs() -> bool:
-    return any(
-        b"TESSERA_CLUSTER_PROCESS=mount-namespace" in _environ(path) for path in Path("/proc").glob("[0-9]*")
-    )
+def host_directories_of_nobody(cluster_directory: Path) -> list[str]:
+    """Directories that some cluster made on this machine and that no other cluster will remove."""
+    # An owner may come or go while we look. It announces a directory before it makes it, and its journal
+    # goes after it, so one of the two looks at the journals sees it.
+    claimed = announced_host_directories(cluster_directory)
+    made = [path for path in SHADOWED.values() if Path(path).is_dir() and _is_marked(path)]
+    claimed |= announced_host_directories(cluster_directory)
+    return [path for path in made if path not in claimed]
 
 
-def _environ(process: Path) -> bytes:
-    try:
-        return (process / "environ").read_bytes()
-    except OSError:
-        return b""
+def announced_host_directories(cluster_directory: Path) -> set[str]:
+    """Those in the journals of the clusters that there are: those of tests, and the user's own."""
+    clusters = [*existing_clusters(cluster_directory), *existing_clusters()]
+    entries = [entry for state in clusters for entry in state.journal.entries()]
+    return {entry.name for entry in entries if entry.kind is Kind.HOST_DIRECTORY}
+
+
+def _is_marked(path: str) -> bool:
+    return REAL_NODE and OWNER_ATTRIBUTE in os.listxattr(path)
+
+
+@pytest.mark.skipif(not REAL_NODE, reason="only a real node needs directories outside its own")
+def test_a_host_directory_that_is_left_is_seen_also_beside_other_clusters(
+    cluster_directory: Path, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(SHADOWED, "left", str(tmp_path))
+    assert str(tmp_path) not in host_directories_of_nobody(cluster_directory)
+    os.setxattr(tmp_path, OWNER_ATTRIBUTE, b"1")
+    assert host_directories_of_nobody(cluster_directory) == [str(tmp_path)]
+    cluster.state.create(cluster.state.journal)
+    cluster.state.journal.announce(Kind.HOST_DIRECTORY, str(tmp_path))
+    assert host_directories_of_nobody(cluster_directory) == [], "its owner will remove it"
 
 
 def test_a_teardown_that_was_killed_can_be_repeated(cluster: LocalCluster) -> None:

@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 DEMO := tools/bootstrap.sh demo
 DEV := tools/bootstrap.sh dev
 
-.PHONY: help demo demo-down test test-unit test-simulation test-integration test-e2e bench bench-scheduler check lint generate value-table image
+.PHONY: help demo demo-down test test-unit test-simulation test-workloads test-integration test-e2e bench bench-scheduler check lint generate value-table image
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,14 +19,17 @@ demo: ## Local cluster, images, chart, training jobs on GPU slices, with a live 
 demo-down: ## Remove the demo's cluster; what was built and fetched stays in ~/.cache/tessera
 	@$(DEMO) tessera demo --down
 
-test: ## All tests: unit, simulation, integration (real API server), e2e (real kubelet as root, else KWOK nodes)
-	@$(DEV) tools/run-tests unit simulation integration e2e
+test: ## All tests: unit, simulation, workloads, integration (real API server), e2e (real kubelet as root, else KWOK nodes)
+	@$(DEV) tools/run-tests unit simulation workloads integration e2e
 
 test-unit: ## Pure tests, no cluster
 	@$(DEV) tools/run-tests unit
 
 test-simulation: ## Policies on whole workloads: legality, golden figures, comparisons
 	@$(DEV) tools/run-tests simulation
+
+test-workloads: ## Whole runs of workers: gates, resume after SIGTERM and SIGKILL
+	@$(DEV) tools/run-tests workloads
 
 test-integration: ## Tests against a real API server
 	@$(DEV) tools/run-tests integration

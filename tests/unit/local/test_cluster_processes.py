@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +26,9 @@ from tessera.local.processes import (
 )
 from tessera.local.state import Identity
 
-OURS = Identity("demo", "0" * 32)
-NAMESAKE = Identity("demo", "1" * 32)
+# Fresh in each process: two runs of the tests beside each other must not end each other's processes.
+OURS = Identity("demo", uuid.uuid4().hex)
+NAMESAKE = Identity("demo", uuid.uuid4().hex)
 SLEEP = ["sleep", "60"]
 
 

@@ -22,7 +22,12 @@ def tree(tmp_path: Path) -> Path:
 
 def run(tree: Path, *levels: str) -> subprocess.CompletedProcess[str]:
     # The pytest of this environment, whatever else the machine has.
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "TESSERA_TEST_PROCESSES": "0",  # one test is not worth two more processes
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_ADDOPTS": "-p xdist.plugin",
+    }
     return subprocess.run(
         ["tools/run-tests", *levels],
         cwd=tree,

@@ -1,7 +1,5 @@
 """The loop beyond the simplest workload: phases, artefacts, several updates, a resume at every step."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,27 +202,3 @@ def test_more_tensors_than_the_simulated_slice_holds_end_the_run(tmp_path: Path)
     one = trainer(tmp_path, limit=100)
     with pytest.raises(OutOfMemory, match="ask for a larger profile"):
         one.train(one.start())
-
-
-def test_a_training_does_not_import_torchs_compiler() -> None:
-    """Its import would double the start-up time of every pod."""
-    script = """
-import sys, torch
-from tessera_workloads.memory import TensorBytes
-from tessera_workloads.optimizers import build_optimizer
-from tessera_workloads.protocol import OptimizerSpec, Update
-for kind in ("adam", "adamw", "sgd"):
-    model = torch.nn.Linear(2, 2)
-    before = model.weight.detach().clone()
-    built = build_optimizer(model, Update(OptimizerSpec(kind, momentum=0.9)))
-    built.set_lr(0.1)
-    built.optimizer.zero_grad(set_to_none=True)
-    with TensorBytes() as counter:
-        model(torch.ones(1, 2)).sum().backward()
-    assert counter.peak > 0
-    built.step()
-    built.optimizer.load_state_dict(built.optimizer.state_dict())
-    assert not torch.equal(before, model.weight), kind
-assert "torch._dynamo" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,0 +1,100 @@
+"""Workers as real processes, without paying for torch's import each time.
+
+A fork server imports torch once; every worker is forked from it and runs `python -m tessera_workloads.cli`
+in its own process, with its own signals and exit code.
+"""
+
+import json
+import multiprocessing
+import os
+import runpy
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PATIENCE_SECONDS = 240.0
+PRELOADED = ["tessera_workloads.runner", "tessera_workloads.noiser.workload"]
+
+
+class WorkerProcess:
+    """`tessera-worker` with the given arguments, a progress port and a termination log."""
+
+    def __init__(self, arguments: list[str], *, termination_log: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.termination_log = termination_log
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self.process = context.Process(
+            target=runpy.run_module,
+            args=("tessera_workloads.cli",),
+            kwargs={"run_name": "__main__", "alter_sys": True},
+        )
+        command_line = sys.argv
+        # multiprocessing hands this process's sys.argv to the child, where the module reads it.
+        sys.argv = [
+            "tessera-worker",
+            *arguments,
+            *("--port", str(self.port)),
+            *("--termination-log", str(termination_log)),
+        ]
+        try:
+            self.process.start()
+        finally:
+            sys.argv = command_line
+
+    def progress(self) -> dict[str, Any] | None:
+        """What `/progress` says; None while nobody listens yet."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/progress", timeout=10) as answer:
+                found: dict[str, Any] = json.load(answer)
+                return found
+        except urllib.error.URLError:
+            return None
+
+    def wait_for_step(self, step: int) -> dict[str, Any]:
+        """Wait until the training has done so many steps."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline and self.process.is_alive():
+            seen = self.progress()
+            if seen and seen["phase"] == "train" and seen["step"] >= step:
+                return seen
+            self.process.join(0.02)
+        raise AssertionError(f"step {step} was not seen; exit code {self.process.exitcode}")
+
+    def terminate(self) -> None:
+        """What the kubelet does first."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, signal.SIGTERM)
+
+    def finish(self) -> tuple[int | None, dict[str, Any]]:
+        """Wait for the end: exit code and termination message."""
+        self.process.join(PATIENCE_SECONDS)
+        return self.process.exitcode, json.loads(self.termination_log.read_bytes())
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start workers; what still runs at the end of the test is killed."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    started: list[WorkerProcess] = []
+
+    def start(*arguments: str) -> WorkerProcess:
+        log = tmp_path / f"termination-{len(started)}.json"
+        started.append(WorkerProcess(list(arguments), termination_log=log))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        if worker.process.is_alive():
+            worker.process.kill()
+        worker.process.join()

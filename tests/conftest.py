@@ -20,17 +20,28 @@ from tessera.local.locks import exclusive
 from tessera.local.progress import Progress
 from tessera.local.state import ClusterState, existing_clusters
 from tessera.local.teardown import tear_down
+from xdist.scheduler.loadfile import LoadFileScheduling
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MADE_ONCE = ("stack", "chart_cluster")
-"""Fixtures that are too expensive for two processes: all their tests run in the same one."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Says which tests must run in one process: those of one file, and those of one expensive fixture."""
-    for item in items:
-        expensive = [name for name in MADE_ONCE if name in getattr(item, "fixturenames", ())]
-        item.add_marker(pytest.mark.xdist_group(expensive[0] if expensive else item.path.stem))
+class ByCluster(LoadFileScheduling):
+    """Which tests share a process: those of one file, and all files of a folder below a level, because what
+    its conftest makes (a chart's control plane, a node with images) is too expensive to be made twice.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        level, _, folder = path.partition("tests/")[2].rpartition("/")[0].partition("/")
+        return f"{level}/{folder}" if folder else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByCluster | None:
+    """Ours for `--dist loadfile`. xdist's own way, marks and `--dist loadgroup`, does nothing with
+    pytest 9.2 (pytest-xdist#1386).
+    """
+    return ByCluster(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture

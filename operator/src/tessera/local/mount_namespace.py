@@ -146,14 +146,15 @@ def _create_in_turn(state: ClusterState, *, identity: Identity, journal: Journal
 
 
 def _ensure_host_directory(path: Path, *, journal: Journal) -> None:
-    if path.is_dir() and not _is_ours(path):
+    if path.is_dir() and not is_ours(path):
         return  # The machine's own; nothing is written to it.
     journal.announce(Kind.HOST_DIRECTORY, str(path))
     path.mkdir(exist_ok=True)
     os.setxattr(path, OWNER_ATTRIBUTE, b"1")
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Whether a local cluster made this directory of the machine. Only root sees (and makes) the mark."""
     with suppress(OSError):
         return os.getxattr(path, OWNER_ATTRIBUTE) == b"1"
     return False

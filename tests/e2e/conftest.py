@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from as_a_user import SYSTEM, Kubectl
 from invariants import InvariantChecker
+from tessera.gpu.simulator.faults import FaultInjector
 from tessera.local.host import can_have_node
 from tessera.local.stack import Stack, StackSettings, bring_up, take_down
 
@@ -64,3 +65,11 @@ def real_node(stack: Stack) -> Stack:
     if not stack.real_node:
         pytest.skip("KWOK mode: no kubelet and no containers to break")
     return stack
+
+
+@pytest.fixture
+def faults(real_node: Stack) -> Iterator[FaultInjector]:
+    """Faults of the node's simulated driver; none is left for the next test."""
+    injector = FaultInjector(real_node.agent_state_directory / "simulator")
+    yield injector
+    injector.set([])

@@ -15,6 +15,7 @@ from as_a_user import (
     training_job,
     wait_for,
 )
+from tessera.gpu.simulator.faults import Fault, FaultInjector
 from tessera.local.stack import Stack
 
 Object = dict[str, Any]
@@ -151,19 +152,22 @@ def test_the_kubelet_is_restarted(kubectl: Kubectl, real_node: Stack) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_a_claim_is_deleted_while_it_is_prepared(kubectl: Kubectl, real_node: Stack) -> None:
+def test_a_claim_is_deleted_while_it_is_prepared(
+    kubectl: Kubectl, real_node: Stack, faults: FaultInjector
+) -> None:
     """Creating the GPU instance takes 3 s here; the job goes away in the middle. Nothing stays behind."""
-    with real_node.slow_gpu_instance_creation(seconds=3):
-        kubectl.apply(training_job("gone", profile="1g.20gb"))
-        wait_for(
-            "the allocation",
-            lambda: [c for c in kubectl.items("resourceclaims") if (c.get("status") or {}).get("allocation")],
-        )
-        kubectl.run("delete", "htj", "gone", "--wait=false")
-        wait_for(
-            "pods and claims to go",
-            lambda: not kubectl.items("pods") and not kubectl.items("resourceclaims"),
-            seconds=90,
-        )
+    faults.set([Fault("nvmlDeviceCreateGpuInstanceWithPlacement", action="delay", seconds=3, times=0)])
+    kubectl.apply(training_job("gone", profile="1g.20gb"))
+    wait_for(
+        "the allocation",
+        lambda: [c for c in kubectl.items("resourceclaims") if (c.get("status") or {}).get("allocation")],
+    )
+    kubectl.run("delete", "htj", "gone", "--wait=false")
+    wait_for(
+        "pods and claims to go",
+        lambda: not kubectl.items("pods") and not kubectl.items("resourceclaims"),
+        seconds=90,
+    )
+    faults.set([])
     wait_for("no instance in use", lambda: in_use(kubectl) == [])
     serves_a_claimed_pod(kubectl, profile="1g.20gb", image=real_node.worker_image)

@@ -166,7 +166,9 @@ def test_suspend_keeps_the_checkpoint_and_resume_goes_on(kubectl: Kubectl, real_
 
 
 @pytest.mark.timeout(400)
-def test_every_process_shows_in_its_metrics_what_it_does(kubectl: Kubectl, real_node: Stack) -> None:
+def test_every_process_shows_in_its_metrics_what_it_does(
+    kubectl: Kubectl, real_node: Stack, faults: FaultInjector
+) -> None:
     """Both GPUs are half full and a job waits for a whole one; a slice cannot be cut; then the job runs."""
     before = total(scrape(kubectl, "agent"), "tessera_prepare_errors_total")
     holders = ("left", "right")
@@ -185,7 +187,6 @@ def test_every_process_shows_in_its_metrics_what_it_does(kubectl: Kubectl, real_
 
     # No other test uses this profile, so no warm slice spares the driver's call.
     refused = claimed_pod("refused", profile="1g.10gb+me", image=real_node.worker_image)
-    faults = FaultInjector(real_node.agent_state_directory / "simulator")
     faults.set([Fault("nvmlDeviceCreateGpuInstanceWithPlacement", times=0)])
     kubectl.apply(*refused)
     wait_until_true(

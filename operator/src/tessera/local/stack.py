@@ -10,9 +10,7 @@ hold there too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,22 +91,6 @@ class Stack:
         assert identity is not None
         kill_all(lambda: find(identity=identity, role="kubelet"), identity=identity)
         self.cluster.node().up()
-
-    @contextmanager
-    def slow_gpu_instance_creation(self, *, seconds: float) -> Iterator[None]:
-        """The simulator takes that long to create a GPU instance, while the context lasts."""
-        faults = self.agent_state_directory / "simulator" / "faults.json"
-        rule = {
-            "symbol": "nvmlDeviceCreateGpuInstanceWithPlacement",
-            "action": "delay",
-            "seconds": seconds,
-            "times": 0,
-        }
-        faults.write_text(json.dumps([rule]))
-        try:
-            yield
-        finally:
-            faults.unlink()
 
 
 def bring_up(settings: StackSettings, *, progress: Progress | None = None) -> Stack:

@@ -21,6 +21,7 @@ from tessera.placement.geometry import Geometry
 from tessera.placement.state import ClusterState
 from tessera.simulate.errors import BadSimulationInput
 
+DEFAULT_GPUS = 100
 GPUS_PER_NODE = 8
 
 
@@ -120,14 +121,14 @@ class Cluster:
         return parts
 
 
-def parse_cluster(texts: Sequence[str], *, gpus: int | None, default_gpus: int = 100) -> Cluster:
+def parse_cluster(texts: Sequence[str], *, gpus: int | None) -> Cluster:
     """The cluster of `--model` and `--gpus`: one `MODEL` with the count beside it, or `MODEL:COUNT` once or
     more.
 
     Raises BadSimulationInput for an unknown model, a count that is none, and two counts for one model.
     """
     if len(texts) == 1 and ":" not in texts[0]:
-        return Cluster((_part(texts[0], default_gpus if gpus is None else gpus),))
+        return Cluster((_part(texts[0], DEFAULT_GPUS if gpus is None else gpus),))
     if gpus is not None:
         raise BadSimulationInput(
             f"--gpus {gpus} and --model {texts[0]}",

@@ -18,9 +18,6 @@ from dataclasses import dataclass
 from tessera.simulate.openb.go_random import GoRandom
 from tessera.simulate.openb.trace import PodType
 
-PUBLISHED_SEEDS = range(42, 52)
-"""The seeds of the published runs."""
-
 WATCH_TIMEOUTS = 10
 """Numbers that the published simulator draws between its pods and its nodes: one random time limit for each
 of the ten kinds of objects that kube-scheduler watches. Found by trial: with ten, and with no other number

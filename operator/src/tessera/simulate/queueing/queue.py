@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from typing import Literal, get_args
+from typing import Literal
 
 from tessera.placement.queue_order import QueueOrder, Waiting
 from tessera.simulate.queueing.workload import Job
 
 Order = Literal["fifo", "smallest-work", "smallest-work-aged", "priority"]
-ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 class Queue:

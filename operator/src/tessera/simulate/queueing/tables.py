@@ -59,14 +59,9 @@ def print_runs(runs: Sequence[Mapping[str, Any]], *, title: str, validity: Seque
         _print_single(next(iter(arms.values())))
     else:
         _print_arms(runs, list(arms.values()))
-    invalid = sum(1 for run in runs if not run["valid"])
-    print_validity(len(runs) - invalid, len(runs), validity)
-
-
-def print_validity(valid: int, runs: int, conditions: Sequence[str]) -> None:
-    """How many runs count as runs under high load, and by which conditions."""
-    click.echo(f"Runs under high load: {valid} of {runs}. The conditions:")
-    for condition in conditions:
+    valid = sum(1 for run in runs if run["valid"])
+    click.echo(f"Runs under high load: {valid} of {len(runs)}. The conditions:")
+    for condition in validity:
         click.echo(f"  {condition}")
 
 

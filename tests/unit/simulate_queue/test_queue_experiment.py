@@ -87,6 +87,7 @@ def test_tables_fit_eighty_columns():
         (("--mix", "nofile"), "neither a file nor a list"),
         (("--max-moves-per-100", "5"), "--max-victims is missing"),
         (("--max-victims", "1", "--policy", "first_fit"), "first_fit.*has none"),
+        (("--max-victims", "1", "--max-moves-per-100", "nan"), "a ration is a number"),
         (("--reserve-profiles", "7g.80gb"), "--reserve-after is missing"),
         (("--reserve-after", "1", "--reserve-profiles", "4g.40gb"), "4g.40gb is not in the mix"),
     ],

@@ -1,4 +1,4 @@
-"""Makes room by moves in a simulation, within the rules: the planner and the budget of the real scheduler.
+"""Makes room by moves in a simulation, within the rules: the planner and the ration of `tessera.placement`.
 
 Without a ration the plan with the fewest victims is carried out whenever there is one. With a ration each
 accepted request earns a part of a move, and a plan must be worth what it costs (`tessera.placement.budget`).
@@ -7,7 +7,7 @@ accepted request earns a part of a move, and a plan must be worth what it costs 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import cast
 
@@ -56,24 +56,24 @@ class MoveRules:
         return MovePlanner(policy)
 
 
-class Mover:
-    """Plans moves, and keeps the account of them and of the time since each request was (re)started.
+RanFor = Callable[[Hashable], float | None]
+"""For how many seconds what runs there has run since it was (re)started; None: it may not be moved."""
+
+
+class RationedPlanner:
+    """Plans moves within the rules, and keeps the account of the ration.
 
     Raises BadSimulationInput for a policy that cannot plan moves.
     """
 
-    def __init__(
-        self, policy: Policy, rules: MoveRules, *, workload: Workload, cluster: Cluster, costs: MoveCosts
-    ) -> None:
-        self._rules = rules
-        self._workload = workload
+    def __init__(self, policy: Policy, rules: MoveRules, *, costs: MoveCosts, gpus: int) -> None:
+        self._most_victims = rules.most_victims
         self._costs = costs
         self._planner = rules.planner_for(policy)
-        self._restarted: dict[int, float] = {}
         self._budget: MoveBudget | None = None
         self._price = PlanPrice()
         if rules.moves_per_100 is not None:
-            self._budget = MoveBudget(gpus=cluster.gpus, rule=BudgetRule(moves_per_100=rules.moves_per_100))
+            self._budget = MoveBudget(gpus=gpus, rule=BudgetRule(moves_per_100=rules.moves_per_100))
             self._price = UNDER_BUDGET
 
     def accepted(self) -> None:
@@ -81,39 +81,67 @@ class Mover:
         if self._budget is not None:
             self._budget.accepted()
 
-    def plan(self, state: ClusterState, request: int, wanted: Request) -> MovePlan | None:
+    def plan(self, state: ClusterState, wanted: Request, *, ran_for: RanFor) -> MovePlan | None:
         """The moves that make room for a request, in their order, when there are any that may be carried out.
         Once returned, they are paid for.
         """
-        most = self._rules.most_victims
+        most = self._most_victims
         if self._budget is not None:
             most = self._budget.affordable(most)
         if most < 1:
             return None
-        now = self._workload.arrivals[request]
 
         def movable(owner: Hashable) -> Victim | None:
-            return self._victim(state, cast(int, owner), now)
+            seconds = ran_for(owner)
+            return None if seconds is None else self._victim(state, owner, seconds)
 
         plan = self._planner.plan(state, wanted, most_victims=most, movable=movable, price=self._price)
-        if plan is None:
-            return None
-        moves, size = len(plan.moves), plan.placement.legal.width
-        if self._budget is not None:
+        if plan is not None and self._budget is not None:
+            moves, size = len(plan.moves), plan.placement.legal.width
             if not self._budget.worth(size=size, moves=moves, value_change=plan.value_change):
                 return None
             self._budget.spend(moves)
-        for move in plan.moves:
-            self._restarted[cast(int, move.owner)] = now
         return plan
 
-    def _victim(self, state: ClusterState, owner: int, now: float) -> Victim | None:
-        movable = self._workload.movable
-        if movable is not None and not movable[owner]:
-            return None
+    def _victim(self, state: ClusterState, owner: Hashable, ran_for: float) -> Victim:
         held = state.holds(owner)
         if held is None:
-            raise AssertionError(f"request {owner} is asked about and holds nothing")
-        geometry, placement = held[0].geometry, held[0].geometry.placements[held[1]]
-        started = self._restarted.get(owner, self._workload.arrivals[owner])
-        return Victim(gpu_seconds=self._costs.gpu_seconds(geometry, placement, ran_for=now - started))
+            raise AssertionError(f"{owner} is asked about and holds nothing")
+        geometry = held[0].geometry
+        placement = geometry.placements[held[1]]
+        return Victim(gpu_seconds=self._costs.gpu_seconds(geometry, placement, ran_for=ran_for))
+
+
+class Mover:
+    """Makes room in a loss system, and knows the time since each request was (re)started.
+
+    Raises BadSimulationInput for a policy that cannot plan moves.
+    """
+
+    def __init__(
+        self, policy: Policy, rules: MoveRules, *, workload: Workload, cluster: Cluster, costs: MoveCosts
+    ) -> None:
+        self._workload = workload
+        self._planner = RationedPlanner(policy, rules, costs=costs, gpus=cluster.gpus)
+        self._restarted: dict[int, float] = {}
+
+    def accepted(self) -> None:
+        """A request was accepted."""
+        self._planner.accepted()
+
+    def plan(self, state: ClusterState, request: int, wanted: Request) -> MovePlan | None:
+        """The moves that make room for a request, as `RationedPlanner.plan` finds them."""
+        movable, arrivals = self._workload.movable, self._workload.arrivals
+        now = arrivals[request]
+
+        def ran_for(owner: Hashable) -> float | None:
+            number = cast(int, owner)
+            if movable is not None and not movable[number]:
+                return None
+            return now - self._restarted.get(number, arrivals[number])
+
+        plan = self._planner.plan(state, wanted, ran_for=ran_for)
+        if plan is not None:
+            for move in plan.moves:
+                self._restarted[cast(int, move.owner)] = now
+        return plan

@@ -2,8 +2,8 @@
 
 At every event the whole queue is tried in its order and whatever fits starts, so a small job may pass a
 large one that has to wait (backfill). The same three steps make every event: give back what has ended,
-admit what has arrived, serve the queue. Creating a slice takes 250 ms and destroying it 100 ms; the slice
-is taken for both.
+admit what has arrived, serve the queue. Creating a slice and destroying it take time (`MoveCosts`: 250 and
+100 ms); the slice is taken for both.
 """
 
 from __future__ import annotations
@@ -21,14 +21,6 @@ from tessera.simulate.queueing.moving import Moves
 from tessera.simulate.queueing.queue import Queue
 from tessera.simulate.queueing.reservations import Reservations
 from tessera.simulate.queueing.workload import Job
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """What it takes to make and to remove a slice."""
-
-    create_ms: int = 250
-    delete_ms: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +47,18 @@ class QueueSimulation:
     reservations: Reservations
     moves: Moves
     validity: Validity
-    costs: Costs = field(default_factory=Costs)
     stays: list[Stay] = field(default_factory=list)
+    _create_ms: int = field(init=False)
+    _delete_ms: int = field(init=False)
     _now: int = 0
     _ends: list[tuple[int, int]] = field(default_factory=list)
     _running: dict[int, Stay] = field(default_factory=dict)
     _waits: dict[int, float] = field(default_factory=dict)
     _fragmented: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        costs = self.moves.rule.costs
+        self._create_ms, self._delete_ms = round(1000 * costs.create), round(1000 * costs.delete)
 
     def run(self) -> dict[str, Any]:
         """Play all events. Raises BadSimulationInput when a job can never run."""
@@ -153,7 +150,7 @@ class QueueSimulation:
         return None if stay is None else float(stay.finish_ms)
 
     def _start(self, job: Job) -> bool:
-        duration = self.costs.create_ms + job.runtime_ms + self.costs.delete_ms
+        duration = self._create_ms + job.runtime_ms + self._delete_ms
         lifted = self.reservations.in_the_way_of(job, ends_ms=self._now + duration)
         if lifted:
             with self.reservations.lifted(self.cluster, lifted):
@@ -168,8 +165,8 @@ class QueueSimulation:
 
     def _enter(self, job: Job, gpu: str, index: int, *, after_ms: int, runs_ms: int) -> None:
         """A job has taken a slice, which can be created after `after_ms`."""
-        start = self._now + after_ms + self.costs.create_ms
-        finish = start + runs_ms + self.costs.delete_ms
+        start = self._now + after_ms + self._create_ms
+        finish = start + runs_ms + self._delete_ms
         self._running[job.number] = Stay(job, gpu, index, self._now, start, finish)
         heapq.heappush(self._ends, (finish, job.number))
 
@@ -199,12 +196,12 @@ class QueueSimulation:
             self.cluster.end(stay.job.number)
         placed = [(job, plan.placement.gpu, plan.placement.index, job.runtime_ms)]
         for stay, move in victims:
-            left = stay.finish_ms - self.costs.delete_ms - self._now
+            left = stay.finish_ms - self._delete_ms - self._now
             left += self.moves.rule.lost_ms(self._now - stay.start_ms)
             placed.append((stay.job, *move.target, left))
         for one, gpu, index, runs_ms in placed:
             self.cluster.occupy(one.number, one.shape, gpu, index)
-            self._enter(one, gpu, index, after_ms=self.costs.delete_ms, runs_ms=runs_ms)
+            self._enter(one, gpu, index, after_ms=self._delete_ms, runs_ms=runs_ms)
         self._first_start(job)
         # Not before: closing a reserved place again could take the room that the plan is about.
         for gpu in {stay.gpu for stay, _ in victims}:

@@ -198,15 +198,16 @@ def command(as_json: bool, plot: Path | None, seeds: int, **options: Any) -> Non
 
 def _plan(options: dict[str, Any]) -> tuple[Experiment, list[Arm]]:
     """The experiment and its arms. Raises BadSimulationInput."""
+    from tessera.simulate.experiment import policies_given
     from tessera.simulate.queueing.experiment import Arm, Experiment
     from tessera.simulate.queueing.options import (
         mix_given,
         model_given,
         moves_given,
-        policies_given,
         priorities_given,
         reservation_given,
     )
+    from tessera.simulate.queueing.policies import MODELS
     from tessera.simulate.queueing.workload import read_trace, slice_mib
 
     board = model_given(options["model_name"])
@@ -234,7 +235,7 @@ def _plan(options: dict[str, Any]) -> tuple[Experiment, list[Arm]]:
     arms = [
         Arm(policy, order, load)
         for load in loads or [1.4]
-        for policy in policies_given(options["policies"])
+        for policy in policies_given(options["policies"], others=MODELS)
         for order in orders
     ]
     return experiment, arms

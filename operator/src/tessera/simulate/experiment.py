@@ -7,7 +7,7 @@ differences are paired.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -220,17 +220,22 @@ class KnownShares(ArrivalHistogram):
         return {profile: share / total if total else 0.0 for profile, share in shares.items()}
 
 
-def policies_given(names: Sequence[str]) -> tuple[str, ...]:
-    """The policies of `--policy`, each once; `all` stands for every one. Raises BadSimulationInput."""
+def policies_given(names: Sequence[str], *, others: Collection[str] = ()) -> tuple[str, ...]:
+    """The policies of `--policy`, each once; `all` stands for every one. `others` are known beside those of
+    the engine. Raises BadSimulationInput.
+    """
+    every = (*POLICIES, *others)
     found: dict[str, None] = {}
     for name in names:
         if name == "all":
-            found |= dict.fromkeys(POLICIES)
+            found |= dict.fromkeys(every)
+        elif name in others:
+            found[name] = None
         elif name in POLICIES:
             found[make_policy(name).name] = None
         else:
             raise BadSimulationInput(
                 f"--policy {name} does not exist",
-                remedy=f"Choose of {', '.join(('default', 'all', *POLICIES))}.",
+                remedy=f"Choose of {', '.join(('default', 'all', *every))}.",
             )
     return tuple(found)

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tessera.gpu.profiles import GPUModel, UnknownModel, UnknownProfile, model
-from tessera.placement.policies import POLICIES, make_policy
 from tessera.simulate.costs import MoveCosts
 from tessera.simulate.errors import BadSimulationInput
 from tessera.simulate.queueing.moving import MoveRule
-from tessera.simulate.queueing.policies import MODELS, policy_names
 from tessera.simulate.queueing.reservations import ReservationRule
 from tessera.simulate.queueing.workload import Mix, mix_of
 
@@ -74,24 +72,6 @@ def _number(text: str, *, where: str) -> float:
             where, f"weight {text.strip()} is not above 0", "Leave out what has no weight."
         )
     return number
-
-
-def policies_given(names: Sequence[str]) -> tuple[str, ...]:
-    """The policies of `--policy`, each once; `all` stands for every one. Raises BadSimulationInput."""
-    found: dict[str, None] = {}
-    for name in names:
-        if name == "all":
-            found |= dict.fromkeys(policy_names())
-        elif name in MODELS:
-            found[name] = None
-        elif name in POLICIES:
-            found[make_policy(name).name] = None
-        else:
-            raise BadSimulationInput(
-                f"--policy {name} does not exist",
-                remedy=f"Choose of {', '.join(('default', 'all', *policy_names()))}.",
-            )
-    return tuple(found)
 
 
 def priorities_given(text: str | None, orders: Sequence[str]) -> tuple[float, ...]:

@@ -96,3 +96,14 @@ def test_bad_input_is_told_in_one_line(arguments, said):
     result = run(*arguments)
     assert isinstance(result.exception, BadSimulationInput)
     assert re.search(said, str(result.exception))
+
+
+def test_a_mix_file_is_read_as_for_the_other_simulations(tmp_path):
+    file = tmp_path / "mix.csv"
+    file.write_text("profile, weight\n1g.10gb, 3\n7g.80gb, 1\n")
+    assert json.loads(run("--mix", str(file), "--json").stdout)["config"]["mix"] == {
+        "1g.10gb": 3.0,
+        "7g.80gb": 1.0,
+    }
+    file.write_text("profile,weight\n1g.10gb,much\n")
+    assert "line 2: weight 'much' is no number" in str(run("--mix", str(file)).exception)

@@ -115,3 +115,10 @@ def test_a_bad_line_of_a_trace_is_named(tmp_path, line, said):
     file.write_text('{"arrivalMS": 1, "computeCoreMS": 5, "memoryMB": 10240}\n' + line + "\n")
     with pytest.raises(BadSimulationInput, match=said):
         read_trace(file, MIX, slice_mib=10240)
+
+
+def test_a_trace_that_is_no_text_is_told_in_one_line(tmp_path):
+    file = tmp_path / "trace.jsonl"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadSimulationInput, match=r"trace .*trace\.jsonl cannot be read"):
+        read_trace(file, MIX, slice_mib=10240)

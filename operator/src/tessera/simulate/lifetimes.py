@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tessera.simulate.errors import BadSimulationInput
+from tessera.simulate.input_file import text_of
 
 DEFAULT_MEAN_SECONDS = 3600.0
 
@@ -72,12 +73,8 @@ def _sigma(text: str) -> float:
 
 
 def _read(path: Path) -> list[float]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSimulationInput(f"lifetime file {path} cannot be read", str(error)) from error
     measured = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text_of(path, kind="lifetime file").splitlines(), start=1):
         text = line.strip()
         if not text or (number == 1 and text.isidentifier()):
             continue  # a header or an empty line

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from tessera.boards import plain_profiles
 from tessera.gpu.profiles import GPUModel
 from tessera.simulate.cluster import Cluster
 from tessera.simulate.errors import BadSimulationInput
+from tessera.simulate.input_file import text_of
 
 _SHAPES: dict[str, tuple[float, ...]] = {
     "uniform": (1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
@@ -80,11 +81,15 @@ def _by_size(board: GPUModel) -> list[str]:
 
 def read_mix(path: Path, cluster: Cluster) -> Mix:
     """The mix of a CSV file. Raises BadSimulationInput with the line that is wrong."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSimulationInput(f"mix file {path} cannot be read", str(error)) from error
-    rows = csv.DictReader(text.splitlines())
+    weights = read_weights(path, check=lambda profile, where: cluster.check_profile(profile, where=where))
+    return _normalised(str(path), weights, cluster)
+
+
+def read_weights(path: Path, *, check: Callable[[str, str], object]) -> dict[str, float]:
+    """Profiles and weights of a CSV file. `check` is given every profile and where it stands, and raises when
+    it does not exist. Raises BadSimulationInput with the line that is wrong.
+    """
+    rows = csv.DictReader(text_of(path, kind="mix file").splitlines(), skipinitialspace=True)
     missing = {"profile", "weight"} - set(rows.fieldnames or ())
     if missing:
         raise BadSimulationInput(
@@ -94,16 +99,17 @@ def read_mix(path: Path, cluster: Cluster) -> Mix:
     for row in rows:
         where = f"mix file {path}, line {rows.line_num}"
         profile = (row["profile"] or "").strip()
-        cluster.check_profile(profile, where=where)
+        check(profile, where)
         if profile in weights:
             raise BadSimulationInput(where, f"profile {profile} stands there twice", "Give it one weight.")
-        weights[profile] = _weight(row["weight"], where=where)
+        weights[profile] = weight_of(row["weight"], where=where)
     if not weights:
         raise BadSimulationInput(f"mix file {path} has no profile", remedy="Add lines such as 1g.10gb,0.5.")
-    return _normalised(str(path), weights, cluster)
+    return weights
 
 
-def _weight(cell: str | None, *, where: str) -> float:
+def weight_of(cell: str | None, *, where: str) -> float:
+    """The weight that a text says. Raises BadSimulationInput, which names `where` it stands."""
     try:
         weight = float(cell or "")
     except ValueError:

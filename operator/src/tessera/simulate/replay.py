@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tessera.simulate.cluster import Cluster
 from tessera.simulate.errors import BadSimulationInput
+from tessera.simulate.input_file import text_of
 from tessera.simulate.workload import Workload
 
 _REQUIRED = ("time", "id", "op", "profile")
@@ -23,10 +24,7 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 def read_events(path: Path, cluster: Cluster) -> Workload:
     """The workload of an events file. Raises BadSimulationInput with the line that is wrong."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSimulationInput(f"events file {path} cannot be read", str(error)) from error
+    text = text_of(path, kind="events file")
     rows = csv.DictReader(text.splitlines())
     missing = [column for column in _REQUIRED if column not in (rows.fieldnames or ())]
     if missing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from tessera.gpu.profiles import GPUModel, UnknownModel, UnknownProfile, model
 from tessera.simulate.costs import MoveCosts
 from tessera.simulate.errors import BadSimulationInput
+from tessera.simulate.mixes import read_weights, weight_of
 from tessera.simulate.queueing.moving import MoveRule
 from tessera.simulate.queueing.reservations import ReservationRule
 from tessera.simulate.queueing.workload import Mix, mix_of
@@ -33,52 +33,34 @@ def mix_given(text: str | None, board: GPUModel) -> Mix:
     if text is None:
         return mix_of(board)
     try:
-        return mix_of(board, _weights(text))
+        return mix_of(board, _weights(text, board))
     except UnknownProfile as unknown:
         raise BadSimulationInput(f"--mix {text}", str(unknown)) from unknown
 
 
-def _weights(text: str) -> dict[str, float]:
-    if "=" in text:
-        pairs = [part.partition("=")[::2] for part in text.split(",")]
-    elif Path(text).is_file():
-        header, *lines = Path(text).read_text(encoding="utf-8-sig").splitlines() or [""]
-        if [name.strip() for name in header.split(",")] != ["profile", "weight"]:
+def _weights(text: str, board: GPUModel) -> dict[str, float]:
+    if "=" not in text:
+        if not Path(text).is_file():
             raise BadSimulationInput(
-                f"mix file {text}", "its first line is something else", "The first line is profile,weight."
+                f"--mix {text}", "it is neither a file nor a list", "Write profile=weight,profile=weight."
             )
-        pairs = [line.partition(",")[::2] for line in lines if line.strip()]
-    else:
-        raise BadSimulationInput(
-            f"--mix {text}", "it is neither a file nor a list", "Write profile=weight,profile=weight."
-        )
+        return read_weights(Path(text), check=lambda profile, where: board.profile(profile))
     weights: dict[str, float] = {}
-    for name, weight in ((name.strip(), weight) for name, weight in pairs):
+    for part in text.split(","):
+        name, _, weight = (cell.strip() for cell in part.partition("="))
         if name in weights:
             raise BadSimulationInput(
                 f"--mix {text}", f"profile {name} stands there twice", "Give it one weight."
             )
-        weights[name] = _number(weight, where=f"--mix {text}")
+        weights[name] = weight_of(weight, where=f"--mix {text}")
     return weights
-
-
-def _number(text: str, *, where: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise BadSimulationInput(where, f"weight {text!r} is no number") from None
-    if not (math.isfinite(number) and number > 0):
-        raise BadSimulationInput(
-            where, f"weight {text.strip()} is not above 0", "Leave out what has no weight."
-        )
-    return number
 
 
 def priorities_given(text: str | None, orders: Sequence[str]) -> tuple[float, ...]:
     """The weights of `--priority-weights`. Raises BadSimulationInput."""
     if text is None:
         return DEFAULT_PRIORITIES if "priority" in orders else (1.0,)
-    return tuple(_number(part, where=f"--priority-weights {text}") for part in text.split(","))
+    return tuple(weight_of(part, where=f"--priority-weights {text}") for part in text.split(","))
 
 
 def reservation_given(options: Mapping[str, Any], mix: Mix, board: GPUModel) -> ReservationRule:

@@ -29,6 +29,7 @@ from typing import Literal
 
 from tessera.gpu.profiles import GPUModel, board
 from tessera.simulate.errors import BadSimulationInput
+from tessera.simulate.input_file import text_of
 from tessera.simulate.queueing.go_random import GoRandom
 
 PUBLISHED_SEED = 20260914
@@ -234,7 +235,7 @@ def read_trace(path: Path, mix: Mix, *, slice_mib: int) -> tuple[Job, ...]:
     `slice_mib` is the memory of one slice in MiB. Raises BadSimulationInput with the line that is wrong.
     """
     jobs = []
-    for line, text in enumerate(path.read_text().splitlines(), start=1):
+    for line, text in enumerate(text_of(path, kind="trace").splitlines(), start=1):
         if not text.strip():
             continue
         try:

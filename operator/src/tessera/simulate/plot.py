@@ -1,6 +1,6 @@
 """The pictures of a simulation, as SVG: acceptance by load and policy, and the cluster over time.
 
-Drawn by matplotlib, which is in the extra `simulate` and imported only here.
+Drawn by matplotlib, which is in the extra `simulate` and imported only when something is drawn.
 """
 
 from __future__ import annotations
@@ -37,29 +37,31 @@ def check_plotting(path: Path) -> None:
 def plot_online(path: Path, runs: Sequence[Mapping[str, Any]], series: Mapping[str, Series]) -> None:
     """Acceptance above (one panel per mix), the cluster over time below; `series` by policy."""
     mixes = list(dict.fromkeys(run["mix"] for run in runs))
-    figure = _figure(columns=len(mixes), height=8.0)
+    figure = new_figure(width=max(8.0, 3.2 * len(mixes)), height=8.0)
     above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
     for column, mix in enumerate(mixes):
         axes = above.add_subplot(1, len(mixes), column + 1)
         _acceptance(axes, [run for run in runs if run["mix"] == mix], title=mix)
     _over_time(below.add_subplot(1, 1, 1), series, title=f"{mixes[0]}, load {runs[0]['load']:g}, seed 0")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_replay(path: Path, series: Mapping[str, Series]) -> None:
     """The cluster over time; `series` by policy."""
-    figure = _figure(columns=1, height=4.0)
+    figure = new_figure(width=8.0, height=4.0)
     _over_time(figure.add_subplot(1, 1, 1), series, title="")
-    _save(figure, path)
+    save(figure, path)
 
 
-def _figure(*, columns: int, height: float) -> Figure:
+def new_figure(*, width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(max(8.0, 3.2 * columns), height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG. Raises BadSimulationInput when it cannot be written."""
     import matplotlib
 
     # No date and fixed ids: the same runs give the same file.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessera.simulate.errors import BadSimulationInput
+from tessera.simulate.plot import new_figure, save
 from tessera.simulate.queueing.experiment import ARM_KEYS
 from tessera.simulate.report import arm_label, varying
 from tessera.simulate.statistics import mean_and_half_width
@@ -21,12 +21,9 @@ _PANELS = (
 
 def plot_queue(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
     """Draw the arms as SVG with 95 % intervals. Raises BadSimulationInput when it cannot be written."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     told_by = varying(runs, ARM_KEYS)
     labels = list(dict.fromkeys(arm_label(run, told_by) for run in runs))
-    figure = Figure(figsize=(11.0, 2.0 + 0.55 * len(labels)), layout="constrained")
+    figure = new_figure(width=11.0, height=2.0 + 0.55 * len(labels))
     for number, (key, text) in enumerate(_PANELS):
         axes = figure.add_subplot(2, 2, number + 1)
         for row, label in enumerate(labels):
@@ -38,9 +35,4 @@ def plot_queue(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.set_xlabel(text, fontsize="small")
         axes.grid(alpha=0.3)
-    # No date and fixed ids: the same runs give the same file.
-    with matplotlib.rc_context({"svg.hashsalt": "tessera", "svg.fonttype": "none"}):
-        try:
-            figure.savefig(path, format="svg", metadata={"Date": None})
-        except OSError as error:
-            raise BadSimulationInput(f"the picture {path} cannot be written", str(error)) from error
+    save(figure, path)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tessera.boards import plain_profiles
 from tessera.gpu.profiles import GPUModel, board
 from tessera.simulate.errors import BadSimulationInput
 from tessera.simulate.input_file import text_of
@@ -124,7 +125,7 @@ def mix_of(model: GPUModel, weights: dict[str, float] | None = None) -> Mix:
 def _default_weights(model: GPUModel) -> dict[str, float]:
     weights = {}
     for compute, weight in DEFAULT_WEIGHTS.items():
-        plain = [p for p in model.profiles if p.compute_slices == compute and p.name.endswith("gb")]
+        plain = [p for p in map(model.profile, plain_profiles(model)) if p.compute_slices == compute]
         if not plain:
             raise BadSimulationInput(
                 f"the default mix does not exist on {model.name}",
@@ -173,7 +174,7 @@ def _saturated(workload: Workload, stream: GoRandom) -> list[tuple[int, tuple[in
 
 def _size(workload: Workload, stream: GoRandom, *, smallest: bool = False) -> tuple[int, Shape]:
     """Work and profile of the next job. The profile is drawn even when it does not count."""
-    asked = _choose(stream, workload.mix)
+    asked = workload.mix.shapes[_choose(stream, workload.mix.weights)]
     if smallest:
         asked = workload.mix.shapes[0]
     median = math.log(workload.median_seconds * 1000)
@@ -185,13 +186,14 @@ def _size(workload: Workload, stream: GoRandom, *, smallest: bool = False) -> tu
     return milliseconds * asked.percent, gets
 
 
-def _choose(stream: GoRandom, mix: Mix) -> Shape:
-    point = stream.uniform() * sum(mix.weights)
-    for shape, weight in zip(mix.shapes, mix.weights, strict=True):
+def _choose(stream: GoRandom, weights: Sequence[float]) -> int:
+    """A number below that of the weights, drawn by them."""
+    point = stream.uniform() * sum(weights)
+    for number, weight in enumerate(weights):
         point -= weight
         if point <= 0:
-            return shape
-    return mix.shapes[-1]
+            return number
+    return len(weights) - 1
 
 
 def _arrivals(workload: Workload, sizes: Sequence[tuple[int, Shape]], seed: int) -> list[int]:
@@ -212,16 +214,7 @@ def _priorities(workload: Workload, seed: int) -> list[int]:
     if len(workload.priorities) == 1:
         return [0] * workload.jobs
     stream = GoRandom(seed, ~seed)
-    total = sum(workload.priorities)
-    found = []
-    for _ in range(workload.jobs):
-        point = stream.uniform() * total
-        priority = 0
-        while point > workload.priorities[priority] and priority < len(workload.priorities) - 1:
-            point -= workload.priorities[priority]
-            priority += 1
-        found.append(priority)
-    return found
+    return [_choose(stream, workload.priorities) for _ in range(workload.jobs)]
 
 
 def slice_mib(model: GPUModel) -> int:

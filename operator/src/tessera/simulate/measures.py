@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tessera.placement.geometry import Occupancy
 from tessera.simulate.cluster import Cluster
 from tessera.simulate.costs import MoveCosts
 from tessera.simulate.loss_system import Outcome, Place
@@ -173,8 +174,8 @@ class _Walk:
         before, after = geometry.occupancy(self._keys[gpu]), geometry.occupancy(key)
         self._keys[gpu] = key
         self._used += before.free - after.free
-        self._fragmented += _fragmented(after.free, after.longest_run)
-        self._fragmented -= _fragmented(before.free, before.longest_run)
+        self._fragmented += fragmentation(after)
+        self._fragmented -= fragmentation(before)
 
     def _add_point(self, now: float) -> None:
         if self._stretch.seconds:
@@ -192,8 +193,9 @@ class _Walk:
         return 100 * self._counted.mean_fragmented() / len(self._keys) if self._counted.seconds else None
 
 
-def _fragmented(free: int, longest_run: int) -> float:
-    return (free - longest_run) / free if free else 0.0
+def fragmentation(room: Occupancy) -> float:
+    """Share of the free slices of a GPU that are not in its longest free run; 0 when nothing is free."""
+    return (room.free - room.longest_run) / room.free if room.free else 0.0
 
 
 def _percent(part: float, whole: float) -> float | None:

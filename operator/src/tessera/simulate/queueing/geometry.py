@@ -22,6 +22,7 @@ from typing import Literal
 from tessera.boards import geometry_of_model
 from tessera.gpu.profiles import GPUModel, Profile
 from tessera.placement.geometry import Geometry, LegalPlacement, geometry_of
+from tessera.simulate.measures import fragmentation
 from tessera.simulate.queueing.workload import Mix
 
 GeometryKind = Literal["memory", "gpc-slots"]
@@ -74,9 +75,7 @@ class Fragmentation:
         """Share of the free slices that are not in the longest free run."""
         found = self._physical.get(key)
         if found is None:
-            room = self._geometry.occupancy(key)
-            found = (room.free - room.longest_run) / room.free if room.free else 0.0
-            self._physical[key] = found
+            found = self._physical[key] = fragmentation(self._geometry.occupancy(key))
         return found
 
     def stranded(self, key: int, free_compute: int) -> float:

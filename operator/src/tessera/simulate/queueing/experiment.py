@@ -36,9 +36,10 @@ class Arm:
     order: Order = "fifo"
     load: float | None = 1.4
 
-    @property
-    def load_label(self) -> str:
-        return SATURATED if self.load is None else f"{self.load:g}"
+
+def load_label(load: float | None) -> str:
+    """How a report names a load."""
+    return SATURATED if load is None else f"{load:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ def run_all(
     runs = []
     for arm in arms:
         for seed in range(first_seed, first_seed + seeds):
-            name = {"load": arm.load_label, "policy": arm.policy, "order": arm.order, "seed": seed}
+            name = {"load": load_label(arm.load), "policy": arm.policy, "order": arm.order, "seed": seed}
             runs.append(name | experiment.simulation(arm, seed).run())
             progress()
     return runs

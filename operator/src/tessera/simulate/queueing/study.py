@@ -14,12 +14,20 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tessera.gpu.profiles import model
-from tessera.simulate.queueing.experiment import Arm, Experiment, paired_differences
+from tessera.simulate.queueing.experiment import (
+    ARM_KEYS,
+    Arm,
+    Experiment,
+    load_label,
+    paired_differences,
+    run_all,
+)
 from tessera.simulate.queueing.moving import MoveRule
 from tessera.simulate.queueing.policies import policy_names
 from tessera.simulate.queueing.queue import Order
 from tessera.simulate.queueing.reservations import ReservationRule
-from tessera.simulate.queueing.workload import PUBLISHED_SEED, mix_of
+from tessera.simulate.queueing.tables import difference
+from tessera.simulate.queueing.workload import mix_of
 from tessera.simulate.report import with_interval
 from tessera.simulate.statistics import summarise
 
@@ -73,8 +81,8 @@ def published() -> None:
     for load in (1.4, None):
         for geometry in ("gpc-slots", "memory"):
             experiment = replace(BASE, geometry=geometry)
-            runs = [_run(experiment, Arm(name, load=load), PUBLISHED_SEED) for name in policy_names()]
-            print(f"\n### load {Arm('', load=load).load_label}, geometry {geometry}\n")
+            runs = run_all(experiment, [Arm(name, load=load) for name in policy_names()], seeds=1)
+            print(f"\n### load {load_label(load)}, geometry {geometry}\n")
             _print_header("policy", [text for _, text, _ in _COLUMNS])
             for run in runs:
                 cells = [with_interval(run[key], None, digits=digits) for key, _, digits in _COLUMNS]
@@ -88,8 +96,7 @@ def policies() -> None:
     equal = {"migbench-hami", "migbench-dra", "table"}
     for load in LOADS:
         arms = [Arm(name, load=load) for name in policy_names() if name not in equal]
-        runs = [_run(BASE, arm, PUBLISHED_SEED + seed) for arm in arms for seed in range(SEEDS)]
-        _print_arms(runs, "policy", load, _COLUMNS)
+        _print_arms(run_all(BASE, arms, seeds=SEEDS), "policy", load, _COLUMNS)
 
 
 def orders() -> None:
@@ -98,9 +105,7 @@ def orders() -> None:
         runs = []
         for variant in VARIANTS:
             experiment = replace(BASE, reservation=variant.reservation, moves=variant.moves)
-            for seed in range(SEEDS):
-                arm = Arm("fgd-h", variant.order, load)
-                run = _run(experiment, arm, PUBLISHED_SEED + seed)
+            for run in run_all(experiment, [Arm("fgd-h", variant.order, load)], seeds=SEEDS):
                 waits = run["wait_mean_seconds_by_profile"], run["wait_max_seconds_by_profile"]
                 run |= {"order": variant.name, "whole_mean": waits[0].get("7g.80gb", 0.0)}
                 run |= {"whole_max": waits[1].get("7g.80gb", 0.0), "small_mean": waits[0].get("1g.10gb", 0.0)}
@@ -116,11 +121,6 @@ def orders() -> None:
         _print_arms(runs, "order", load, (*_WAITS, *extra))
 
 
-def _run(experiment: Experiment, arm: Arm, seed: int) -> dict[str, Any]:
-    name = {"load": arm.load_label, "policy": arm.policy, "order": arm.order, "seed": seed}
-    return name | experiment.simulation(arm, seed).run()
-
-
 def _print_header(first: str, columns: Sequence[str]) -> None:
     print("|", " | ".join([first, *columns]), "|")
     print("|---|" + "---:|" * len(columns))
@@ -130,9 +130,8 @@ def _print_arms(
     runs: Sequence[dict[str, Any]], named: str, load: float | None, columns: Sequence[tuple[str, str, int]]
 ) -> None:
     """Means with intervals, then the paired differences to the first arm."""
-    label = Arm("", load=load).load_label
     valid = sum(run["valid"] for run in runs)
-    print(f"\n### load {label} ({valid:.0f} of {len(runs)} runs under high load)\n")
+    print(f"\n### load {load_label(load)} ({valid:.0f} of {len(runs)} runs under high load)\n")
     _print_header(named, [text for _, text, _ in columns])
     for name in dict.fromkeys(run[named] for run in runs):
         mean, ci95 = summarise([run for run in runs if run[named] == name])
@@ -141,15 +140,10 @@ def _print_arms(
     first = runs[0][named]
     print(f"\nDifference to {first}, seed by seed:\n")
     _print_header(named, [text for _, text, _ in _WAITS])
-    for arm, (mean, ci95) in paired_differences(runs).items():
-        name = arm[1] if named == "policy" else arm[2]
-        cells = [_difference(mean[key], ci95[key], digits) for key, _, digits in _WAITS]
+    for arm, summary in paired_differences(runs).items():
+        name = dict(zip(ARM_KEYS, arm, strict=True))[named]
+        cells = [difference(summary, key, digits=digits) for key, _, digits in _WAITS]
         print("|", " | ".join([name, *cells]), "|", flush=True)
-
-
-def _difference(mean: float, half: float, digits: int) -> str:
-    star = "*" if abs(mean) > half else ""
-    return f"{'+' if mean > 0 else ''}{with_interval(mean, half, digits=digits)}{star}"
 
 
 PARTS = {"published": published, "policies": policies, "orders": orders}

@@ -102,7 +102,7 @@ def _print_arms(runs: Sequence[Mapping[str, Any]], arms: Sequence[Sequence[Mappi
             "Difference to the first arm of the same load, seed by seed (* = not 0 at 95 %)",
             ["arm", *(c[1] for c in _TIMES)],
             [
-                [arm_label(arm, told_by), *(_difference(summary, key, digits) for key, _, digits in _TIMES)]
+                [arm_label(arm, told_by), *(difference(summary, key, digits=d) for key, _, d in _TIMES)]
                 for arm, summary in named
             ],
         )
@@ -119,7 +119,8 @@ def _rows(
     ]
 
 
-def _difference(summary: tuple[Summary, Summary], key: str, digits: int) -> str:
+def difference(summary: tuple[Summary, Summary], key: str, *, digits: int) -> str:
+    """The cell of a paired difference, with a star when its interval excludes 0."""
     mean, ci95 = summary
     half = ci95[key]
     text = cell(mean, ci95, key, digits=digits)

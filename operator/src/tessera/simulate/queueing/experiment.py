@@ -67,7 +67,7 @@ class Experiment:
         """Of the whole cluster."""
         return self.nodes * self.gpus_per_node * self.model.compute_slices
 
-    def config(self, *, seeds: int, first_seed: int = PUBLISHED_SEED) -> dict[str, Any]:
+    def config(self, *, seeds: int) -> dict[str, Any]:
         """What a report says about how it was made."""
         rule = self.reservation
         return {
@@ -99,7 +99,7 @@ class Experiment:
                 "checkpoint_seconds": self.moves.costs.checkpoint_every,
                 "restart_seconds": self.moves.costs.restart,
             },
-            "seeds": [] if self.trace is not None else list(range(first_seed, first_seed + seeds)),
+            "seeds": [] if self.trace is not None else list(_seeds(seeds)),
         }
 
     def title(self, *, seeds: int) -> str:
@@ -159,17 +159,20 @@ def run_all(
     arms: Sequence[Arm],
     *,
     seeds: int,
-    first_seed: int = PUBLISHED_SEED,
     progress: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """One mapping per arm and seed: what identifies it, and its measures. `progress` is called after each."""
     runs = []
     for arm in arms:
-        for seed in range(first_seed, first_seed + seeds):
+        for seed in _seeds(seeds):
             name = {"load": load_label(arm.load), "policy": arm.policy, "order": arm.order, "seed": seed}
             runs.append(name | experiment.simulation(arm, seed).run())
             progress()
     return runs
+
+
+def _seeds(count: int) -> range:
+    return range(PUBLISHED_SEED, PUBLISHED_SEED + count)
 
 
 def paired_differences(runs: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], tuple[Summary, Summary]]:

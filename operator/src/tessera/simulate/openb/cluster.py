@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera.simulate.openb.trace import MILLI, Node, PodType
+from tessera.simulate.openb.typical import TypicalPod
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -76,7 +77,7 @@ class Cluster:
             self.affinities[index],
         )
 
-    def allows(self, pod: PodType) -> Bools:
+    def allows(self, pod: PodType | TypicalPod) -> Bools:
         """Per model code, whether the pod may run there."""
         return np.array([not pod.models or name in pod.models for name in self.models], dtype=np.bool_)
 

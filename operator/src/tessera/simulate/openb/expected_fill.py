@@ -122,9 +122,7 @@ def _accepted(cluster: Cluster, pods: Sequence[TypicalPod], cpu_steps: Ints) -> 
     shares = np.zeros((len(pods), len(cluster.models), len(cpu_steps) + 1))
     for row, pod in enumerate(pods):
         first_step = int(np.searchsorted(cpu_steps, pod.cpu_milli)) + 1
-        for name, code in cluster.models.items():
-            if name and (not pod.models or name in pod.models):
-                shares[row, code, first_step:] = pod.share
+        shares[row, cluster.allows(pod), first_step:] = pod.share
     return shares
 
 

@@ -41,14 +41,13 @@ class UsableByNextPod:
         for pod in typical:
             if not pod.gpus:
                 continue
-            models = [code for name, code in cluster.models.items() if not pod.models or name in pod.models]
+            models = cluster.allows(pod)
             first_step = int(np.searchsorted(self._cpu_steps, pod.cpu_milli)) + 1
-            for model in models:
-                if pod.gpus == 1:
-                    self._of_gpu[model, first_step:] += pod.share * np.where(room >= pod.gpu_milli, room, 0)
-                else:
-                    usable = np.where(wholes >= pod.gpus, wholes * MILLI, 0)
-                    self._of_whole[model, first_step:] += pod.share * usable
+            if pod.gpus == 1:
+                self._of_gpu[models, first_step:] += pod.share * np.where(room >= pod.gpu_milli, room, 0)
+            else:
+                usable = np.where(wholes >= pod.gpus, wholes * MILLI, 0)
+                self._of_whole[models, first_step:] += pod.share * usable
 
     def of(self, view: View, cpu_left: Ints, gpu_left: Ints) -> Floats:
         """Of the rows of `view` if they had this CPU and these GPUs left."""

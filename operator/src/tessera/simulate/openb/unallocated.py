@@ -31,8 +31,7 @@ def unallocated(cluster: Cluster, types: Sequence[TypicalPod]) -> dict[str, floa
     left = cluster.gpu_left
     fits = np.zeros(left.shape, dtype=np.bool_)
     for pod in single:
-        model = np.array([not pod.models or name in pod.models for name in cluster.models], dtype=np.bool_)
-        able = (cluster.cpu_left >= pod.cpu_milli) & model[cluster.model]
+        able = (cluster.cpu_left >= pod.cpu_milli) & cluster.allows(pod)[cluster.model]
         fits |= able[:, None] & (left >= pod.gpu_milli)
     useless = left < smallest
     starved = ~useless & ~fits

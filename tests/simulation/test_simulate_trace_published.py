@@ -36,7 +36,7 @@ class Silent:
     def begins(self, what: str) -> None:
         """Nothing to say."""
 
-    def advanced(self, events: int) -> None:
+    def advanced(self, steps: int) -> None:
         """Nothing to show."""
 
 

@@ -146,9 +146,9 @@ class ProgressBar:
         """Say what runs now."""
         self._bar.update(self._task, description=what)
 
-    def advanced(self, events: int) -> None:
-        """So many events were done since."""
-        self._bar.update(self._task, advance=events)
+    def advanced(self, steps: int) -> None:
+        """So many steps were done since."""
+        self._bar.update(self._task, advance=steps)
         now = time.monotonic()
         if self._shown and now - self._began > _SECONDS_UNTIL_PROGRESS and now - self._drawn > 0.1:
             if not self._drawn:
@@ -164,7 +164,7 @@ class ProgressBar:
 
 @contextmanager
 def progress_bar(total: int) -> Iterator[ProgressBar]:
-    """A bar for `total` events, gone at the end."""
+    """A bar for `total` steps, gone at the end."""
     bar = ProgressBar(total)
     try:
         yield bar

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from tessera.placement.geometry import Geometry
 from tessera.placement.policies import POLICIES, FragmentationGradient, make_policy
@@ -24,6 +24,7 @@ from tessera.simulate.mixes import Mix
 from tessera.simulate.mover import MoveRules
 from tessera.simulate.online import WARM_UP, check_load, default_arrivals, poisson_workload, population
 from tessera.simulate.pool import pool_decisions
+from tessera.simulate.progress import Progress
 from tessera.simulate.workload import Workload
 
 
@@ -133,14 +134,6 @@ class Result:
     series: Series
     workload: Workload
     outcome: Outcome
-
-
-class Progress(Protocol):
-    """Told what runs now, and how many events of it have been done."""
-
-    def begins(self, what: str) -> None: ...
-
-    def advanced(self, events: int) -> None: ...
 
 
 def run_online(

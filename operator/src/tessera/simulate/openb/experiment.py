@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from tessera.simulate.errors import BadSimulationInput
 from tessera.simulate.openb.arrivals import Draw, draw
@@ -34,6 +34,7 @@ from tessera.simulate.openb.replay import Outcome, run
 from tessera.simulate.openb.trace import Node, Pod, PodType
 from tessera.simulate.openb.typical import TypicalPod, typical_pods
 from tessera.simulate.openb.unallocated import unallocated, unavoidable
+from tessera.simulate.progress import Progress
 
 LEVELS_PCT = (90, 100, 110, 130)
 """Arrived demand, in percent of the GPU capacity, at which a run is read."""
@@ -160,13 +161,6 @@ class TracePlan:
     def number_of_runs(self) -> int:
         """How many runs there are."""
         return len(self.lists) * len(self.policies) * len(self.seeds)
-
-
-class Progress(Protocol):
-    """Who is told what runs, and when a run is done."""
-
-    def begins(self, what: str) -> None: ...
-    def advanced(self, events: int) -> None: ...
 
 
 def run_trace(plan: TracePlan, *, progress: Progress) -> list[dict[str, Any]]:

@@ -11,10 +11,12 @@ import click
 
 from tessera.cli.simulate_options import (
     arms_of,
+    arms_options,
     cluster_options,
+    json_option,
     log_file,
-    output_options,
-    policy_options,
+    log_option,
+    plot_option,
     progress_bar,
 )
 
@@ -63,8 +65,10 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Tell the shares of the mix to policies that would estimate them from the arrivals.",
 )
-@policy_options
-@output_options
+@arms_options
+@json_option
+@log_option
+@plot_option
 def command(as_json: bool, log: Path | None, plot: Path | None, **options: Any) -> None:
     """Requests arrive at an offered load, stay a while and leave; what fits nowhere is lost.
 

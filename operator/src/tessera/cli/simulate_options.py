@@ -1,6 +1,4 @@
-"""What `tessera simulate online` and `replay` have in common: their options, the progress bar, the log
-file.
-"""
+"""What the commands of `tessera simulate` have in common: options, the progress bar, the log file."""
 
 from __future__ import annotations
 
@@ -9,89 +7,118 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 if TYPE_CHECKING:
     from tessera.simulate.experiment import Arms
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+Command = Callable[..., Any]
+Option = Callable[[Command], Command]
 
 _SECONDS_UNTIL_PROGRESS = 1.0
 
 
-def cluster_options(command: _Command) -> _Command:
-    """`--model` and `--gpus`."""
-    command = click.option("--gpus", type=int, help="Number of GPUs, with one MODEL.  [default: 100]")(
-        command
-    )
-    return click.option(
+def together(*options: Option) -> Option:
+    """Several options as one, in the order of `--help`."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+json_option: Option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+plot_option: Option = click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.svg",
+    help="Draw the result as SVG.",
+)
+
+log_option: Option = click.option(
+    "--log",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.jsonl",
+    help="Write every decision, a line each.",
+)
+
+cluster_options = together(
+    click.option(
         "--model",
         "models",
         multiple=True,
         default=("H100-80GB",),
         metavar="MODEL[:COUNT]",
         help="GPU model; several with their counts make a mixed cluster.  [default: H100-80GB]",
-    )(command)
+    ),
+    click.option("--gpus", type=int, help="Number of GPUs, with one MODEL.  [default: 100]"),
+)
 
 
-def policy_options(command: _Command) -> _Command:
-    """Policies, moves and what a move costs."""
-    for option in reversed(
-        [
-            click.option(
-                "--policy",
-                "policies",
-                multiple=True,
-                default=("default",),
-                metavar="NAME",
-                help="Placement policy; several are compared on the same workload. `all`: every policy."
-                "  [default: default]",
-            ),
-            click.option(
-                "--max-victims",
-                type=click.IntRange(min=0),
-                default=None,
-                metavar="K",
-                help="Move up to K instances for a request that would be rejected."
-                "  [default: 0; 2 with --max-moves-per-100]",
-            ),
-            click.option(
-                "--max-moves-per-100",
-                type=click.FloatRange(min=0),
-                default=None,
-                metavar="M",
-                help="Ration: at most M moves for 100 accepted requests.  [default: none]",
-            ),
-            click.option(
-                "--checkpoint-seconds",
-                type=float,
-                default=600.0,
-                show_default=True,
-                help="A moved workload repeats what it did since its last checkpoint; they are so far apart.",
-            ),
-            click.option(
-                "--restart-seconds",
-                type=float,
-                default=30.0,
-                show_default=True,
-                help="What a moved workload needs to start again.",
-            ),
-            click.option(
-                "--create-ms", type=float, default=250.0, show_default=True, help="Creating a MIG instance."
-            ),
-            click.option(
-                "--delete-ms", type=float, default=100.0, show_default=True, help="Deleting a MIG instance."
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
+def policy_option(*, on_the_same: str) -> Option:
+    """`--policy`; its help says on what the policies are compared."""
+    return click.option(
+        "--policy",
+        "policies",
+        multiple=True,
+        default=("default",),
+        metavar="NAME",
+        help=f"Placement policy; several are compared on the same {on_the_same}. `all`: every policy."
+        "  [default: default]",
+    )
+
+
+interruption_options = together(
+    click.option(
+        "--checkpoint-seconds",
+        type=float,
+        default=600.0,
+        show_default=True,
+        help="What is moved repeats what it did since its last checkpoint; they are so far apart.",
+    ),
+    click.option(
+        "--restart-seconds",
+        type=float,
+        default=30.0,
+        show_default=True,
+        help="What it needs to start again when it was moved.",
+    ),
+)
+
+arms_options = together(
+    policy_option(on_the_same="workload"),
+    click.option(
+        "--max-victims",
+        type=click.IntRange(min=0),
+        default=None,
+        metavar="K",
+        help="Move up to K instances for a request that would be rejected."
+        "  [default: 0; 2 with --max-moves-per-100]",
+    ),
+    click.option(
+        "--max-moves-per-100",
+        type=click.FloatRange(min=0),
+        default=None,
+        metavar="M",
+        help="Ration: at most M moves for 100 accepted requests.  [default: none]",
+    ),
+    interruption_options,
+    click.option(
+        "--create-ms", type=float, default=250.0, show_default=True, help="Creating a MIG instance."
+    ),
+    click.option(
+        "--delete-ms", type=float, default=100.0, show_default=True, help="Deleting a MIG instance."
+    ),
+)
 
 
 def arms_of(options: Mapping[str, Any]) -> Arms:
-    """The arms that `policy_options` describe. Raises BadSimulationInput."""
+    """The arms that `arms_options` describe. Raises BadSimulationInput."""
     from tessera.simulate.costs import MoveCosts
     from tessera.simulate.experiment import Arms, policies_given
     from tessera.simulate.mover import MoveRules
@@ -110,16 +137,6 @@ def arms_of(options: Mapping[str, Any]) -> Arms:
             delete=options["delete_ms"] / 1000,
         ),
     )
-
-
-def output_options(command: _Command) -> _Command:
-    """`--json`, `--log`, `--plot`."""
-    path = click.Path(dir_okay=False, path_type=Path)
-    command = click.option("--plot", type=path, metavar="FILE.svg", help="Draw the result as SVG.")(command)
-    command = click.option(
-        "--log", type=path, metavar="FILE.jsonl", help="Write every decision, a line each."
-    )(command)
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
 
 
 class ProgressBar:

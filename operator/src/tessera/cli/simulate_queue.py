@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tessera.cli.simulate_options import progress_bar
+from tessera.cli.simulate_options import (
+    interruption_options,
+    json_option,
+    plot_option,
+    policy_option,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from tessera.simulate.queueing.experiment import Arm, Experiment
@@ -57,15 +63,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="The hardware's memory slices, or MIGBench's compute slots.",
 )
-@click.option(
-    "--policy",
-    "policies",
-    multiple=True,
-    default=["default"],
-    show_default=False,
-    metavar="NAME",
-    help="Placement policy; several are compared on the same jobs. `all`: every policy.  [default: default]",
-)
+@policy_option(on_the_same="jobs")
 @click.option(
     "--order",
     "orders",
@@ -127,20 +125,7 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Only for jobs that have waited so long.",
 )
-@click.option(
-    "--checkpoint-seconds",
-    type=float,
-    default=600.0,
-    show_default=True,
-    help="A moved job repeats what it did since its last checkpoint; they are so far apart.",
-)
-@click.option(
-    "--restart-seconds",
-    type=float,
-    default=30.0,
-    show_default=True,
-    help="What a moved job needs to start again.",
-)
+@interruption_options
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
@@ -155,13 +140,8 @@ if TYPE_CHECKING:
     metavar="FILE.jsonl",
     help="Play the jobs of a MIGBench trace instead of drawing them.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
-    "--plot",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE.svg",
-    help="Draw the result as SVG.",
-)
+@json_option
+@plot_option
 def command(as_json: bool, plot: Path | None, seeds: int, **options: Any) -> None:
     """Jobs wait for slices: makespan, waits, utilisation and fragmentation, as MIGBench measures them.
 

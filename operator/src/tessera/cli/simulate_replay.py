@@ -11,10 +11,12 @@ import click
 
 from tessera.cli.simulate_options import (
     arms_of,
+    arms_options,
     cluster_options,
+    json_option,
     log_file,
-    output_options,
-    policy_options,
+    log_option,
+    plot_option,
     progress_bar,
 )
 
@@ -39,8 +41,10 @@ if TYPE_CHECKING:
     metavar="N",
     help="Seeds 0 to N-1, for policies that use chance.",
 )
-@policy_options
-@output_options
+@arms_options
+@json_option
+@log_option
+@plot_option
 def command(
     events: Path, seeds: int, as_json: bool, log: Path | None, plot: Path | None, **options: Any
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tessera.cli.simulate_options import progress_bar
+from tessera.cli.simulate_options import json_option, policy_option, progress_bar
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -24,15 +24,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     metavar="CSV",
     help="Pod list of the openb trace, any variant. Several are run in turn.",
 )
-@click.option(
-    "--policy",
-    "policies",
-    multiple=True,
-    default=("default",),
-    show_default="default",
-    metavar="NAME",
-    help="Placement policy; several are compared on the same draws. `all`: every policy.",
-)
+@policy_option(on_the_same="draws")
 @click.option(
     "--tune",
     type=float,
@@ -58,7 +50,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="Which of two equal nodes wins: the random order of the published runs, or the first name.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def command(nodes: Path, pods: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Place the pods of a recorded trace, with fractions of GPUs, as the FGD paper did.
 

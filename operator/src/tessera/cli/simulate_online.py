@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +77,7 @@ def command(as_json: bool, log: Path | None, plot: Path | None, **options: Any) 
     from tessera.simulate.decision_log import write_log
     from tessera.simulate.experiment import Result, run_online
     from tessera.simulate.plot import check_plotting, plot_online
-    from tessera.simulate.report import print_json, report_object
+    from tessera.simulate.report import print_json, report_object, versions
 
     plan = _plan(options)
     if plot is not None:
@@ -104,11 +102,7 @@ def command(as_json: bool, log: Path | None, plot: Path | None, **options: Any) 
     if plot is not None:
         plot_online(plot, runs, series)
     if as_json:
-        config = {
-            **plan.config(),
-            "tessera": version("tessera"),
-            "python": platform.python_version(),
-        }
+        config = {**plan.config(), **versions()}
         print_json(report_object(config, runs, identify=IDENTIFY, arms=ARMS))
     else:
         print_comparison(runs, title=plan.title())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +148,7 @@ def command(as_json: bool, plot: Path | None, seeds: int, **options: Any) -> Non
     """
     from tessera.simulate.queueing.experiment import ARM_KEYS, conditions, run_all
     from tessera.simulate.queueing.tables import print_runs
-    from tessera.simulate.report import print_json, report_object
+    from tessera.simulate.report import print_json, report_object, versions
 
     experiment, arms = _plan(options)
     if plot is not None:
@@ -166,11 +164,7 @@ def command(as_json: bool, plot: Path | None, seeds: int, **options: Any) -> Non
 
         plot_queue(plot, runs)
     if as_json:
-        config = {
-            **experiment.config(seeds=seeds),
-            "tessera": version("tessera"),
-            "python": platform.python_version(),
-        }
+        config = {**experiment.config(seeds=seeds), **versions()}
         print_json(report_object(config, runs, identify=("seed",), arms=ARM_KEYS))
     else:
         print_runs(runs, title=experiment.title(seeds=seeds), validity=conditions(arms))

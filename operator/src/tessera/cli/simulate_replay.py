@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +56,7 @@ def command(
     from tessera.simulate.experiment import run_arms
     from tessera.simulate.plot import check_plotting, plot_replay
     from tessera.simulate.replay import read_events
-    from tessera.simulate.report import print_json, report_object
+    from tessera.simulate.report import print_json, report_object, versions
 
     cluster = parse_cluster(options["models"], gpus=options["gpus"])
     arms = arms_of(options)
@@ -84,18 +82,14 @@ def command(
         plot_replay(plot, series)
     if as_json:
         config = {
-            "cluster": cluster.config(),
-            "gpus": cluster.gpus,
-            "memory_slices": cluster.memory_slices,
+            **cluster.report(),
             "events": str(events),
             "requests": len(workload),
             "counted_from": workload.counted_from,
             "seeds": list(range(seeds)),
             **arms.config(),
-            "tessera": version("tessera"),
-            "python": platform.python_version(),
+            **versions(),
         }
         print_json(report_object(config, runs, identify=IDENTIFY, arms=("policy",)))
     else:
-        parts = " + ".join(f"{part.gpus:,} x {part.model}" for part in cluster.parts)
-        print_comparison(runs, title=f"{events.name}, {len(workload):,} requests, {parts}")
+        print_comparison(runs, title=f"{events.name}, {len(workload):,} requests, {cluster.title()}")

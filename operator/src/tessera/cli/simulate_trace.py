@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +73,7 @@ def command(nodes: Path, pods: tuple[Path, ...], as_json: bool, **options: Any) 
     )
     from tessera.simulate.openb.tables import ARMS, IDENTIFY, print_trace
     from tessera.simulate.openb.trace import read_nodes, read_pods
-    from tessera.simulate.report import print_json, report_object
+    from tessera.simulate.report import print_json, report_object, versions
 
     first, count = options["first_seed"], options["seeds"]
     plan = TracePlan(
@@ -98,8 +96,7 @@ def command(nodes: Path, pods: tuple[Path, ...], as_json: bool, **options: Any) 
         "tune": plan.tune,
         "seeds": list(plan.seeds),
         "node_order": plan.node_order,
-        "tessera": version("tessera"),
+        **versions(),
         "numpy": numpy.__version__,
-        "python": platform.python_version(),
     }
     print_json(report_object(config, runs, identify=IDENTIFY, arms=ARMS))

@@ -111,8 +111,16 @@ class Cluster:
         """The models, for a message."""
         return " or ".join(dict.fromkeys(part.model for part in self.parts))
 
+    def title(self) -> str:
+        """The GPUs, for the head of a table."""
+        return " + ".join(f"{part.gpus:,} x {part.model}" for part in self.parts)
+
+    def report(self) -> dict[str, object]:
+        """For the JSON report."""
+        return {"cluster": self.config(), "gpus": self.gpus, "memory_slices": self.memory_slices}
+
     def config(self) -> list[dict[str, object]]:
-        """For the JSON report: which GPU numbers are of which model."""
+        """Which GPU numbers are of which model."""
         first = 0
         parts = []
         for part in self.parts:

@@ -94,18 +94,15 @@ class OnlinePlan:
 
     def title(self) -> str:
         """The first words of every table."""
-        parts = " + ".join(f"{part.gpus:,} x {part.model}" for part in self.cluster.parts)
         counts = {self.arrivals_of(mix, load) for mix in self.mixes for load in self.loads}
         arrivals = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
         seeds = f"{self.seeds} seeds" if self.seeds > 1 else "1 seed"
-        return f"{parts}, {arrivals} arrivals x {seeds}"
+        return f"{self.cluster.title()}, {arrivals} arrivals x {seeds}"
 
     def config(self) -> dict[str, Any]:
         """For the JSON report: everything that decides the result."""
         return {
-            "cluster": self.cluster.config(),
-            "gpus": self.cluster.gpus,
-            "memory_slices": self.cluster.memory_slices,
+            **self.cluster.report(),
             "mixes": {mix.name: dict(mix.shares) for mix in self.mixes},
             "loads": list(self.loads),
             "lifetime": self.lifetimes.name,

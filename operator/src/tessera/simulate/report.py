@@ -7,7 +7,9 @@ several arms (policies, loads, mixes), `mean` and `ci95` have one entry per arm 
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import click
@@ -47,6 +49,11 @@ def report_object(
         mean = {label: summary[0] for label, summary in summaries.items()}
         ci95 = {label: summary[1] for label, summary in summaries.items()}
     return {"config": dict(config), "runs": [dict(run) for run in runs], "mean": mean, "ci95": ci95}
+
+
+def versions() -> dict[str, str]:
+    """For `config`: what a result may depend on beside the options."""
+    return {"tessera": version("tessera"), "python": platform.python_version()}
 
 
 def varying(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
-from tessera.cli.simulate import command
+from simulation.simulate_command import report
 
 # Slice acceptance minus that of the ideal pool, in points: uniform, skew-small, skew-big, bimodal.
 REFERENCE_GAPS = {
@@ -28,9 +27,7 @@ MIXES = ("uniform", "skew-small", "skew-big", "bimodal")
 
 
 def run(*arguments: str) -> dict[str, Any]:
-    done = CliRunner().invoke(command, ["online", *arguments, "--json"], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    return report("online", *arguments)
 
 
 @pytest.fixture(scope="module", params=MIXES)
@@ -38,8 +35,8 @@ def mix_and_gaps(request: pytest.FixtureRequest) -> tuple[str, dict[str, float]]
     """The gaps of the policies on one workload of a mix."""
     policies = [part for name in REFERENCE_GAPS for part in ("--policy", name)]
     length = ("--arrivals", "16000", "--seeds", "1")
-    report = run("--mix", request.param, "--known-mix", *length, *policies, "--policy", "default")
-    return request.param, {one["policy"]: one["gap_to_pool_pct"] for one in report["runs"]}
+    found = run("--mix", request.param, "--known-mix", *length, *policies, "--policy", "default")
+    return request.param, {one["policy"]: one["gap_to_pool_pct"] for one in found["runs"]}
 
 
 def test_gaps_to_the_ideal_pool_are_those_of_the_reference(
@@ -63,7 +60,7 @@ def test_policies_stand_in_the_known_order(mix_and_gaps: tuple[str, dict[str, fl
 def test_a_ration_holds_on_every_prefix_of_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     arguments = ("--gpus", "30", "--arrivals", "6000", "--seeds", "1", "--mix", "skew-big")
-    report = run(*arguments, "--max-moves-per-100", "4", "--log", str(log))
+    rationed = run(*arguments, "--max-moves-per-100", "4", "--log", str(log))
     accepted = moved = 0
     for line in log.read_text().splitlines():
         op = json.loads(line)["op"]
@@ -74,7 +71,7 @@ def test_a_ration_holds_on_every_prefix_of_the_log(tmp_path: Path) -> None:
             accepted += 1
     assert moved > 100
     without = run(*arguments)
-    assert report["mean"]["gap_to_pool_pct"] > without["mean"]["gap_to_pool_pct"] + 1
+    assert rationed["mean"]["gap_to_pool_pct"] > without["mean"]["gap_to_pool_pct"] + 1
 
 
 def test_more_victims_make_more_room_and_cost_more_moves() -> None:

@@ -6,18 +6,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from simulation.independent_log_check import Illegal, check, differences
-from tessera.cli.simulate import command
-
-
-def run(*arguments: str) -> dict[str, Any]:
-    done = CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+from simulation.simulate_command import report as run
 
 
 @pytest.mark.parametrize(

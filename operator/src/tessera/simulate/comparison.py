@@ -35,7 +35,7 @@ def print_comparison(runs: Sequence[Mapping[str, Any]], *, title: str) -> None:
     for key, block in blocks.items():
         heading = ", ".join([title, *([f"{key[0]}, load {key[1]:g}"] if key else [])])
         summaries = {
-            policy: _summary([run for run in block if run["policy"] == policy])
+            policy: summarise([run for run in block if run["policy"] == policy])
             for policy in dict.fromkeys(run["policy"] for run in block)
         }
         if len(summaries) == 1:
@@ -43,11 +43,6 @@ def print_comparison(runs: Sequence[Mapping[str, Any]], *, title: str) -> None:
             _print_one(f"{heading}, {policy}", *summary)
         else:
             _print_several(heading, summaries)
-
-
-def _summary(runs: Sequence[Mapping[str, Any]]) -> tuple[Summary, Summary]:
-    hidden = {*ARMS, *IDENTIFY}
-    return summarise([{key: value for key, value in run.items() if key not in hidden} for run in runs])
 
 
 def _print_one(title: str, mean: Summary, ci95: Summary) -> None:

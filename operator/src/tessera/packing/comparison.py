@@ -1,7 +1,7 @@
 """What the exact plan saves: the same requests through packers that decide one by one.
 
-Only for a single GPU model without a limit: with several models the packers would need a rule for choosing
-the model, and the comparison would measure that rule.
+Only for a single GPU model: with several models the packers would need a rule for choosing the model, and the
+comparison would measure that rule. A limit on GPUs is not kept: what they would need is what is compared.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ cluster.
 
 A policy ranks (geometry, layout of the GPU, placement), never a particular GPU or node, so that a rank is
 computed once for all GPUs with the same layout. Ties go to the GPU with the lowest number, then to the
-placement that the policy's `preference` names, then to the lowest start. Three policies choose the GPU
-otherwise: `random` by chance, `round_robin` in turn, and nothing else.
+placement that the policy's `preference` names, then to the lowest start. Only two policies choose the GPU
+otherwise: `random` by chance, and `round_robin` in turn.
 
 Two kinds. *Fit* policies (`policies_fit`) look at the GPU as it is: fullest first, emptiest first, first.
 *Value* policies (`policies_value`) put a number on every layout, what it costs the future, and take the

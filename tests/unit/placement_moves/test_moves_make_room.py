@@ -18,7 +18,6 @@ from tessera.placement.moves import (
     PlanPrice,
     Victim,
     gpu_seconds_lost,
-    plan_moves,
 )
 from tessera.placement.policies import FragmentationTenancy
 from tessera.placement.request import Feasible, Offer, request_for_profile
@@ -135,9 +134,8 @@ def test_a_plan_is_found_exactly_when_one_exists(
     profile = rejected[pick % len(rejected)]
     fixed = {o for o in state.owners() if random.Random(f"{seed} {o}").random() < 0.2}
     before = {o: h100.placements[state.holds(o)[1]].profile for o in state.owners()}  # type: ignore[index]
-    plan = plan_moves(
+    plan = MovePlanner(FragmentationTenancy()).plan(
         state,
-        FragmentationTenancy(),
         request_for_profile(state, profile),
         most_victims=most,
         movable=lambda owner: None if owner in fixed else Victim(),
@@ -163,13 +161,12 @@ def test_a_victim_takes_the_place_of_another_when_no_room_is_free_for_it(
     fill_at_random(state, seed=seed, leave=random.Random(seed).choice((0.1, 0.2, 0.3, 0.5)))
     request = request_for_profile(state, profile)
     policy = FragmentationTenancy()
-    assert plan_moves(state, policy, request, most_victims=1, movable=anything) is None
-    plan = plan_moves(state, policy, request, most_victims=2, movable=anything)
+    assert MovePlanner(policy).plan(state, request, most_victims=1, movable=anything) is None
+    plan = MovePlanner(policy).plan(state, request, most_victims=2, movable=anything)
     assert plan is not None and len(plan.moves) == 2
     must_stay = plan.moves[0].owner
-    other = plan_moves(
+    other = MovePlanner(policy).plan(
         state,
-        policy,
         request,
         most_victims=2,
         movable=lambda owner: None if owner == must_stay else Victim(),
@@ -183,7 +180,7 @@ def test_two_instances_that_would_swap_their_places_make_no_plan(h100: Geometry,
     state = cluster(h100, h100)
     fill_at_random(state, seed=seed, leave=random.Random(seed).choice((0.1, 0.2, 0.3, 0.5)))
     request = request_for_profile(state, "1g.10gb")
-    assert plan_moves(state, FragmentationTenancy(), request, most_victims=2, movable=anything) is None
+    assert MovePlanner(FragmentationTenancy()).plan(state, request, most_victims=2, movable=anything) is None
     assert not can_make_room(state, "1g.10gb", movable=set(state.owners()), most=2)
 
 
@@ -197,8 +194,8 @@ def test_the_plan_is_the_cheapest_by_its_rule(
     policy = FragmentationTenancy()
     profile = data.draw(st.sampled_from(h100.profiles))
     price = UNDER_BUDGET if under_budget else PlanPrice()
-    plan = plan_moves(
-        state, policy, request_for_profile(state, profile), most_victims=2, movable=anything, price=price
+    plan = MovePlanner(policy).plan(
+        state, request_for_profile(state, profile), most_victims=2, movable=anything, price=price
     )
     found = [
         (0 if under_budget else len(victims), len(victims) + 0.1 * change)
@@ -222,7 +219,7 @@ def test_two_halves_with_one_small_instance_each_make_a_whole_gpu(h100: Geometry
     assert half is not None
     state.occupy("gpu-1", half, owner="b")
     request = request_for_profile(state, "7g.80gb")
-    plan = plan_moves(state, FragmentationTenancy(), request, most_victims=1, movable=anything)
+    plan = MovePlanner(FragmentationTenancy()).plan(state, request, most_victims=1, movable=anything)
     assert plan is not None and len(plan.moves) == 1
     carry_out(state, plan)
     assert plan.placement.legal.profile == "7g.80gb"
@@ -236,9 +233,8 @@ def test_what_is_dearer_to_move_stays(h100: Geometry, price: PlanPrice) -> None:
     for number in range(3):
         state.occupy(f"gpu-{number}", small, owner=number)
     lost = {0: 50.0, 1: 10.0, 2: 30.0}
-    plan = plan_moves(
+    plan = MovePlanner(FragmentationTenancy()).plan(
         state,
-        FragmentationTenancy(),
         request_for_profile(state, "7g.80gb"),
         most_victims=1,
         movable=lambda owner: Victim(gpu_seconds=lost[int(str(owner))]),
@@ -257,9 +253,8 @@ def test_a_victim_goes_only_where_its_offers_allow(h100: Geometry) -> None:
         state.occupy(f"gpu-{number}", small, owner=number)
     only_gpu_2 = (Offer(h100, h100.placements_of("1g.10gb"), gpus=0b100),)
     request = request_for_profile(state, "7g.80gb")
-    plan = plan_moves(
+    plan = MovePlanner(FragmentationTenancy()).plan(
         state,
-        FragmentationTenancy(),
         request,
         most_victims=1,
         movable=lambda owner: Victim(offers=only_gpu_2),
@@ -270,9 +265,8 @@ def test_a_victim_goes_only_where_its_offers_allow(h100: Geometry) -> None:
     assert plan.moves[0].target[0] == "gpu-2"
     nowhere = (Offer(h100, h100.placements_of("1g.10gb"), gpus=0),)
     assert (
-        plan_moves(
+        MovePlanner(FragmentationTenancy()).plan(
             state,
-            FragmentationTenancy(),
             request,
             most_victims=1,
             movable=lambda owner: Victim(offers=nowhere),
@@ -285,9 +279,8 @@ def test_a_victim_may_go_to_another_model_that_offers_its_profile(h100: Geometry
     state = cluster(a30, a30, h100)
     for number in range(2):
         state.occupy(f"gpu-{number}", a30.index_of("2g.12gb", 0) or 0, owner=number)
-    plan = plan_moves(
+    plan = MovePlanner(FragmentationTenancy()).plan(
         state,
-        FragmentationTenancy(),
         request_for_profile(state, "4g.24gb"),
         most_victims=1,
         movable=anything,
@@ -307,8 +300,8 @@ def test_a_planner_follows_the_values_of_its_policy(h100: Geometry) -> None:
     kept = planner.plan(state, request, most_victims=4, movable=anything)
     for _ in range(3000):
         policy.record("1g.10gb")
-    assert planner.plan(state, request, most_victims=4, movable=anything) == plan_moves(
-        state, policy, request, most_victims=4, movable=anything
+    assert planner.plan(state, request, most_victims=4, movable=anything) == MovePlanner(policy).plan(
+        state, request, most_victims=4, movable=anything
     )
     assert kept is None or kept.placement.legal.profile == "7g.80gb"
 

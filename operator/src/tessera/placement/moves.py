@@ -49,7 +49,6 @@ __all__ = [
     "PlanPrice",
     "Victim",
     "gpu_seconds_lost",
-    "plan_moves",
 ]
 
 
@@ -108,22 +107,6 @@ class MovePlanner:
             found = Openings(offer.geometry, offer.placements, most_victims=most_victims)
             self._openings[case] = found
         return found
-
-
-def plan_moves(
-    state: ClusterState,
-    policy: ValuePolicy,
-    request: Request,
-    *,
-    most_victims: int,
-    movable: Movable,
-    feasible: Feasible | None = None,
-    price: PlanPrice | None = None,
-) -> MovePlan | None:
-    """`MovePlanner(policy).plan(…)`, for a single question. Who asks often keeps the planner."""
-    return MovePlanner(policy).plan(
-        state, request, most_victims=most_victims, movable=movable, feasible=feasible, price=price
-    )
 
 
 def _enough_free(state: ClusterState, alternative: Alternative) -> bool:

@@ -3,7 +3,7 @@
 The search is that of `moves`, but the victims are not placed again; they go back to the queue. What counts is
 therefore whom it hits, in this order: the least of the highest priorities among the victims, the fewest
 victims, the fewest GPU-seconds lost, then the least growth of the policy's value V, the lowest GPU and start.
-Moving costs nobody a place, so a caller asks `plan_moves` first.
+Moving costs nobody a place, so a caller asks the `MovePlanner` first.
 """
 
 from __future__ import annotations

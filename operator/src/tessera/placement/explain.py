@@ -28,7 +28,6 @@ def explain(state: ClusterState, requests: Sequence[Request], *, feasible: Feasi
     wanted = [alternative for request in requests for alternative in request.alternatives]
     label = " + ".join(_label(request) for request in requests)
     allowed = state.all_bits() if feasible is None else feasible.gpus
-    free, largest = _room(state, allowed)
     if not state.gpus:
         return Unplaceable(
             reason=NO_GPUS,
@@ -43,6 +42,7 @@ def explain(state: ClusterState, requests: Sequence[Request], *, feasible: Feasi
     excluded = _excluded(feasible)
     reachable = allowed & _offered_on(state, wanted)
     if not reachable:
+        free, largest = _room(state, allowed)
         return Unplaceable(
             reason=NO_NODE,
             profile=label,
@@ -132,8 +132,7 @@ def _victims(state: ClusterState, offer: Offer, within: Filter) -> list[tuple[in
         ]
         number = first_of([bucket], within=within) if helping else None
         if number is not None:
-            owned = state.gpus[number].held.values()
-            order = list(owned)
+            order = list(state.gpus[number].held.values())
             index = min(helping, key=lambda i: (placements[i].width, order.index(i)))
             victims.append((placements[index].width, number, index))
     return victims

@@ -17,7 +17,7 @@ from itertools import product
 
 from tessera.placement.explain import explain
 from tessera.placement.geometry import Geometry
-from tessera.placement.gpu_sets import Filter, filter_of
+from tessera.placement.gpu_sets import Filter, filter_of, filter_of_given
 from tessera.placement.joint import Want, place_on_one_node, placement_of
 from tessera.placement.policies import Policy, Rank
 from tessera.placement.ranking import Ranking
@@ -107,7 +107,10 @@ class Engine:
     ) -> tuple[Placement, ...] | None:
         allowed = None if feasible is None else feasible.gpus
         ranked = [
-            [(self._ranking(state, offer), _within(offer, allowed)) for offer in want.alternative.offers]
+            [
+                (self._ranking(state, offer), filter_of_given(allowed, offer.gpus))
+                for offer in want.alternative.offers
+            ]
             for want in wants
         ]
         if len(wants) > 1 or constraints:
@@ -185,8 +188,3 @@ class Engine:
             if is_candidate(number):
                 return number
         return chance.choice([number for number in range(len(state.gpus)) if is_candidate(number)])
-
-
-def _within(offer: Offer, allowed: int | None) -> Filter | None:
-    sets = [gpus for gpus in (offer.gpus, allowed) if gpus is not None]
-    return filter_of(*sets) if sets else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from tessera.placement.gpu_sets import Filter, filter_of, first_of
+from tessera.placement.gpu_sets import Filter, filter_of, filter_of_given
 from tessera.placement.layouts import LayoutTable
 from tessera.placement.request import Alternative, Feasible, Offer, Request, Unplaceable
 from tessera.placement.state import ClusterState, Gpu
@@ -108,8 +108,7 @@ def _smallest_victim(
         if alternative.count != 1:
             continue
         for offer in alternative.offers:
-            within = filter_of(reachable) if offer.gpus is None else filter_of(reachable, offer.gpus)
-            for found in _victims(state, offer, within):
+            for found in _victims(state, offer, filter_of_given(reachable, offer.gpus)):
                 if best is None or found < best:
                     best = found
     if best is None:
@@ -119,7 +118,7 @@ def _smallest_victim(
     return gpu, next(owner for owner, held in gpu.held.items() if held == index)
 
 
-def _victims(state: ClusterState, offer: Offer, within: Filter) -> list[tuple[int, int, int]]:
+def _victims(state: ClusterState, offer: Offer, within: Filter | None) -> list[tuple[int, int, int]]:
     """What could be freed for an offer, per layout that GPUs have: (width, lowest such GPU, placement)."""
     placements = offer.geometry.placements
     victims: list[tuple[int, int, int]] = []
@@ -130,7 +129,7 @@ def _victims(state: ClusterState, offer: Offer, within: Filter) -> list[tuple[in
             for index in dict.fromkeys(table.indices[layout])
             if _fits_any(table, table.after_released(layout, index), offer)
         ]
-        number = first_of([bucket], within=within) if helping else None
+        number = bucket.lowest_from(within=within) if helping else None
         if number is not None:
             order = list(state.gpus[number].held.values())
             index = min(helping, key=lambda i: (placements[i].width, order.index(i)))

@@ -139,6 +139,12 @@ def filter_of(*sets: int) -> Filter:
     return Filter(*sets)
 
 
+def filter_of_given(*sets: int | None) -> Filter | None:
+    """The filter for those of these bit sets that are not None; None, which all GPUs pass, when all are."""
+    given = [one for one in sets if one is not None]
+    return filter_of(*given) if given else None
+
+
 def first_of(sets: Iterable[GpuSet], *, within: Filter | None = None, start: int = 0) -> int | None:
     """The lowest number from `start` on that is in one of the sets and passes the filter, or None."""
     best: int | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tessera.placement.gpu_sets import Filter, filter_of, numbers, union_bits
+from tessera.placement.gpu_sets import Filter, filter_of, filter_of_given, numbers, union_bits
 from tessera.placement.policies import Rank
 from tessera.placement.ranking import Ranking
 from tessera.placement.request import Alternative, Constraint, Placement
@@ -56,7 +56,7 @@ def place_on_one_node(
     # Largest first; the order of the answer is restored at the end.
     order = sorted(range(len(wants)), key=lambda i: (-_width(wants[i].alternative), i))
     search = _Search(state, wants, ranked, order, constraints)
-    may_use = None if allowed is None else filter_of(allowed)
+    may_use = filter_of_given(allowed)
     best: tuple[Rank, int] | None = None
     best_found: tuple[Placement, ...] | None = None
     known: dict[Hashable, int] = {}

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tessera.placement.geometry import Geometry
-from tessera.placement.gpu_sets import Filter, GpuSet, first_of
+from tessera.placement.gpu_sets import Filter, GpuSet, filter_of_given, first_of
 from tessera.placement.layouts import layout_table
 from tessera.placement.move_plans import (
     Movable,
@@ -84,11 +84,10 @@ class Search:
         pool = self.state.pools.get(geometry)
         if pool is None:
             return
-        sets = [one for one in (allowed, offer.gpus) if one is not None]
-        within = Filter(*sets) if sets else None
+        within = filter_of_given(allowed, offer.gpus)
         for layout, found in openings.among(pool.present):
             gpus = pool.buckets[layout]
-            if within is not None and first_of((gpus,), within=within) is None:
+            if within is not None and gpus.lowest_from(within=within) is None:
                 continue
             before = value(geometry, layout)
             for opening in found:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
-from tessera.placement.gpu_sets import Filter, first_of
+from tessera.placement.gpu_sets import filter_of_given, first_of
 from tessera.placement.move_plans import Movable, Victim, victims_on
 from tessera.placement.move_search import MOST_GPUS_OF_A_LAYOUT, MOST_GPUS_OF_A_SEARCH
 from tessera.placement.openings import Opening, Openings
@@ -80,8 +80,7 @@ class _Search:
         pool = self.state.pools.get(offer.geometry)
         if pool is None:
             return
-        sets = [one for one in (allowed, offer.gpus) if one is not None]
-        within = Filter(*sets) if sets else None
+        within = filter_of_given(allowed, offer.gpus)
         openings = Openings(offer.geometry, offer.placements, most_victims=most_victims)
         for layout, found in openings.among(pool.present):
             gpus = (pool.buckets[layout],)

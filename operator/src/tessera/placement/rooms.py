@@ -12,7 +12,7 @@ from heapq import merge
 from itertools import islice
 
 from tessera.placement.geometry import Geometry
-from tessera.placement.gpu_sets import Filter, GpuSet, first_of
+from tessera.placement.gpu_sets import Filter, GpuSet, filter_of_given, first_of
 from tessera.placement.layouts import layout_table
 from tessera.placement.policies_value import ValuePolicy
 from tessera.placement.ranking import Ranking
@@ -143,7 +143,7 @@ class Rooms:
 
     def _unchanged_of(self, offer: Offer, changed: dict[int, int]) -> Iterator[Room]:
         ranking = self._ranking(offer)
-        within = None if offer.gpus is None else Filter(offer.gpus)
+        within = filter_of_given(offer.gpus)
         gpus = self.state.gpus
         for rank, buckets in ranking.classes():
             number = _lowest(buckets, within, changed)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from tessera.placement.gpu_sets import bits_of
 from tessera.placement.layouts import EMPTY
@@ -137,9 +138,7 @@ class _Compaction:
                 tenants = pool.table.tenants[layout]
                 if layout == EMPTY or tenants > most_moves or pool.table.overlapping[layout]:
                     continue
-                for looked_at, number in enumerate(gpus):
-                    if looked_at == MOST_GPUS_OF_A_LAYOUT:
-                        break
+                for number in islice(gpus, MOST_GPUS_OF_A_LAYOUT):
                     gpu = self._copy.gpus[number]
                     if self._allowed >> number & 1 and all(map(self._movable, gpu.held)):
                         by_tenants.setdefault(tenants, []).append(gpu)

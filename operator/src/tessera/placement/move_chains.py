@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 
-from tessera.placement.gpu_sets import first_of
 from tessera.placement.move_plans import Move, MovePlan, Victim, one_after_the_other, victims_on
-from tessera.placement.move_search import MOST_GPUS_OF_A_LAYOUT, MOST_GPUS_OF_A_SEARCH, Case, Search
+from tessera.placement.move_search import Case, Search
 from tessera.placement.openings import Opening, Openings
 from tessera.placement.request import Offer
 from tessera.placement.state import Gpu
@@ -68,7 +67,7 @@ class ChainSearch:
     def _plan(self, case: Case, own: list[Opening], others: list[Case]) -> MovePlan | None:
         """The first plan with the request on a GPU of this case."""
         search = self._search
-        for gpu in self._gpus(case):
+        for gpu in search.looks.at(case.gpus, case.within):
             first = victims_on(gpu, case.opening, search.movable)
             if first is None:
                 continue
@@ -95,7 +94,7 @@ class ChainSearch:
         for opening in own:
             yield gpu, opening, value(case.geometry, opening.after) - value(case.geometry, case.opening.after)
         for second in others:
-            for other in self._gpus(second):
+            for other in self._search.looks.at(second.gpus, second.within):
                 if other is not gpu:
                     yield other, second.opening, second.growth
 
@@ -150,17 +149,6 @@ class ChainSearch:
             found.sort(key=lambda one: one.price)
             self._seconds[profile] = found
         return found
-
-    def _gpus(self, case: Case) -> Iterator[Gpu]:
-        """The GPUs of a case, as far as a search looks at them."""
-        search = self._search
-        number = first_of((case.gpus,), within=case.within)
-        for _ in range(MOST_GPUS_OF_A_LAYOUT):
-            if number is None or search.looked_at == MOST_GPUS_OF_A_SEARCH:
-                return
-            search.looked_at += 1
-            yield search.state.gpus[number]
-            number = first_of((case.gpus,), within=case.within, start=number + 1)
 
 
 def _offered(offers: tuple[Offer, ...], gpu: Gpu, index: int) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from tessera.placement.geometry import Geometry
-from tessera.placement.gpu_sets import Filter, GpuSet, filter_of_given, first_of
+from tessera.placement.gpu_sets import Filter, GpuSet, filter_of_given
 from tessera.placement.layouts import layout_table
 from tessera.placement.move_plans import (
     Movable,
@@ -27,7 +27,7 @@ from tessera.placement.move_plans import (
 from tessera.placement.openings import Opening, Openings
 from tessera.placement.request import Alternative, Offer, Placement
 from tessera.placement.rooms import Rooms
-from tessera.placement.state import Gpu
+from tessera.placement.state import ClusterState, Gpu
 
 MOST_GPUS_OF_A_LAYOUT = 64
 MOST_GPUS_OF_A_SEARCH = 4096
@@ -52,8 +52,26 @@ class Case(NamedTuple):
     within: Filter | None
 
 
+class Looks:
+    """The single GPUs that one search asks about: the lowest of each layout, and so many in all."""
+
+    def __init__(self, state: ClusterState) -> None:
+        self._state = state
+        self._looked_at = 0
+
+    def at(self, gpus: GpuSet, within: Filter | None) -> Iterator[Gpu]:
+        """The GPUs of a layout that pass the filter, lowest first, as far as the search may look."""
+        number = gpus.lowest_from(within=within)
+        for _ in range(MOST_GPUS_OF_A_LAYOUT):
+            if number is None or self._looked_at == MOST_GPUS_OF_A_SEARCH:
+                return
+            self._looked_at += 1
+            yield self._state.gpus[number]
+            number = gpus.lowest_from(number + 1, within=within)
+
+
 class Search:
-    """One search: what was asked, and how much of the cluster it has looked at."""
+    """One search: what was asked, and what it has found out about the cluster."""
 
     def __init__(
         self, request: str, alternative: Alternative, *, rooms: Rooms, movable: Movable, price: PlanPrice
@@ -64,7 +82,7 @@ class Search:
         self.state = rooms.state
         self.movable = movable
         self.price = price
-        self.looked_at = 0
+        self.looks = Looks(self.state)
         self._alone: dict[str, float | None] = {}
         self._joined: dict[tuple[str, str], float | None] = {}
 
@@ -154,24 +172,20 @@ class Search:
         """The plans on the GPUs of a case, with the GPU's number, each cheaper for its victims than those
         before. GPUs of one layout differ in nothing else, unless a victim says where it may go.
         """
-        number = first_of((case.gpus,), within=case.within)
         least_lost = math.inf
-        for _ in range(MOST_GPUS_OF_A_LAYOUT):
-            if number is None or self.looked_at == MOST_GPUS_OF_A_SEARCH:
-                return
-            self.looked_at += 1
-            victims = victims_on(self.state.gpus[number], case.opening, self.movable)
-            if victims is not None:
-                alike = all(victim.offers is None for _, _, victim in victims)
-                lost = sum(victim.gpu_seconds for _, _, victim in victims)
-                if lost < least_lost or not alike:
-                    plan = self._plan(self.state.gpus[number], case, victims)
-                    if plan is not None:
-                        least_lost = min(lost, least_lost)
-                        yield (number, plan)
-                    if alike and (plan is None or not lost):
-                        return
-            number = first_of((case.gpus,), within=case.within, start=number + 1)
+        for gpu in self.looks.at(case.gpus, case.within):
+            victims = victims_on(gpu, case.opening, self.movable)
+            if victims is None:
+                continue
+            alike = all(victim.offers is None for _, _, victim in victims)
+            lost = sum(victim.gpu_seconds for _, _, victim in victims)
+            if lost < least_lost or not alike:
+                plan = self._plan(gpu, case, victims)
+                if plan is not None:
+                    least_lost = min(lost, least_lost)
+                    yield (gpu.number, plan)
+                if alike and (plan is None or not lost):
+                    return
 
     def _plan(self, gpu: Gpu, case: Case, victims: list[tuple[Hashable, int, Victim]]) -> MovePlan | None:
         profiles = case.opening.profiles

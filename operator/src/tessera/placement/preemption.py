@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
-from tessera.placement.gpu_sets import filter_of_given, first_of
+from tessera.placement.gpu_sets import filter_of_given
 from tessera.placement.move_plans import Movable, Victim, victims_on
-from tessera.placement.move_search import MOST_GPUS_OF_A_LAYOUT, MOST_GPUS_OF_A_SEARCH
+from tessera.placement.move_search import Looks
 from tessera.placement.openings import Opening, Openings
 from tessera.placement.policies_value import ValuePolicy
 from tessera.placement.request import Feasible, Offer, Placement, Request
@@ -51,7 +51,7 @@ def plan_preemption(
     for alternative in request.alternatives:
         if alternative.count != 1:
             continue
-        search = _Search(state, policy, request.name, alternative.name, evictable)
+        search = _Search(state, policy, request.name, alternative.name, evictable, Looks(state))
         ranked = [
             found
             for offer in alternative.offers
@@ -64,14 +64,14 @@ def plan_preemption(
 
 @dataclass(slots=True)
 class _Search:
-    """One search, and how many GPUs it has looked at."""
+    """One search, and the GPUs that it looks at."""
 
     state: ClusterState
     policy: ValuePolicy
     request: str
     alternative: str
     evictable: Movable
-    looked_at: int = 0
+    looks: Looks
 
     def plans(
         self, offer: Offer, most_victims: int, allowed: int | None
@@ -83,18 +83,11 @@ class _Search:
         within = filter_of_given(allowed, offer.gpus)
         openings = Openings(offer.geometry, offer.placements, most_victims=most_victims)
         for layout, found in openings.among(pool.present):
-            gpus = (pool.buckets[layout],)
-            number = first_of(gpus, within=within)
-            for _ in range(MOST_GPUS_OF_A_LAYOUT):
-                if number is None or self.looked_at == MOST_GPUS_OF_A_SEARCH:
-                    break
-                self.looked_at += 1
-                gpu = self.state.gpus[number]
+            for gpu in self.looks.at(pool.buckets[layout], within):
                 for opening in found:
                     victims = victims_on(gpu, opening, self.evictable)
                     if victims is not None:
                         yield self._plan(gpu, opening, victims)
-                number = first_of(gpus, within=within, start=number + 1)
 
     def _plan(
         self, gpu: Gpu, opening: Opening, victims: list[tuple[Hashable, int, Victim]]

@@ -16,21 +16,19 @@ from collections.abc import Sequence
 from itertools import product
 
 from tessera.placement.explain import explain
-from tessera.placement.geometry import Geometry
 from tessera.placement.gpu_sets import Filter, filter_of, filter_of_given
 from tessera.placement.joint import Want, place_on_one_node, placement_of
 from tessera.placement.policies import Policy, Rank
-from tessera.placement.ranking import Ranking
+from tessera.placement.ranking import Ranking, Rankings
 from tessera.placement.request import (
     Constraint,
     Feasible,
-    Offer,
     Placement,
     Request,
     Unplaceable,
     request_for_profile,
 )
-from tessera.placement.state import ClusterState, Pool
+from tessera.placement.state import ClusterState
 
 _MOST_COMBINATIONS = 512
 """Alternatives of several requests multiply; beyond this the later ones are not tried (a claim may have 32
@@ -46,10 +44,7 @@ class Engine:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._version = policy.version
-        self._state: ClusterState | None = None
-        self._models = 0
-        self._rankings: dict[tuple[Geometry, tuple[int, ...]], Ranking] = {}
+        self._rankings = Rankings(policy)
         self._of_profile: dict[str, tuple[Ranking, ...]] = {}
 
     def choose(
@@ -59,13 +54,14 @@ class Engine:
 
         The same choice as `place`, without the words. `feasible` restricts the GPUs (a bit set; None: all).
         """
-        policy = self.policy
-        if self._state is not state or self._version != policy.version or self._models != len(state.pools):
+        policy, known = self.policy, self._rankings
+        # The check of `follow` written out: it comes with every decision.
+        if known.state is not state or known.version != policy.version or known.models != len(state.pools):
             self._follow(state)
         rankings = self._of_profile.get(profile)
         if rankings is None:
             offers = request_for_profile(state, profile).alternatives[0].offers
-            rankings = self._of_profile[profile] = tuple(self._ranking(state, offer) for offer in offers)
+            rankings = self._of_profile[profile] = tuple(known.of(offer) for offer in offers)
         if feasible is None and len(rankings) == 1 and policy.chance is None and policy.turn is None:
             return rankings[0].lowest()
         within = None if feasible is None else filter_of(feasible)
@@ -108,7 +104,7 @@ class Engine:
         allowed = None if feasible is None else feasible.gpus
         ranked = [
             [
-                (self._ranking(state, offer), filter_of_given(allowed, offer.gpus))
+                (self._rankings.of(offer), filter_of_given(allowed, offer.gpus))
                 for offer in want.alternative.offers
             ]
             for want in wants
@@ -120,20 +116,8 @@ class Engine:
 
     def _follow(self, state: ClusterState) -> None:
         """Forget ranks that another policy version, other GPUs or another state have made stale."""
-        now = (state, self.policy.version, len(state.pools))
-        if (self._state, self._version, self._models) != now:
-            self._state, self._version, self._models = now
-            self._rankings.clear()
+        if self._rankings.follow(state):
             self._of_profile.clear()
-
-    def _ranking(self, state: ClusterState, offer: Offer) -> Ranking:
-        name = (offer.geometry, offer.placements)
-        found = self._rankings.get(name)
-        if found is None:
-            # A geometry without GPUs has an empty pool, so that its ranking is empty.
-            pool = state.pools.get(offer.geometry) or Pool(offer.geometry)
-            found = self._rankings[name] = Ranking(self.policy, pool, offer.placements)
-        return found
 
     def _select(
         self, state: ClusterState, ranked: Sequence[tuple[Ranking, Filter | None]]

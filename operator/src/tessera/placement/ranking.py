@@ -11,9 +11,11 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterator
 
+from tessera.placement.geometry import Geometry
 from tessera.placement.gpu_sets import Filter, GpuSet, first_of
 from tessera.placement.policies import Policy, Rank
-from tessera.placement.state import Pool
+from tessera.placement.request import Offer
+from tessera.placement.state import ClusterState, Pool
 
 Option = tuple[Rank, Rank, int, int]
 """A placement on a GPU: rank (slices, compute slices, then the policy's), preference, start, and index."""
@@ -150,6 +152,39 @@ class Ranking:
                     rank = (legal.width, legal.compute, *policy.rank(pool.geometry, layout, index))
                     found.append((rank, policy.preference(pool.geometry, layout, index), legal.start, index))
             found.sort()
+        return found
+
+
+class Rankings:
+    """The rankings of a state under a policy, each made when it is first asked for. They are made anew when
+    the state is another one, a model of GPU has come, or the policy's ranks have changed.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.state: ClusterState | None = None
+        self.version = policy.version
+        self.models = 0
+        self._made: dict[tuple[Geometry, tuple[int, ...]], Ranking] = {}
+
+    def follow(self, state: ClusterState) -> bool:
+        """Rank this state from now on, as the policy ranks now. Whether that made the rankings stale."""
+        now = (state, self.policy.version, len(state.pools))
+        if (self.state, self.version, self.models) == now:
+            return False
+        self.state, self.version, self.models = now
+        self._made.clear()
+        return True
+
+    def of(self, offer: Offer) -> Ranking:
+        """The ranking of the placements that are offered, in the state that is followed."""
+        name = (offer.geometry, offer.placements)
+        found = self._made.get(name)
+        if found is None:
+            assert self.state is not None, "no state is followed yet; call follow first"
+            # A geometry without GPUs has an empty pool, so that its ranking is empty.
+            pool = self.state.pools.get(offer.geometry) or Pool(offer.geometry)
+            found = self._made[name] = Ranking(self.policy, pool, offer.placements)
         return found
 
 

@@ -15,9 +15,9 @@ from tessera.placement.geometry import Geometry
 from tessera.placement.gpu_sets import Filter, GpuSet, filter_of_given, first_of
 from tessera.placement.layouts import layout_table
 from tessera.placement.policies_value import ValuePolicy
-from tessera.placement.ranking import Ranking
+from tessera.placement.ranking import Rankings
 from tessera.placement.request import Offer, request_for_profile
-from tessera.placement.state import ClusterState, Pool
+from tessera.placement.state import ClusterState
 
 Room = tuple[float, int, int]
 """Growth of V, GPU number, placement index."""
@@ -28,30 +28,23 @@ class Rooms:
 
     def __init__(self, policy: ValuePolicy) -> None:
         self.policy = policy
-        self._version = policy.version
-        self._state: ClusterState | None = None
-        self._models = 0
-        self._rankings: dict[tuple[Geometry, tuple[int, ...]], Ranking] = {}
+        self._rankings = Rankings(policy)
         self._additions: dict[tuple[Geometry, tuple[int, ...]], dict[int, tuple[float, int] | None]] = {}
         self._homes: dict[str, tuple[Offer, ...]] = {}
 
     def follow(self, state: ClusterState) -> None:
         """Work on this state from now on, under the values that the policy has now."""
-        models = len(state.pools)
-        if self._state is not state or self._models != models:
+        if self._rankings.follow(state):
+            self._additions.clear()
             self._homes.clear()
-        elif self._version == self.policy.version:
-            return
-        self._state, self._version, self._models = state, self.policy.version, models
-        self._rankings.clear()
-        self._additions.clear()
 
     @property
     def state(self) -> ClusterState:
         """The state that is followed."""
-        if self._state is None:
+        state = self._rankings.state
+        if state is None:
             raise ValueError("no state is followed yet; call follow first")
-        return self._state
+        return state
 
     def homes(self, profile: str) -> tuple[Offer, ...]:
         """Where a slice of this profile may go: on any GPU that offers it."""
@@ -142,7 +135,7 @@ class Rooms:
         return merge(*(self._unchanged_of(offer, changed) for offer in offers))
 
     def _unchanged_of(self, offer: Offer, changed: dict[int, int]) -> Iterator[Room]:
-        ranking = self._ranking(offer)
+        ranking = self._rankings.of(offer)
         within = filter_of_given(offer.gpus)
         gpus = self.state.gpus
         for rank, buckets in ranking.classes():
@@ -157,14 +150,6 @@ class Rooms:
         for offer in offers:
             if offer.geometry is geometry and (offer.gpus is None or offer.gpus >> number & 1):
                 yield geometry, offer.placements
-
-    def _ranking(self, offer: Offer) -> Ranking:
-        case = (offer.geometry, offer.placements)
-        found = self._rankings.get(case)
-        if found is None:
-            pool = self.state.pools.get(offer.geometry) or Pool(offer.geometry)
-            found = self._rankings[case] = Ranking(self.policy, pool, offer.placements)
-        return found
 
 
 def _lowest(buckets: list[GpuSet], within: Filter | None, without: dict[int, int]) -> int | None:

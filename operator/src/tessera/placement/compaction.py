@@ -21,7 +21,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from tessera.placement.gpu_sets import bits_of
+from tessera.placement.gpu_sets import union_bits
 from tessera.placement.layouts import EMPTY
 from tessera.placement.move_plans import Movable, Move, PlanPrice, Victim
 from tessera.placement.move_search import MOST_GPUS_OF_A_LAYOUT
@@ -103,10 +103,10 @@ class _Compaction:
 
     def used(self) -> int:
         """GPUs in use."""
-        empty = sum(
-            pool.buckets[EMPTY].count() for pool in self._copy.pools.values() if pool.present >> EMPTY & 1
-        )
-        return len(self._copy.gpus) - empty
+        return len(self._copy.gpus) - self._empty_gpus().bit_count()
+
+    def _empty_gpus(self) -> int:
+        return union_bits(pool.buckets[EMPTY] for pool in self._copy.pools.values())
 
     def cheapest_step(self, most_moves: int) -> _Step | None:
         """The step with the fewest moves, at most so many; then the one with the least growth of V."""
@@ -210,13 +210,7 @@ class _Compaction:
 
     def _targets(self, source: Gpu) -> int:
         """The GPUs that are in use and take part, but for the one that is emptied."""
-        empty = bits_of(
-            number
-            for pool in self._copy.pools.values()
-            if pool.present >> EMPTY & 1
-            for number in pool.buckets[EMPTY]
-        )
-        return self._allowed & ~empty & ~(1 << source.number)
+        return self._allowed & ~self._empty_gpus() & ~(1 << source.number)
 
     def _value(self, gpu: Gpu) -> float:
         value = self._policy.value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from tessera.placement.geometry import Geometry, LegalPlacement
 from tessera.placement.policies import make_policy
 from tessera.simulate.cluster import Cluster, parse_cluster
 from tessera.simulate.costs import MoveCosts
@@ -149,6 +150,6 @@ def _at(profile: str, start: int) -> int:
     return found
 
 
-def _placement(profile: str, start: int):  # type: ignore[no-untyped-def]
+def _placement(profile: str, start: int) -> tuple[Geometry, LegalPlacement]:
     geometry = cluster(1).geometries[0]
     return geometry, geometry.placements[_at(profile, start)]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tessera.placement.engine import Engine
 from tessera.placement.geometry import Geometry
+from tessera.placement.gpu_sets import numbers
 from tessera.placement.policies import POLICIES, FirstFit, FragmentationGradient, Policy
 from tessera.placement.request import (
     Alternative,
@@ -21,7 +22,7 @@ from tessera.placement.request import (
     Unplaceable,
     request_for_profile,
 )
-from tessera.placement.state import ClusterState, numbers
+from tessera.placement.state import ClusterState
 
 
 def _cluster(geometry: Geometry, *, nodes: int, gpus_per_node: int) -> ClusterState:

@@ -101,7 +101,7 @@ class GpuSet:
 
     def __iter__(self) -> Iterator[int]:
         for chunk in sorted(self.chunks):
-            yield from _members(chunk, self.chunks[chunk])
+            yield from positions(self.chunks[chunk], base=chunk << CHUNK_SHIFT)
 
 
 class Filter(dict[int, int]):
@@ -190,15 +190,18 @@ def numbers(bits: int) -> Iterator[int]:
     """The GPU numbers in an integer set, lowest first."""
     raw = _raw(bits)
     for chunk in range((len(raw) + _BYTES - 1) // _BYTES):
-        yield from _members(chunk, int.from_bytes(raw[chunk * _BYTES : (chunk + 1) * _BYTES], "little"))
+        members = int.from_bytes(raw[chunk * _BYTES : (chunk + 1) * _BYTES], "little")
+        yield from positions(members, base=chunk << CHUNK_SHIFT)
 
 
 def _raw(bits: int) -> bytes:
     return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
 
 
-def _members(chunk: int, bits: int) -> Iterator[int]:
-    base = chunk << CHUNK_SHIFT
+def positions(bits: int, *, base: int = 0) -> Iterator[int]:
+    """The positions of the bits that are set, lowest first, counted from `base`. For a few thousand bits at
+    most; `numbers` is for more.
+    """
     while bits:
         low = bits & -bits
         yield base + low.bit_length() - 1

@@ -22,6 +22,7 @@ from __future__ import annotations
 from operator import itemgetter
 
 from tessera.placement.geometry import Geometry
+from tessera.placement.gpu_sets import positions
 from tessera.placement.move_chains import ChainSearch
 from tessera.placement.move_plans import (
     UNDER_BUDGET,
@@ -35,7 +36,6 @@ from tessera.placement.move_plans import (
 from tessera.placement.move_search import Search
 from tessera.placement.openings import Openings
 from tessera.placement.policies_value import ValuePolicy
-from tessera.placement.ranking import bits
 from tessera.placement.request import Alternative, Feasible, Offer, Request
 from tessera.placement.rooms import Rooms
 from tessera.placement.state import ClusterState
@@ -118,7 +118,7 @@ def _enough_free(state: ClusterState, alternative: Alternative) -> bool:
     (pool,) = state.pools.values()
     placements = pool.geometry.placements
     needed = min((placements[i].width for o in alternative.offers for i in o.placements), default=0)
-    for layout in bits(pool.present):
+    for layout in positions(pool.present):
         if free := pool.table.free(layout):
             needed -= free * pool.buckets[layout].count()
             if needed <= 0:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from tessera.placement.geometry import Geometry
+from tessera.placement.gpu_sets import positions
 from tessera.placement.layouts import LayoutTable, layout_table
-from tessera.placement.ranking import bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,10 @@ class Openings:
 
     def among(self, layouts: int) -> Iterator[tuple[int, tuple[Opening, ...]]]:
         """(layout, its openings) for those of a set of layouts (as bits) that have some."""
-        for layout in bits(layouts & ~self._seen):
+        for layout in positions(layouts & ~self._seen):
             self.of(layout)
         self._seen |= layouts
-        return ((layout, self._of[layout]) for layout in bits(layouts & self._some))
+        return ((layout, self._of[layout]) for layout in positions(layouts & self._some))
 
     def _open(self, layout: int, index: int) -> Iterator[Opening]:
         """What overlaps the place must go. Where a counted resource (compute slices, media engines) is then

@@ -12,7 +12,7 @@ from bisect import insort
 from collections.abc import Iterator
 
 from tessera.placement.geometry import Geometry
-from tessera.placement.gpu_sets import Filter, GpuSet, first_of
+from tessera.placement.gpu_sets import Filter, GpuSet, first_of, positions
 from tessera.placement.policies import Policy, Rank
 from tessera.placement.request import Offer
 from tessera.placement.state import ClusterState, Pool
@@ -92,7 +92,7 @@ class Ranking:
         for rank, one in self._queue:
             live = one.members & present
             if live:
-                buckets = [pool.buckets[layout] for layout in bits(live)]
+                buckets = [pool.buckets[layout] for layout in positions(live)]
                 number = first_of(buckets, within=within, start=turn or 0)
                 if number is None and turn:
                     number = first_of(buckets, within=within)
@@ -108,7 +108,7 @@ class Ranking:
         for rank, one in self._queue:
             live = one.members & pool.present
             if live:
-                yield rank, [pool.buckets[layout] for layout in bits(live)]
+                yield rank, [pool.buckets[layout] for layout in positions(live)]
 
     def _settle(self, present: int) -> None:
         """Rank the layouts that have appeared, and queue their classes."""
@@ -186,11 +186,3 @@ class Rankings:
             pool = self.state.pools.get(offer.geometry) or Pool(offer.geometry)
             found = self._made[name] = Ranking(self.policy, pool, offer.placements)
         return found
-
-
-def bits(number: int) -> Iterator[int]:
-    """The positions of the bits that are set, lowest first."""
-    while number:
-        low = number & -number
-        yield low.bit_length() - 1
-        number ^= low

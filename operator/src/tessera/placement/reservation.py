@@ -20,9 +20,10 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 from tessera.placement.geometry import Geometry
+from tessera.placement.gpu_sets import numbers
 from tessera.placement.layouts import layout_table
 from tessera.placement.request import Feasible, Request
-from tessera.placement.state import ClusterState, Gpu, numbers
+from tessera.placement.state import ClusterState, Gpu
 
 ExpectedEnd = Callable[[Hashable], float | None]
 """When an owner is expected to end, in seconds of the caller's clock; None: not known, never waited for."""

@@ -20,12 +20,9 @@ from tessera.placement.gpu_sets import (
     add_to_chunks,
     bits_of,
     bits_of_chunks,
-    numbers,
     union_bits,
 )
 from tessera.placement.layouts import EMPTY, LayoutTable, layout_table
-
-__all__ = ["AlreadyOccupied", "ClusterState", "Gpu", "Pool", "numbers"]
 
 
 class AlreadyOccupied(ValueError):

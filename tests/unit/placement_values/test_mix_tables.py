@@ -11,7 +11,7 @@ from tessera.placement.default_policy import LearnedByMix
 from tessera.placement.geometry import Geometry, LegalPlacement, geometry_of
 from tessera.placement.layouts import EMPTY, layout_table
 from tessera.placement.policies_value import FragmentationTenancy
-from tessera.placement.values.values import MalformedMixTable, MixTable, shape_of, shipped_mix_tables
+from tessera.placement.values.values import MalformedMixTable, MixTable, shipped_mix_tables
 
 MIG_MODELS = sorted(models())
 
@@ -87,8 +87,8 @@ def test_boards_of_one_class_have_the_same_values() -> None:
 
 
 def _twin(mine: Geometry, other: Geometry, index: int) -> str:
-    shape = shape_of(mine.placements[index])
-    return next(p.profile for p in other.placements if shape_of(p) == shape)
+    shape = mine.placements[index].shape
+    return next(p.profile for p in other.placements if p.shape == shape)
 
 
 def test_shipped_tables_say_how_they_were_made() -> None:

@@ -46,6 +46,13 @@ class LegalPlacement:
     exclusive: tuple[str, ...] = ()
     draws: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def shape(self) -> str:
+        """What it covers, the same for boards whose profiles have other names: "3g4" takes three compute
+        slices and four memory slices.
+        """
+        return f"{self.compute}g{self.width}"
+
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:

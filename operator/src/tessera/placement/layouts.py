@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from tessera.placement.geometry import Geometry
+from tessera.placement.geometry import Geometry, LegalPlacement
 
 EMPTY = 0
 """The number of the layout without placements, of every geometry."""
@@ -101,17 +101,16 @@ class LayoutTable:
 
     def text(self, layout: int) -> str:
         """The layout by the profiles' names: "3g.40gb@0 1g.10gb@4"; "" for the empty one."""
-        placements = self.geometry.placements
-        chosen = sorted((placements[i] for i in self.indices[layout]), key=lambda p: p.start)
-        return " ".join(f"{p.profile}@{p.start}" for p in chosen)
+        return " ".join(f"{p.profile}@{p.start}" for p in self._by_start(layout))
 
     def shape(self, layout: int) -> str:
         """The layout by what it covers, the same for boards whose profiles have other names: "3g4@0 1g1@4" is
         three compute slices over four memory slices at 0, and one over one at 4.
         """
-        placements = self.geometry.placements
-        chosen = sorted((placements[i] for i in self.indices[layout]), key=lambda p: p.start)
-        return " ".join(f"{p.compute}g{p.width}@{p.start}" for p in chosen)
+        return " ".join(f"{p.shape}@{p.start}" for p in self._by_start(layout))
+
+    def _by_start(self, layout: int) -> list[LegalPlacement]:
+        return sorted((self.geometry.placements[i] for i in self.indices[layout]), key=lambda p: p.start)
 
     def _is_legal(self, indices: tuple[int, ...]) -> bool:
         key = 0

@@ -28,17 +28,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from tessera.placement.geometry import Geometry, LegalPlacement
+from tessera.placement.geometry import Geometry
 from tessera.placement.layouts import layout_table
 
 
 class MalformedMixTable(ValueError):
     """The text is not a table of values by mix; the message says what is wrong with it."""
-
-
-def shape_of(placement: LegalPlacement) -> str:
-    """The shape of a profile: "3g4" takes three compute slices and four memory slices."""
-    return f"{placement.compute}g{placement.width}"
 
 
 @dataclass(frozen=True)
@@ -124,7 +119,7 @@ class MixTable:
 @cache
 def _profiles(geometry: Geometry) -> tuple[tuple[str, str, int], ...]:
     """Name, shape and width of each profile."""
-    return tuple(dict.fromkeys((p.profile, shape_of(p), p.width) for p in geometry.placements))
+    return tuple(dict.fromkeys((p.profile, p.shape, p.width) for p in geometry.placements))
 
 
 @cache

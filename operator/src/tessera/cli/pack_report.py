@@ -9,7 +9,7 @@ import click
 
 from tessera.packing.boards import Pool
 from tessera.packing.comparison import PACKERS
-from tessera.packing.plan import Group, Proof
+from tessera.packing.plan import Group, Proof, gpus_by_model
 from tessera.packing.program import solver_name
 from tessera.packing.requests import RequestPlan
 from tessera.packing.service_check import Share
@@ -164,10 +164,7 @@ def print_requests(
 
 def gpus_in_words(groups: Sequence[Group]) -> str:
     """`27 H100-80GB` or `10 H100-80GB + 17 A100-80GB`."""
-    totals: dict[str, int] = {}
-    for group in groups:
-        totals[group.model] = totals.get(group.model, 0) + group.count
-    return " + ".join(f"{count} {model}" for model, count in totals.items())
+    return " + ".join(f"{count} {model}" for model, count in gpus_by_model(groups).items())
 
 
 def proof_in_words(pools: Sequence[Pool], proof: Proof) -> str:

@@ -60,6 +60,14 @@ def gpus_of(groups: Iterable[Group]) -> int:
     return sum(group.count for group in groups)
 
 
+def gpus_by_model(groups: Iterable[Group]) -> Counter[str]:
+    """Model -> the number of its GPUs, in the order of the plan."""
+    counts: Counter[str] = Counter()
+    for group in groups:
+        counts[group.model] += group.count
+    return counts
+
+
 def counts_of(groups: Iterable[Group]) -> Counter[str]:
     """How many instances of each profile a plan has."""
     counts: Counter[str] = Counter()
@@ -115,5 +123,5 @@ def check_layout(board: GPUModel, tiles: Iterable[Tile]) -> None:
 def check_demand(demand: Mapping[str, int], groups: Iterable[Group]) -> None:
     """The plan has exactly the instances that were asked for. Raises WrongPlan."""
     found = counts_of(groups)
-    if found != Counter({profile: count for profile, count in demand.items() if count}):
+    if found != Counter(demand):
         raise WrongPlan(f"asked for {dict(demand)}, planned {dict(found)}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,8 +20,8 @@ from tessera.packing.boards import Pool
 from tessera.packing.configurations import catalogue
 from tessera.packing.errors import BadPackingInput, NoPlanInTime, NotEnoughGpus
 from tessera.packing.layout import Column, arranged, columns_of, trimmed
-from tessera.packing.plan import Group, Proof, check_demand, check_layouts, gpus_of
-from tessera.packing.program import Program, Row, solve
+from tessera.packing.plan import Group, Proof, check_demand, check_layouts, gpus_by_model, gpus_of
+from tessera.packing.program import Answer, Program, Row, solve
 
 DEFAULT_TIME_LIMIT_SECONDS = 60.0
 MOST_OF_A_PROFILE = 10_000_000
@@ -54,7 +53,7 @@ def pack_requests(
     NoPlanInTime, NoSolver.
     """
     check_question(pools, demand)
-    profiles = tuple(profile for profile, count in demand.items() if count)
+    profiles = tuple(demand)
     catalogues = [catalogue(pool.geometry, profiles) for pool in pools]
     columns = columns_of(catalogues)
     total = sum(demand.values())
@@ -79,15 +78,7 @@ def pack_requests(
     groups = arranged(pools, catalogues, holding)
     check_layouts(pools, groups)
     check_demand(demand, groups)
-    proof = Proof(
-        cost=cost_of(pools, groups),
-        lower_bound=answer.bound,
-        optimal=answer.optimal,
-        certified=answer.certified,
-        seconds=answer.seconds,
-        configurations=len(columns),
-    )
-    return RequestPlan(groups, proof)
+    return RequestPlan(groups, proof_of(pools, groups, answer, configurations=len(columns)))
 
 
 def check_question(pools: Sequence[Pool], demand: Mapping[str, int]) -> None:
@@ -112,10 +103,17 @@ def check_question(pools: Sequence[Pool], demand: Mapping[str, int]) -> None:
         raise BadPackingInput("nothing is asked for", "", "Give --requests 1g.10gb=12,3g.40gb=4, say.")
 
 
-def cost_of(pools: Sequence[Pool], groups: Iterable[Group]) -> float:
-    """What the GPUs of a plan cost."""
+def proof_of(pools: Sequence[Pool], groups: Iterable[Group], answer: Answer, *, configurations: int) -> Proof:
+    """What the solver's answer says of the plan that was made from it."""
     price = {pool.name: pool.cost for pool in pools}
-    return math.fsum(price[group.model] * group.count for group in groups)
+    return Proof(
+        cost=math.fsum(price[group.model] * group.count for group in groups),
+        lower_bound=answer.bound,
+        optimal=answer.optimal,
+        certified=answer.certified,
+        seconds=answer.seconds,
+        configurations=configurations,
+    )
 
 
 def unknown_profile(profile: str, models: Sequence[str], known: Sequence[str]) -> BadPackingInput:
@@ -152,10 +150,7 @@ def _too_few(pools: Sequence[Pool], demand: Mapping[str, int], time_limit_second
     limits = ", ".join(f"{pool.name} {pool.limit}" for pool in pools if pool.limit is not None)
     free = [replace(pool, limit=None) for pool in pools]
     needed = pack_requests(free, demand, time_limit_seconds=time_limit_seconds)
-    by_model: Counter[str] = Counter()
-    for group in needed.groups:
-        by_model[group.model] += group.count
-    wanted = " and ".join(f"{count} {model}" for model, count in by_model.items())
+    wanted = " and ".join(f"{count} {model}" for model, count in gpus_by_model(needed.groups).items())
     return NotEnoughGpus(
         f"the requests do not fit into the limits ({limits})",
         f"without limits {wanted} are needed",

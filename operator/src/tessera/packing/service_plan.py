@@ -27,7 +27,7 @@ from tessera.packing.errors import BadPackingInput, NotEnoughGpus
 from tessera.packing.layout import Column, Holding, arranged, columns_of, trimmed
 from tessera.packing.plan import Group, Proof, gpus_of
 from tessera.packing.program import Program, Row, solve, tidied
-from tessera.packing.requests import DEFAULT_TIME_LIMIT_SECONDS, cost_of, limit_rows, no_plan_in_time
+from tessera.packing.requests import DEFAULT_TIME_LIMIT_SECONDS, limit_rows, no_plan_in_time, proof_of
 from tessera.packing.service_check import Share, check_services
 from tessera.packing.services import (
     Measurement,
@@ -115,14 +115,7 @@ def pack_services(
     return ServicePlan(
         groups=groups,
         shares=check_services(question, groups),
-        proof=Proof(
-            cost=cost_of(question.pools, groups),
-            lower_bound=answer.bound,
-            optimal=answer.optimal,
-            certified=answer.certified,
-            seconds=answer.seconds,
-            configurations=len(columns.gpus),
-        ),
+        proof=proof_of(question.pools, groups, answer, configurations=len(columns.gpus)),
     )
 
 

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tessera.packing.boards import Pool
 from tessera.packing.errors import BadPackingInput
+
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,22 +159,24 @@ def best_segments(measurements: Sequence[Measurement]) -> dict[tuple[str, str], 
 
     Others of that profile are never needed: a plan may use a segment below its capacity.
     """
-    best: dict[tuple[str, str], Measurement] = {}
-    for m in measurements:
-        known = best.get((m.gpu, m.profile))
-        if known is None or _merit(m) > _merit(known):
-            best[m.gpu, m.profile] = m
-    return best
+    return _best_of_each(measurements, lambda m: (m.gpu, m.profile))
 
 
 def best_seats(measurements: Sequence[Measurement]) -> dict[tuple[str, str, str, int], Measurement]:
     """(GPU model, profile, mode, processes) -> the measurement with the most throughput, for two processes or
     more: what one of several equal seats of a shared slice is worth.
     """
-    best: dict[tuple[str, str, str, int], Measurement] = {}
+    several = [m for m in measurements if m.processes > 1]
+    return _best_of_each(several, lambda m: (m.gpu, m.profile, m.mode, m.processes))
+
+
+def _best_of_each(
+    measurements: Sequence[Measurement], kind_of: Callable[[Measurement], _Kind]
+) -> dict[_Kind, Measurement]:
+    best: dict[_Kind, Measurement] = {}
     for m in measurements:
-        kind = (m.gpu, m.profile, m.mode, m.processes)
-        if m.processes > 1 and (kind not in best or _merit(m) > _merit(best[kind])):
+        kind = kind_of(m)
+        if kind not in best or _merit(m) > _merit(best[kind]):
             best[kind] = m
     return best
 

@@ -11,14 +11,13 @@ A configuration may have more places than are needed; what is over is taken away
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.packing.boards import Pool
 from tessera.packing.configurations import catalogue
-from tessera.packing.errors import BadPackingInput, NoPlanInTime, NotEnoughGpus
+from tessera.packing.errors import BadPackingInput, NoPlanInTime, NotEnoughGpus, did_you_mean
 from tessera.packing.layout import Column, arranged, columns_of, trimmed
 from tessera.packing.plan import Group, Proof, check_demand, check_layouts, gpus_by_model, gpus_of
 from tessera.packing.program import Answer, Program, Row, solve
@@ -118,12 +117,10 @@ def proof_of(pools: Sequence[Pool], groups: Iterable[Group], answer: Answer, *, 
 
 def unknown_profile(profile: str, models: Sequence[str], known: Sequence[str]) -> BadPackingInput:
     """The error for a profile that none of the models has; it names the nearest."""
-    near = difflib.get_close_matches(profile, known, n=2, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
     return BadPackingInput(
         f"profile {profile!r} does not exist on {' or '.join(models)}",
         "",
-        f"{hint}It offers {', '.join(known)}.",
+        f"{did_you_mean(profile, known, most=2)} It offers {', '.join(known)}.".lstrip(),
     )
 
 

@@ -7,7 +7,6 @@ files is left to the caller, who passes `read`.
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 import yaml
 
 from tessera.packing.boards import Pool, board_named, parse_pool
-from tessera.packing.errors import BadPackingInput
+from tessera.packing.errors import BadPackingInput, did_you_mean
 from tessera.packing.services import HeadRoom, Measurement, Question, Service
 
 TOP_KEYS = ("gpus", "utilisation", "latency_share", "share_slices", "measurements", "services")
@@ -183,9 +182,9 @@ def _mapping(value: Any, keys: Sequence[str], where: Spot, *, required: Sequence
 
 
 def _unknown_key(key: str, keys: Sequence[str], where: Spot) -> BadPackingInput:
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-    hint = f"Did you mean {near[0]}?" if near else ""
-    return BadPackingInput(f"{where}: {key!r} is not known", f"known are {', '.join(keys)}", hint)
+    return BadPackingInput(
+        f"{where}: {key!r} is not known", f"known are {', '.join(keys)}", did_you_mean(key, keys)
+    )
 
 
 def _list(value: Any, where: Spot) -> Sequence[Any]:
@@ -226,11 +225,10 @@ def _measurement(value: Any, where: Spot) -> Measurement:
     profile = str(entry["profile"])
     known = [p.name for p in board.profiles]
     if profile not in known:
-        near = difflib.get_close_matches(profile, known, n=1, cutoff=0.5)
         raise BadPackingInput(
             f"{where}: {board.name} has no profile {profile!r}",
             f"it has {', '.join(known)}",
-            f"Did you mean {near[0]}?" if near else "",
+            did_you_mean(profile, known),
         )
     throughput = _number(entry, "throughput_per_second", where)
     # What does not run has neither throughput nor a latency worth reading.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -127,7 +128,7 @@ def print_services(question: Question, plan: ServicePlan, *, greedy: int | None)
             lead = " " * len(lead)
         for number, tile in enumerate(group.tiles):
             head = (lead if number == 0 else " " * len(lead)) + f"{tile.profile}@{tile.start}".ljust(12) + " "
-            click.echo(head + f"\n{' ' * len(head)}".join(_wrapped(str(tile.use).split(" "), 79 - len(head))))
+            click.echo(_beside(head, str(tile.use), width=79 - len(head)))
     click.echo()
     print_table(
         "What each service gets",
@@ -188,18 +189,13 @@ def print_layouts(groups: Sequence[Group], *, several: bool) -> None:
         tiles = " ".join(f"{tile.profile}@{tile.start}" for tile in group.tiles)
         model = f" {group.model}" if several else ""
         head = f"{group.count:>6} x{model} ["
-        width = max(20, 79 - len(head))
-        lines = _wrapped(tiles.split(" "), width)
-        click.echo(head + f"\n{' ' * len(head)}".join(lines) + "]")
+        click.echo(_beside(head, tiles, width=max(20, 79 - len(head))) + "]")
 
 
-def _wrapped(words: Sequence[str], width: int) -> list[str]:
-    lines = [""]
-    for word in words:
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append("")
-        lines[-1] += (" " if lines[-1] else "") + word
-    return lines
+def _beside(head: str, text: str, *, width: int) -> str:
+    """The text after the head, its further lines indented as far; words are never broken."""
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return head + f"\n{' ' * len(head)}".join(lines)
 
 
 def _print_comparison(plan: RequestPlan, runs: Sequence[Mapping[str, float]]) -> None:

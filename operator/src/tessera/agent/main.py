@@ -56,8 +56,6 @@ class AgentSettings:
     """Switch MIG mode on at idle GPUs without a MIGPartition asking; always so with the simulator."""
     nvml_timeout_seconds: float = 30.0
     """Time limit of one NVML request."""
-    withdraw_seconds: float = 30.0
-    """How long every look at the driver must fail before the node's devices are withdrawn."""
 
 
 class BadSettings(TesseraError):
@@ -90,7 +88,7 @@ async def run(settings: AgentSettings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     A simulation that cannot be is no reason to end: the GPUNode says so, like a missing driver. Raises
-    `TesseraError` and `OSError` when a socket or port cannot be opened.
+    `TesseraError` when a directory, socket or port cannot be used.
     """
     _tell_version("agent")
     stop = stop_on_signal()
@@ -123,7 +121,6 @@ async def _serve(settings: AgentSettings, client: KubeClient, stop: asyncio.Even
         options=NodeOptions(
             name=settings.node_name,
             enable_mig=settings.enable_mig or simulation is not None,
-            withdraw_seconds=settings.withdraw_seconds,
         ),
     )
     node.open()
@@ -169,7 +166,10 @@ async def until(stop: asyncio.Event, work: asyncio.Task[None]) -> None:
 
 
 async def run_fleet(settings: FleetSettings, *, port: int, kubeconfig: Path | None) -> None:
-    """Serve all simulated nodes until SIGTERM or SIGINT. Raises `BadSettings`."""
+    """Serve all simulated nodes until SIGTERM or SIGINT.
+
+    Raises `TesseraError` for a setting that cannot work (`BadSettings`) or a port that cannot be opened.
+    """
     check_model(settings.model, settings.count)
     _tell_version("fleet")
     stop = stop_on_signal()

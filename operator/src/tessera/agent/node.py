@@ -234,7 +234,7 @@ class NodeAgent:
     async def refresh(self) -> None:
         """Look at the driver, then publish devices, status and metrics.
 
-        Raises `ApiError` or `Unreachable`.
+        Raises `ApiError`, `Unreachable`, or `OSError` when the checkpoint cannot be stored.
         """
         if self._owner is None:
             node = await self._client.get(NODES, self._options.name)
@@ -259,7 +259,7 @@ class NodeAgent:
             fault = error
             if self._faulty_since is None:
                 self._faulty_since = self._clock()
-        await self._publish(fault, ledger)
+        await self._publish(ledger)
         view = View(
             inventory=self._inventory,
             ledger=ledger,
@@ -294,20 +294,17 @@ class NodeAgent:
         ready = is_true((gpu_node.get("status") or {}).get("conditions"), READY)
         return ready and time.monotonic() - self._started < _REGISTRATION_SECONDS
 
-    async def _publish(self, fault: NVMLFault | None, ledger: Ledger) -> None:
+    async def _publish(self, ledger: Ledger) -> None:
         """Publish usable GPUs. A failed look changes nothing; failures without a break for
         `withdraw_seconds` withdraw the devices.
         """
         assert self._publisher is not None
-        if self._faulty_since is not None:
-            faulty_seconds = self._clock() - self._faulty_since
-            if faulty_seconds < self._options.withdraw_seconds:
-                return
-        if fault is not None or self._inventory is None:
+        if self._faulty_since is None:
+            assert self._inventory is not None
+            foreign = foreign_instances(self._inventory, ledger)
+            await self._publisher.publish(self._inventory.gpus, foreign=foreign)
+        elif self._clock() - self._faulty_since >= self._options.withdraw_seconds:
             await self._publisher.publish(())
-            return
-        foreign = foreign_instances(self._inventory, ledger)
-        await self._publisher.publish(self._inventory.gpus, foreign=foreign)
 
     async def _rebuild(self, gpu_node: Mapping[str, Any]) -> None:
         inventory = await self._driver.inventory()

@@ -16,6 +16,7 @@ from tessera.agent.checkpoint import ClaimRecord, DeviceRecord, Ledger, Phase, S
 from tessera.agent.claims import AllocatedClaim, PrepareError
 from tessera.agent.plan import is_at, resolve
 from tessera.gpu.driver import GPU, GPUInstance
+from tessera.gpu.profiles import UnknownProfile
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +75,13 @@ def _as_slice(gpu: GPU, instance: GPUInstance) -> Slice | None:
     """The instance as a slice of ours; None when it has no compute instance, or several (we make one)."""
     if gpu.model is None or len(instance.compute) != 1:
         return None
-    if all(profile.id != instance.profile_id for profile in gpu.model.profiles):
+    try:
+        profile = gpu.model.profile_by_id(instance.profile_id)
+    except UnknownProfile:
         return None  # we only make what the table has
     return Slice(
         gpu_uuid=gpu.uuid,
-        profile=gpu.model.profile_by_id(instance.profile_id).name,
+        profile=profile.name,
         profile_id=instance.profile_id,
         start=instance.start,
         size=instance.size,

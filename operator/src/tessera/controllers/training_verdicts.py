@@ -27,7 +27,7 @@ _PULL_FAILURES = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageNam
 _FIRST = frozenset({Reason.OUTPUT_CLAIM_MISSING, Reason.IMAGE_UNAVAILABLE})
 """What only the user can put right. The scheduler takes the slice back meanwhile and offers it again, so that
 what it says comes and goes; this stays."""
-START_SECONDS = 60.0
+_START_LIMIT = timedelta(seconds=60)
 """How long a bound pod may be starting before its condition says that something is in the way."""
 
 
@@ -219,33 +219,37 @@ def _starting(pod: Object, prepare_failure: str | None, *, now: datetime) -> Ver
             f"node {node} could not cut the slice of pod {name}: {prepare_failure}; the kubelet tries again "
             "by itself",
         )
+    since = _bound_since(pod)
+    if since is None or now < since + _START_LIMIT:
+        return Verdict("Running", "False", Reason.STARTING, f"pod {name} starts on node {node}")
     waiting = (container_status(pod).get("state") or {}).get("waiting") or {}
     quoted = ": ".join(str(waiting[key]) for key in ("reason", "message") if waiting.get(key))
-    deadline = start_deadline(pod)
-    if deadline is None or now < deadline:
-        return Verdict("Running", "False", Reason.STARTING, f"pod {name} starts on node {node}")
     sandbox = find_condition(pod.get("status", {}).get("conditions"), "PodReadyToStartContainers")
     what = f"its container waits ({quoted})" if quoted else "the kubelet reports no container"
     if sandbox is not None and sandbox.get("status") == "True":
         what += ", and its sandbox exists: the image may still be on its way"
     elif sandbox is not None:
         what += ", and its sandbox (network, devices, memory for the runtime) does not exist"
-    bound = (deadline - timedelta(seconds=START_SECONDS)).strftime("%H:%M:%S UTC")
     return Verdict(
         "Running",
         "False",
         Reason.START_DELAYED,
-        f"pod {name} is bound to node {node} since {bound} and has not started: {what}; the kubelet's events "
-        f"say why: kubectl describe pod {name}",
+        f"pod {name} is bound to node {node} since {since:%H:%M:%S} UTC and has not started: {what}; the "
+        f"kubelet's events say why: kubectl describe pod {name}",
     )
 
 
 def start_deadline(pod: Object) -> datetime | None:
     """When a bound pod should have started; None for a pod that is not bound."""
+    since = _bound_since(pod)
+    return since + _START_LIMIT if since is not None else None
+
+
+def _bound_since(pod: Object) -> datetime | None:
     bound = find_condition(pod.get("status", {}).get("conditions"), "PodScheduled")
     if bound is None or bound.get("status") != "True" or not bound.get("lastTransitionTime"):
         return None
-    return parse_time(bound["lastTransitionTime"]) + timedelta(seconds=START_SECONDS)
+    return parse_time(bound["lastTransitionTime"])
 
 
 def _suspended(spec: HeterogeneousTrainingJobSpec, situation: Situation, status: Object) -> Verdict:

@@ -13,7 +13,7 @@ from typing import Any
 from tessera.api import names
 from tessera.api.heterogeneous_training_job import Progress
 from tessera.api.reasons import Reason
-from tessera.controllers.gpu_view import GPU, gpus_of
+from tessera.controllers.gpu_view import GPU, gpus_of, results_of
 from tessera.controllers.node_trouble import node_trouble
 from tessera.controllers.partition import ClusterView
 from tessera.controllers.plan import Key
@@ -147,8 +147,7 @@ class Caches:
     def _devices(self, claims: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
         found: dict[tuple[str, str], Mapping[str, Any]] = {}
         for claim in claims:
-            allocation = (claim.get("status") or {}).get("allocation") or {}
-            for result in allocation.get("devices", {}).get("results") or ():
+            for result in results_of(claim):
                 pool, name = result["pool"], result["device"]
                 for resource_slice in self.slices.by_index(DEVICE_INDEX, f"{pool}/{name}"):
                     for device in resource_slice["spec"].get("devices") or ():
@@ -160,8 +159,7 @@ class Caches:
         """Claim UID -> what the agents of its nodes say of their last try."""
         found: dict[str, str] = {}
         for claim in claims:
-            allocation = (claim.get("status") or {}).get("allocation") or {}
-            for node in {result["pool"] for result in allocation.get("devices", {}).get("results") or ()}:
+            for node in {result["pool"] for result in results_of(claim)}:
                 for failure in _failures_of(self.gpu_nodes.get(node)):
                     if failure["claim"]["uid"] == claim["metadata"]["uid"]:
                         found[failure["claim"]["uid"]] = failure["message"]

@@ -201,12 +201,17 @@ def _amounts(counters: Object) -> dict[str, int]:
     return {name: int(str(counter["value"])) for name, counter in counters.items()}
 
 
+def results_of(claim: Object) -> Sequence[Object]:
+    """What the claim holds: the results of its allocation, of any driver; none before it is allocated."""
+    allocation = (claim.get("status") or {}).get("allocation") or {}
+    return allocation.get("devices", {}).get("results") or ()
+
+
 def _held(claims: Iterable[Object]) -> dict[str, frozenset[str]]:
     """Pool -> names of the devices that claims hold."""
     found: dict[str, set[str]] = defaultdict(set)
     for claim in claims:
-        allocation = (claim.get("status") or {}).get("allocation") or {}
-        for result in allocation.get("devices", {}).get("results") or ():
+        for result in results_of(claim):
             if result.get("driver") == names.DRIVER:
                 found[result["pool"]].add(result["device"])
     return {pool: frozenset(devices) for pool, devices in found.items()}

@@ -18,6 +18,7 @@ from tessera.api import names
 from tessera.api.heterogeneous_training_job import CheckCounts, PlacementStatus, Progress, Result
 from tessera.api.meta import COUNT_LIMIT
 from tessera.api.reasons import Reason
+from tessera.controllers.gpu_view import results_of
 from tessera.kube.conditions import find_condition
 
 Object = Mapping[str, Any]
@@ -136,8 +137,7 @@ def _claim_of(pod: Object, claims: Iterable[Object]) -> Object | None:
 
 
 def _placement(claim: Object, devices: Mapping[tuple[str, str], Object]) -> PlacementStatus | None:
-    results = claim.get("status", {}).get("allocation", {}).get("devices", {}).get("results") or ()
-    ours = next((result for result in results if result.get("driver") == names.DRIVER), None)
+    ours = next((result for result in results_of(claim) if result.get("driver") == names.DRIVER), None)
     if ours is None:
         return None
     attributes = devices.get((ours["pool"], ours["device"]), {}).get("attributes") or {}

@@ -13,7 +13,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +76,11 @@ def start(
 
 def find(*, identity: Identity, role: str | None = None) -> list[FoundProcess]:
     """All living processes with the cluster's mark (and role, if given), oldest first."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            process = inspect(int(entry.name), identity=identity)
-            if process and (role is None or process.role == role):
-                found.append(process)
+    found = [
+        process
+        for mark, process in _marked_processes()
+        if mark == identity.mark and (role is None or process.role == role)
+    ]
     return sorted(found, key=lambda process: (process.started_ticks, process.pid))
 
 
@@ -96,29 +95,33 @@ def main_process(role: str, *, identity: Identity) -> FoundProcess | None:
 
 def inspect(pid: int, *, identity: Identity) -> FoundProcess | None:
     """The process `pid`, when it lives and carries the cluster's mark; None otherwise."""
-    directory = Path("/proc") / str(pid)
+    marked = _marked(Path("/proc") / str(pid))
+    return marked[1] if marked is not None and marked[0] == identity.mark else None
+
+
+def role_runs_elsewhere(role: str, *, identity: Identity) -> bool:
+    """Whether any other local cluster on this machine has a living process in this role."""
+    return any(mark != identity.mark and process.role == role for mark, process in _marked_processes())
+
+
+def _marked_processes() -> Iterator[tuple[str, FoundProcess]]:
+    """All living processes of any local cluster, with that cluster's mark."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (marked := _marked(entry)) is not None:
+            yield marked
+
+
+def _marked(directory: Path) -> tuple[str, FoundProcess] | None:
+    """A cluster's mark and the process, when that of a `/proc` directory lives and carries one."""
     try:
         variables = _environment(directory)
         state, session, started_ticks = parse_stat((directory / "stat").read_text())
     except (OSError, ValueError):
         return None  # Gone, or somebody else's.
-    if variables.get(CLUSTER_VARIABLE) != identity.mark or state in "ZX":
+    if CLUSTER_VARIABLE not in variables or state in "ZX":
         return None
-    return FoundProcess(pid, started_ticks, variables.get(PROCESS_VARIABLE, ""), session)
-
-
-def role_runs_elsewhere(role: str, *, identity: Identity) -> bool:
-    """Whether any other local cluster on this machine has a living process in this role."""
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with suppress(OSError, ValueError):
-            variables = _environment(entry)
-            state = parse_stat((entry / "stat").read_text())[0]
-            mark = variables.get(CLUSTER_VARIABLE, identity.mark)
-            if variables.get(PROCESS_VARIABLE) == role and mark != identity.mark and state not in "ZX":
-                return True
-    return False
+    role = variables.get(PROCESS_VARIABLE, "")
+    return variables[CLUSTER_VARIABLE], FoundProcess(int(directory.name), started_ticks, role, session)
 
 
 def _environment(directory: Path) -> dict[str, str]:
@@ -147,9 +150,7 @@ def in_execve(directory: Path) -> bool:
     An environment that is merely empty has an address. Other users' processes show none either, but then
     their program is hidden too.
     """
-    line = (directory / "stat").read_text()
-    fields = line[line.rindex(")") + 2 :].split()
-    if int(fields[ENV_START_FIELD]) != 0:
+    if int(_stat_fields((directory / "stat").read_text())[ENV_START_FIELD]) != 0:
         return False
     try:
         (directory / "exe").readlink()
@@ -169,13 +170,18 @@ def parse_environment(block: bytes) -> dict[str, str]:
 
 
 def parse_stat(line: str) -> tuple[str, int, int]:
-    """State letter, session id and start time (clock ticks since boot) from `/proc/PID/stat`.
-
-    The command's name stands in parentheses and may itself hold spaces and parentheses, so fields count from
-    the last one.
-    """
-    fields = line[line.rindex(")") + 2 :].split()
+    """State letter, session id and start time (clock ticks since boot) from `/proc/PID/stat`."""
+    fields = _stat_fields(line)
     return fields[0], int(fields[3]), int(fields[19])
+
+
+def _stat_fields(line: str) -> list[str]:
+    """What follows the command's name in `/proc/PID/stat`.
+
+    The name stands in parentheses and may itself hold spaces and parentheses, so fields count from the last
+    one.
+    """
+    return line[line.rindex(")") + 2 :].split()
 
 
 def kill_all(

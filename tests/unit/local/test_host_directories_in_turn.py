@@ -34,7 +34,9 @@ def somebody_has_the_turn() -> bool:
 
 @pytest.fixture
 def roles(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
-    """Role -> whether the turn was taken when it was looked for; other clusters run those of `elsewhere`."""
+    """Role -> whether the turn was taken when it was looked for; beside the cluster "beside-a-repair"
+    another one runs containerd.
+    """
     asked: dict[str, bool] = {}
 
     def runs_elsewhere(role: str, *, identity: Identity) -> bool:

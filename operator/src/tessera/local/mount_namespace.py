@@ -105,12 +105,8 @@ def turn_at_host_directories() -> Iterator[None]:
         os.close(descriptor)
 
 
+@turn_at_host_directories()
 def _create(state: ClusterState, *, identity: Identity, journal: Journal) -> int:
-    with turn_at_host_directories():
-        return _create_in_turn(state, identity=identity, journal=journal)
-
-
-def _create_in_turn(state: ClusterState, *, identity: Identity, journal: Journal) -> int:
     script = ["mount --make-rshared /"]
     for name, target in SHADOWED.items():
         source = node_directory(state, name)

@@ -1,37 +1,13 @@
-"""Small clusters in any state, of two kinds of GPU: 8 slices (H100) and 4 slices (A30)."""
+"""Small clusters in any state, and moves that are made in them."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
-from tessera.placement.geometry import Geometry, LegalPlacement, geometry_of
+from tessera.placement.geometry import Geometry
+from tessera.placement.move_plans import Move
 from tessera.placement.state import ClusterState
-
-Table = dict[str, tuple[tuple[int, ...], int, int]]
-
-# profile: (starts, memory slices, compute slices), as NVML reports them.
-H100: Table = {
-    "1g.10gb": ((0, 1, 2, 3, 4, 5, 6), 1, 1),
-    "1g.20gb": ((0, 2, 4, 6), 2, 1),
-    "2g.20gb": ((0, 2, 4), 2, 2),
-    "3g.40gb": ((0, 4), 4, 3),
-    "4g.40gb": ((0,), 4, 4),
-    "7g.80gb": ((0,), 8, 7),
-}
-A30: Table = {"1g.6gb": ((0, 1, 2, 3), 1, 1), "2g.12gb": ((0, 2), 2, 2), "4g.24gb": ((0,), 4, 4)}
-
-
-def geometry(table: Table, *, model: str, slices: int, compute: int) -> Geometry:
-    return geometry_of(
-        model=model,
-        memory_slices=slices,
-        compute_slices=compute,
-        placements=tuple(
-            LegalPlacement(profile, start, width, cost)
-            for profile, (starts, width, cost) in table.items()
-            for start in starts
-        ),
-    )
 
 
 def cluster(*geometries: Geometry) -> ClusterState:
@@ -53,3 +29,12 @@ def fill_at_random(state: ClusterState, *, seed: int, leave: float) -> None:
     for owner in list(state.owners()):
         if rng.random() < leave:
             state.release(owner)
+
+
+def carry_out(state: ClusterState, moves: Sequence[Move]) -> None:
+    """One move after the other; `occupy` refuses a target that is not free at its time."""
+    for move in moves:
+        holds = state.holds(move.owner)
+        assert holds is not None and (holds[0].name, holds[1]) == move.source
+        state.release(move.owner)
+        state.occupy(*move.target, owner=move.owner)

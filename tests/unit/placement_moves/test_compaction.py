@@ -7,26 +7,17 @@ from collections.abc import Hashable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tessera.placement.compaction import CompactionPlan, plan_compaction
+from tessera.placement.compaction import plan_compaction
 from tessera.placement.geometry import Geometry
 from tessera.placement.moves import Victim
 from tessera.placement.policies import FragmentationTenancy
 from tessera.placement.request import Feasible
 from tessera.placement.state import ClusterState
-from unit.placement_moves.small_clusters import cluster, fill_at_random
+from unit.placement_moves.small_clusters import carry_out, cluster, fill_at_random
 
 
 def anything(owner: Hashable) -> Victim:
     return Victim(gpu_seconds=2.0)
-
-
-def carry_out(state: ClusterState, plan: CompactionPlan) -> None:
-    """One move at a time; `occupy` refuses a target that is not free at its time."""
-    for move in plan.moves:
-        holds = state.holds(move.owner)
-        assert holds is not None and (holds[0].name, holds[1]) == move.source
-        state.release(move.owner)
-        state.occupy(*move.target, owner=move.owner)
 
 
 def used(state: ClusterState) -> int:
@@ -55,7 +46,7 @@ def test_every_step_is_legal_and_the_number_of_moves_is_kept(
     assert plan.gpu_seconds == 2.0 * len(plan.moves)
     assert not fixed & {move.owner for move in plan.moves}
     assert plan.used_before == used(state)
-    carry_out(state, plan)
+    carry_out(state, plan.moves)
     assert plan.used_after == used(state) == plan.used_before - len(plan.emptied)
     assert set(state.owners()) == set(before)
     assert all(not gpu.held for gpu in state.gpus if gpu.name in plan.emptied)
@@ -93,7 +84,7 @@ def test_an_instance_steps_aside_when_its_place_is_needed(h100: Geometry) -> Non
         for most in (1, 2)
     ]
     assert [plan.used_after for plan in plans] == [2, 1]
-    carry_out(state, plans[1])
+    carry_out(state, plans[1].moves)
 
 
 def test_nothing_moves_when_no_gpu_can_be_emptied(h100: Geometry) -> None:

@@ -22,21 +22,17 @@ from tessera.placement.moves import (
 from tessera.placement.policies import FragmentationTenancy
 from tessera.placement.request import Feasible, Offer, request_for_profile
 from tessera.placement.state import ClusterState
-from unit.placement_moves.small_clusters import cluster, fill_at_random
+from unit.placement_moves.small_clusters import carry_out, cluster, fill_at_random
 
 
 def anything(owner: Hashable) -> Victim:
     return Victim()
 
 
-def carry_out(state: ClusterState, plan: MovePlan, *, owner: Hashable = "request") -> None:
-    """One move after the other, then the request: `occupy` refuses any overlap on the way."""
-    for move in plan.moves:
-        holds = state.holds(move.owner)
-        assert holds is not None and (holds[0].name, holds[1]) == move.source
-        state.release(move.owner)
-        state.occupy(*move.target, owner=move.owner)
-    state.occupy(plan.placement.gpu, plan.placement.index, owner=owner)
+def place_by(state: ClusterState, plan: MovePlan) -> None:
+    """The moves, then the request: `occupy` refuses any overlap on the way."""
+    carry_out(state, plan.moves)
+    state.occupy(plan.placement.gpu, plan.placement.index, owner="request")
 
 
 def openings(state: ClusterState, profile: str, *, most: int) -> Iterator[tuple[int, int, list[Hashable]]]:
@@ -145,7 +141,7 @@ def test_a_plan_is_found_exactly_when_one_exists(
     if plan is not None:
         assert 1 <= len(plan.moves) <= most
         assert not fixed & {move.owner for move in plan.moves}
-        carry_out(state, plan)
+        place_by(state, plan)
         after = {o: h100.placements[state.holds(o)[1]].profile for o in state.owners()}  # type: ignore[index]
         assert after == before | {"request": profile}
 
@@ -172,7 +168,7 @@ def test_a_victim_takes_the_place_of_another_when_no_room_is_free_for_it(
         movable=lambda owner: None if owner == must_stay else Victim(),
     )
     assert other is None or must_stay not in {move.owner for move in other.moves}
-    carry_out(state, plan)
+    place_by(state, plan)
 
 
 @pytest.mark.parametrize("seed", [190, 370])
@@ -221,7 +217,7 @@ def test_two_halves_with_one_small_instance_each_make_a_whole_gpu(h100: Geometry
     request = request_for_profile(state, "7g.80gb")
     plan = MovePlanner(FragmentationTenancy()).plan(state, request, most_victims=1, movable=anything)
     assert plan is not None and len(plan.moves) == 1
-    carry_out(state, plan)
+    place_by(state, plan)
     assert plan.placement.legal.profile == "7g.80gb"
 
 

@@ -1,18 +1,13 @@
-"""The geometries of the shipped table of boards: how many layouts they have, and that they are what the
-scheduler reads from an agent.
-"""
+"""The geometries of the shipped table of boards: how many layouts they have, and what their engines allow."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-from tessera.agent.devices import Owner, slices_for
 from tessera.boards import every_profile, geometry_for, geometry_of_model, plain_profiles
-from tessera.gpu.driver import GPU
 from tessera.gpu.profiles import UnknownModel, UnknownProfile, model, models
 from tessera.placement.geometry import Geometry, geometry_of
-from tessera.scheduler.inventory import InventoryReader
 
 FOUR_SLICES = {"A30-24GB"}
 TWELVE_SLICES = {"RTXPRO6000-96GB"}
@@ -70,34 +65,6 @@ def test_all_media_engines_at_once_leave_room_only_for_profiles_without() -> Non
     assert everything is not None
     beside = geometry.occupancy(geometry.with_placed(0, everything)).profiles
     assert beside == {"1g.24gb-me", "2g.48gb-me"}
-
-
-@pytest.mark.parametrize("name", sorted(models()))
-def test_offline_and_in_the_cluster_a_board_has_the_same_layouts(name: str) -> None:
-    board = model(name)
-    gpu = GPU(
-        index=0,
-        uuid="GPU-1f3c9a2e-0000-0000-0000-000000000000",
-        product=name,
-        memory_mib=1,
-        architecture="any",
-        mig_current=True,
-        mig_pending=True,
-        model=board,
-        instances=(),
-    )
-    slices = slices_for(Owner("node-a", "uid"), [gpu], generation=1)
-    for number, obj in enumerate(slices):
-        obj["metadata"] |= {"uid": f"slice-{number}", "resourceVersion": "1"}
-    (read,) = InventoryReader().read(slices).gpus
-    offline = geometry_of_model(board, profiles=every_profile(board))
-    legal = offline.placements
-    assert [(p.profile, p.start, p.width, p.compute) for p in read.geometry.placements] == [
-        (p.profile, p.start, p.width, p.compute) for p in legal
-    ]
-    for one in range(len(legal)):
-        key, read_key = offline.with_placed(0, one), read.geometry.with_placed(0, one)
-        assert offline.occupancy(key).fitting == read.geometry.occupancy(read_key).fitting
 
 
 def test_the_online_experiments_use_the_six_plain_profiles() -> None:

@@ -1,4 +1,6 @@
-"""What the agent publishes is what the scheduler reads, for every board of the profile table."""
+"""What the agent publishes is what the scheduler reads, and what offline plans work with, for every board of
+the profile table.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from itertools import combinations
 
 import pytest
 from tessera.agent.devices import Owner, slices_for
+from tessera.boards import every_profile, geometry_for
 from tessera.gpu.driver import GPU
 from tessera.gpu.profiles import models
 from tessera.scheduler.inventory import InventoryReader, PublishedGpu
@@ -48,6 +51,19 @@ def test_every_board_is_read_in_full(name: str) -> None:
     expected = {(p.profile.name, p.start) for p in models()[name].placements()}
     assert {(p.profile, p.start) for p in gpu.geometry.placements} == expected
     assert len(draws) == len(expected)
+
+
+@pytest.mark.parametrize("name", sorted(models()))
+def test_offline_and_in_the_cluster_a_board_has_the_same_layouts(name: str) -> None:
+    read = published(name)[0].geometry
+    offline = geometry_for(name, profiles=every_profile(models()[name]))
+    legal = offline.placements
+    assert [(p.profile, p.start, p.width, p.compute) for p in read.placements] == [
+        (p.profile, p.start, p.width, p.compute) for p in legal
+    ]
+    for one in range(len(legal)):
+        key, read_key = offline.with_placed(0, one), read.with_placed(0, one)
+        assert offline.occupancy(key).fitting == read.occupancy(read_key).fitting
 
 
 @pytest.mark.parametrize("name", sorted(models()))

@@ -94,9 +94,7 @@ def learned_values(table: MixTable, tables: LayoutTables, weights: Weights) -> F
     geometry = tables.geometry
     numbers = layout_table(geometry)
     by_name = {profile: weights[int(profile)] for profile in geometry.profiles}
-    found = [
-        table.value(geometry, numbers.number_of(tuple(sorted(held))), by_name) for held in tables.layouts
-    ]
+    found = [table.value(geometry, numbers.number_of(tuple(held)), by_name) for held in tables.layouts]
     return np.array(found, dtype=np.float64)
 
 

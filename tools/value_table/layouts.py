@@ -35,8 +35,6 @@ class LayoutTables:
     geometry: Geometry
     slices: int
     layouts: tuple[frozenset[int], ...]
-    placements: tuple[tuple[int, int], ...]
-    """(profile number, start) of each placement."""
     size: NDArray[np.int64]
     """[P] width of each profile in memory slices."""
     profile_of: NDArray[np.int64]
@@ -92,7 +90,6 @@ def tables_of(shapes: tuple[Shape, ...]) -> LayoutTables:
         geometry=geometry,
         slices=geometry.memory_slices,
         layouts=layouts,
-        placements=tuple((int(p.profile), p.start) for p in geometry.placements),
         size=np.array([width for width, _, _ in shapes]),
         profile_of=profile_of,
         placed=placed,

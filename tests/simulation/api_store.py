@@ -16,8 +16,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tessera.api import names
-from tessera.kube.errors import AlreadyExists, Conflict, Forbidden, Gone, Invalid, NotFound
-from tessera.kube.resources import RESOURCE_CLAIMS, Resource
+from tessera.kube.errors import (
+    AlreadyExists,
+    Conflict,
+    Forbidden,
+    Gone,
+    Invalid,
+    NotFound,
+    TooManyRequests,
+)
+from tessera.kube.resources import PODS, RESOURCE_CLAIMS, Resource
 
 Object = dict[str, Any]
 Key = tuple[str, str, str]
@@ -32,6 +40,10 @@ class Store:
         self.history: list[tuple[int, str, str, Object]] = []
         self.after_write: list[Callable[[str, Object, Object | None], None]] = []
         self.lease_holder: Callable[[], str] = lambda: ""
+        self.may_be_disrupted: Callable[[Object], bool] = lambda pod: True
+        """The PodDisruptionBudgets."""
+        self.after_eviction: list[Callable[[Object, str], None]] = []
+        """Called with the pod and with who had it evicted, before it is deleted."""
         self.wakers: dict[asyncio.Event, None] = {}
         """Set with every change, for watches that wait for one."""
         self._versions = itertools.count(1)
@@ -122,9 +134,23 @@ class Store:
         key = (resource.plural, metadata.get("namespace", ""), metadata["name"])
         return self._commit(key, copy.deepcopy(obj), self._current(key), "MODIFIED")
 
-    def delete(self, resource: Resource, name: str, namespace: str | None = None) -> None:
+    def evict(self, name: str, namespace: str, *, uid: str | None, writer: str = "") -> None:
+        pod = self._current((PODS.plural, namespace, name))
+        if uid not in (None, pod["metadata"]["uid"]):
+            raise Conflict(409, "Conflict", f"{name}: uid does not match")
+        if not self.may_be_disrupted(pod):
+            raise TooManyRequests(429, "TooManyRequests", "it would violate the pod's disruption budget")
+        for told in self.after_eviction:
+            told(pod, writer)
+        self.delete(PODS, name, namespace)
+
+    def delete(
+        self, resource: Resource, name: str, namespace: str | None = None, *, uid: str | None = None
+    ) -> None:
         key = (resource.plural, namespace or "", name)
         old = self._current(key)
+        if uid not in (None, old["metadata"]["uid"]):
+            raise Conflict(409, "Conflict", f"{key}: uid does not match")
         if old["metadata"].get("finalizers"):
             if "deletionTimestamp" not in old["metadata"]:
                 marked = copy.deepcopy(old)

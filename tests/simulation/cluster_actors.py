@@ -105,6 +105,7 @@ class Cluster:
         gang: tuple[str, int] | None = None,
         priority: int = 0,
         gated: bool = True,
+        metadata: Object | None = None,
     ) -> None:
         """A pod with a claim from a template (`profile`), or with a named one."""
         annotations = (
@@ -112,7 +113,7 @@ class Cluster:
         )
         metadata = {
             "name": name, "namespace": "default", "annotations": annotations,
-            "creationTimestamp": stamp(wall_clock()),
+            "creationTimestamp": stamp(wall_clock()), **(metadata or {}),
         }  # fmt: skip
         source = {"resourceClaimName": claim} if claim else {"resourceClaimTemplateName": profile}
         spec = {
@@ -182,6 +183,9 @@ class Cluster:
             status["reservedFor"] = kept
             if not kept and finalizers:
                 status.pop("allocation", None)
+            self.store.update(RESOURCE_CLAIMS, claim)
+        elif "deletionTimestamp" in claim["metadata"] and status.get("allocation") and not reserved:
+            status.pop("allocation")
             self.store.update(RESOURCE_CLAIMS, claim)
         elif (
             finalizers

@@ -124,6 +124,17 @@ class SimulatedClient(KubeClient):
             )
         )
 
+    async def delete(
+        self, resource: Resource, name: str, *, namespace: str | None = None, uid: str | None = None,
+        **more: Any,
+    ) -> None:  # fmt: skip
+        await self._call(lambda: self._store.delete(resource, name, namespace, uid=uid))
+
+    async def evict(
+        self, name: str, *, namespace: str, uid: str | None = None, grace_seconds: int | None = None
+    ) -> None:
+        await self._call(lambda: self._store.evict(name, namespace, uid=uid, writer=self.identity))
+
     async def watch(
         self, resource: Resource, namespace: str | None = None, *, resource_version: str | None = None,
         **more: Any,

@@ -243,6 +243,13 @@ class World:
             {"metadata": {"name": f"of-{partition}", "uid": f"gn-{partition}"}, "spec": {"gpus": entries}}
         )
 
+    def allow_moves(
+        self, partition: str, *gpus: str, reserves: list[Object] | None = None, **moves: Any
+    ) -> None:
+        """A MIGPartition of these GPUs (counter sets) that allows moves."""
+        self.reserve(partition, *gpus)
+        self.partitions[partition]["spec"]["dynamic"] = {"reserves": reserves or [], "moves": moves}
+
     def snapshot(self) -> Snapshot:
         return self.reader.read(
             pods=self.pods.values(),

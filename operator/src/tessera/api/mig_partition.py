@@ -85,6 +85,23 @@ class Reserve(ApiModel):
     """How many, over all GPUs of the partition."""
 
 
+class Moves(ApiModel):
+    """Movable pods may be evicted to make room for others. Only pods of an Indexed Job with the annotation
+    tessera.dev/movable are moved, within the GPUs of the partition, as PodDisruptionBudgets allow."""
+
+    max_victims: Annotated[int, Field(ge=1, le=3)] = 2
+    """How many pods may leave for one that waits."""
+    per_100_placements: Annotated[int, Field(ge=0, le=100)] = 5
+    """The ration: moves for each 100 slices placed on these GPUs. 0: none; preemption may still happen."""
+    per_hour: Annotated[int, Field(ge=0, le=100_000)] = 60
+    """Moves and preemptions in an hour at most."""
+    replacement_timeout_seconds: Annotated[int, Field(ge=30, le=3600)] = 300
+    """How long a place is held for the replacement of an evicted pod."""
+    preemption: Literal["Never", "LowerPriority"] = "Never"
+    """LowerPriority: where moves make no room, movable pods of lower priority are evicted, and no place is
+    held for them. A pod whose preemptionPolicy is Never preempts nobody."""
+
+
 class Dynamic(ApiModel):
     """Slices are cut on demand."""
 
@@ -100,6 +117,8 @@ class Dynamic(ApiModel):
     ] = Field(default_factory=list)
     """Slices that should stay possible. Each is checked by itself; when the free room cannot hold one of
     them, the condition ReservesMet says which."""
+    moves: Moves | None = None
+    """Whether and how often running pods may be moved to make room. Absent: nothing is moved."""
 
 
 class LayoutItem(ApiModel):

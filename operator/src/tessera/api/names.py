@@ -47,6 +47,16 @@ GANG_TIMEOUT_ANNOTATION: Final = "tessera.dev/gang-timeout-seconds"
 """On the pods of a gang: how long it may take to come together before that is an error (default: a flag)."""
 NAMESPACE_GATE_LABEL: Final = "tessera.dev/gate"
 
+# Moves.
+MOVABLE_ANNOTATION: Final = "tessera.dev/movable"
+"""On a pod of an Indexed Job, by its user: ``true`` when it may be evicted to start again elsewhere."""
+CHECKPOINT_ANNOTATION: Final = "tessera.dev/checkpoint-interval-seconds"
+"""On a movable pod, by its user: how much work it loses at most when it is evicted (default: all of it)."""
+MOVE_ANNOTATION: Final = "tessera.dev/move"
+"""On a placeholder claim, by the scheduler: whose replacement its slice is held for, and until when."""
+ROOM_ANNOTATION: Final = "tessera.dev/room"
+"""On a waiting claim, by the scheduler: the place that is opened for it, and who leaves it."""
+
 # Labels and annotations of objects that we make.
 MANAGED_BY_LABEL: Final = "tessera.dev/managed-by"
 MANAGED_BY_VALUE: Final = "tessera"

@@ -106,7 +106,8 @@ async def _explain(
         )
         if (space, name) not in snapshot.pods:
             raise await _missing(client, name, space)
-        return explain_pod(snapshot, (space, name), POLICIES[policy]()), leader
+        found = explain_pod(snapshot, (space, name), POLICIES[policy](), namespace=system_namespace)
+        return found, leader
 
 
 async def read_snapshot(client: KubeClient) -> Snapshot:
@@ -197,7 +198,7 @@ def render(found: Explanation, *, leader: str | None) -> Iterator[str]:
         yield from _funnel(found.funnel)
     for reserve in found.reserves:
         yield _row("Kept free", reserve)
-    yield _row("Move", found.move)
+    yield from _wrapped(f"{'Move':<{LABEL_WIDTH}} {found.move}")
     if leader == "":
         yield from _wrapped("No scheduler leads: nothing is placed until one does.")
     if found.told and found.told.get("message") != found.message:

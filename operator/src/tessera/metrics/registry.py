@@ -117,6 +117,12 @@ PLACEMENTS_TOTAL = _counter(
 TAKEBACKS_TOTAL = _counter(
     "takebacks_total", "Allocations taken back because the pod could not be scheduled on their node."
 )
+MOVES_TOTAL = _counter(
+    "moves_total",
+    "Movable pods by what became of them: moved (to the place held for them), elsewhere, no_replacement, "
+    "refused (not evicted in time), abandoned (not needed any more), preempted.",
+    "outcome",
+)
 UNGATED_TOTAL = _counter("ungated_total", "Pods whose placement gate was removed.")
 FRAGMENTATION_RATIO = _gauge(
     "fragmentation_ratio",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tessera.scheduler.allocation import ClaimPlacement
+from tessera.scheduler.allocation import ClaimPlacement, Result
+from tessera.scheduler.move_records import MoveRecord, RoomRecord
 from tessera.scheduler.objects import Claim, Pod
 
 
@@ -22,9 +23,14 @@ class PodPlacement:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Allocate for all these pods, and when all of that succeeded remove their gates: one pod, or a gang."""
+    """Allocate for all these pods, and when all of that succeeded remove their gates: one pod, or a gang.
+
+    `frees` are placeholders that hold the place of the one pod until now: their allocation is cleared just
+    before, and each of them is deleted and counts as moved when the pod is allocated.
+    """
 
     pods: tuple[PodPlacement, ...]
+    frees: tuple[Claim, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +59,51 @@ class Protect:
     claim: Claim
 
 
-Action = Place | Refuse | GiveUp | Protect
+@dataclass(frozen=True, slots=True)
+class HoldTarget:
+    """Hold a place for the replacement of a pod that is to be moved: make the placeholder claim `name` in the
+    scheduler's namespace when it is not there, and allocate `result` on `node` to it, reserved for nobody.
+
+    From the moment of the write on the placeholder is part of every snapshot, also while no watch has shown
+    it yet: its place must not be given away.
+    """
+
+    name: str
+    record: MoveRecord
+    result: Result
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepRoom:
+    """Write on a waiting claim which place is opened for it; None: none is (any more)."""
+
+    claim: Claim
+    record: RoomRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Ask the API server to evict the pod, when this replica still leads. A refusal (of a
+    PodDisruptionBudget) is no error: the next rounds see that the pod is still there.
+
+    `reason` is `Reason.MOVED` or `Reason.PREEMPTED`; the latter counts when the eviction is accepted.
+    """
+
+    pod: Pod
+    why: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FreeTarget:
+    """A placeholder is not needed any more: clear its allocation, drop our finalizer, delete it, and count
+    the outcome (`elsewhere`, `refused`, `no_replacement` or `abandoned`). It may hold nothing, or be deleted
+    half already.
+    """
+
+    claim: Claim
+    outcome: str
+
+
+Action = Place | Refuse | GiveUp | Protect | HoldTarget | KeepRoom | Evict | FreeTarget

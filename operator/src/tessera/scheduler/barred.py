@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from tessera.placement.geometry import Geometry
 from tessera.placement.request import Constraint, Offer, Placement, Request
 
 Choice = frozenset[tuple[str, int]]
@@ -40,6 +41,34 @@ class Barred:
         for bits, index in self.alike:
             parts = [piece for part in parts for piece in _without(part, bits, index)]
         return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """One place, which is kept for the pod: nothing else will do."""
+
+    gpu: int
+    index: int
+
+    def narrow(self, request: Request, geometry: Geometry) -> Request:
+        """The request without everything else; the geometry is that of the GPU."""
+        bit = 1 << self.gpu
+        return replace(
+            request,
+            alternatives=tuple(
+                replace(
+                    a,
+                    offers=tuple(
+                        Offer(offer.geometry, (self.index,), bit)
+                        for offer in a.offers
+                        if offer.geometry is geometry
+                        and self.index in offer.placements
+                        and (offer.gpus is None or offer.gpus & bit)
+                    ),
+                )
+                for a in request.alternatives
+            ),
+        )
 
 
 def _without(offer: Offer, bits: int, index: int) -> Iterable[Offer]:

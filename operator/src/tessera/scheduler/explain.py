@@ -15,6 +15,9 @@ from dataclasses import dataclass, field, replace
 from tessera.api import names
 from tessera.api.reasons import Reason
 from tessera.placement.policies import Policy
+from tessera.scheduler.moving.ration import Unlimited
+from tessera.scheduler.moving.steps import Moving
+from tessera.scheduler.moving.words import NOT_NEEDED, leaving_words, move_words
 from tessera.scheduler.objects import Claim, Key, Pod
 from tessera.scheduler.placing import Placing, Wanted
 from tessera.scheduler.planner import GANG_TIME_LIMIT_SECONDS, Planner
@@ -23,9 +26,6 @@ from tessera.scheduler.reserves import most_slices
 from tessera.scheduler.snapshot import Snapshot
 from tessera.scheduler.takeback import find_take_backs, pinned_node
 from tessera.scheduler.units import Unit, find_units, needs_us
-
-NO_MOVE = "none planned"
-"""Slices of running pods are not moved yet, so that no other answer is possible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,8 @@ class Explanation:
     funnel: Funnel | None = None
     gang: GangState | None = None
     reserves: tuple[str, ...] = ()
-    move: str = NO_MOVE
+    move: str = NOT_NEEDED
+    """The move under way for it, the one that would be made now, or why there is none."""
     told: Mapping[str, str] = field(default_factory=dict)
     """What the scheduler wrote on the claim, if anything: reason and message."""
 
@@ -97,13 +98,21 @@ def explain_pod(
     *,
     grace_seconds: float = 30.0,
     gang_time_limit_seconds: float = GANG_TIME_LIMIT_SECONDS,
+    namespace: str = names.SYSTEM_NAMESPACE,
 ) -> Explanation:
-    """Explain one pod of the snapshot. Raises KeyError when it is not there."""
+    """Explain one pod of the snapshot; `namespace` is the scheduler's. Raises KeyError when it is not
+    there.
+    """
     pod = snapshot.pods[key]
-    planner = Planner(policy, grace_seconds=grace_seconds, gang_time_limit_seconds=gang_time_limit_seconds)
+    planner = Planner(
+        policy,
+        grace_seconds=grace_seconds,
+        gang_time_limit_seconds=gang_time_limit_seconds,
+        moving=Moving(policy, namespace=namespace, account=Unlimited),
+    )
     placing = planner.open_books(snapshot)
     if not needs_us(pod, snapshot):
-        return _settled(pod, snapshot)
+        return _settled(pod, snapshot, planner.moving)
     stuck = {t.pod.key for t in find_take_backs(snapshot, grace_seconds=grace_seconds) if t.pod is not None}
     units = find_units(snapshot, stuck)
     at = next((i for i, unit in enumerate(units) if pod in unit.pods), None)
@@ -142,7 +151,10 @@ def _explain_unit(
     outcome = _try(unit, planner, placing)
     if isinstance(outcome, Unserved):
         text = f"gang {unit.gang}: {outcome.message}" if unit.gang else outcome.message
-        return replace(waits, reason=str(outcome.reason), message=text)
+        move = NOT_NEEDED
+        if outcome.reason == Reason.UNPLACEABLE:
+            move = move_words(pod, placing.wanted(pod), planner.moving, placing)
+        return replace(waits, reason=str(outcome.reason), message=text, move=move)
     if outcome is None:
         text = "a claim of it is still being made, or is being allocated for another pod at this moment"
         return replace(waits, message=text)
@@ -168,7 +180,7 @@ def _try(
     }
 
 
-def _settled(pod: Pod, snapshot: Snapshot) -> Explanation:
+def _settled(pod: Pod, snapshot: Snapshot, moving: Moving) -> Explanation:
     """A pod that wants nothing from us now."""
     held = [c for c in _claims(pod, snapshot) if c.holds_ours]
     if not held:
@@ -181,6 +193,8 @@ def _settled(pod: Pod, snapshot: Snapshot) -> Explanation:
         if pod.node
         else f"its slices are allocated on node {node}; kube-scheduler has still to bind it"
     )
+    if leaving := leaving_words(pod, moving):
+        message = f"{message}; {leaving}"
     return replace(_answer(pod, "Placed", Reason.PLACED, message, snapshot), node=node, devices=devices)
 
 

@@ -1,9 +1,10 @@
 """What a leader follows: the API objects of which a snapshot is made. A candidate follows nothing.
 
 Pods, nodes, claims, ResourceSlices and DeviceClasses must have been listed once before anything is decided.
-MIGPartitions only say what room to keep free, so that a cluster without that kind is served all the same.
-GPUNodes say which GPU belongs to which partition; agents write their status with every slice, which is of no
-interest here, so they are not watched but listed now and then, and only while a partition keeps room free.
+MIGPartitions only say what room to keep free and what may be moved, so that a cluster without that kind is
+served all the same. GPUNodes say which GPU belongs to which partition; agents write their status with every
+slice, which is of no interest here, so they are not watched but listed now and then, and only while a
+partition has such rules.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tessera.kube.resources import (
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
 )
-from tessera.scheduler.reserves import wanted_reserves
+from tessera.scheduler.reserves import has_rules
 
 _log = logging.getLogger(__name__)
 
@@ -70,13 +71,13 @@ class Following:
             await self.partitions.wait_synced(SYNC_SECONDS)
 
     async def gpu_nodes(self) -> list[Object]:
-        """The GPUNodes while a MIGPartition keeps room free, at most half a minute old; else none. Raises
+        """The GPUNodes while a MIGPartition has such rules, at most half a minute old; else none. Raises
         ApiError and Unreachable.
         """
         keeping = sorted(
             f"{p['metadata']['uid']}/{p['metadata'].get('generation')}"
             for p in self.partitions.items()
-            if wanted_reserves(p)
+            if has_rules(p)
         )
         if not keeping:
             self._gpu_nodes, self._gpu_nodes_for = [], []

@@ -102,6 +102,10 @@ class Claim:
     reserved_for: tuple[str, ...]
     spec: Mapping[str, Any]
     message: str
+    move: str
+    """What the scheduler wrote on a placeholder of its own (`move_records`), or ""."""
+    room: str
+    """What the scheduler wrote about the place that is opened for the claim, or ""."""
     raw: Mapping[str, Any] = field(compare=False, repr=False)
 
     @property
@@ -172,6 +176,8 @@ def read_claim(obj: Mapping[str, Any], classes: Collection[str] = (names.DEVICE_
         reserved_for=tuple(consumer["uid"] for consumer in status.get("reservedFor") or ()),
         spec=obj["spec"],
         message=annotations.get(names.PLACEMENT_MESSAGE_ANNOTATION, ""),
+        move=annotations.get(names.MOVE_ANNOTATION, ""),
+        room=annotations.get(names.ROOM_ANNOTATION, ""),
         raw=obj,
     )
 

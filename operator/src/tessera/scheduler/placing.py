@@ -18,7 +18,7 @@ from tessera.placement.engine import Engine
 from tessera.placement.request import Constraint, Feasible, Placement, Request, Unplaceable
 from tessera.scheduler.actions import PodPlacement
 from tessera.scheduler.allocation import ClaimPlacement, Result
-from tessera.scheduler.barred import Barred
+from tessera.scheduler.barred import Barred, Only
 from tessera.scheduler.filters import matches_terms
 from tessera.scheduler.node_load import NO_NODE, NodeLoad, shape_of
 from tessera.scheduler.objects import Claim, Key, Pod
@@ -82,10 +82,10 @@ class Placing:
         self._refused: dict[Hashable, Unserved] = {}
         self._sharers: dict[Key, int] = defaultdict(int)
 
-    def place(self, pod: Pod, *, barred: Barred | None = None) -> PodPlacement:
+    def place(self, pod: Pod, *, barred: Barred | None = None, only: Only | None = None) -> PodPlacement:
         """Decide for one pod and take what it gets. Raises Unserved or NotYet, with the books unchanged.
 
-        `barred` are choices that must not be made again.
+        `barred` are choices that must not be made again, `only` is the place that is kept for the pod.
         """
         wanted = self.wanted(pod)
         shares = self._shares(wanted)
@@ -93,7 +93,7 @@ class Placing:
             if shares or self._is_promised(wanted):
                 self._check_shared_node(wanted)
             return self._take(PodPlacement(pod, shares=shares))
-        answer = self._choose(wanted, barred)
+        answer = self._choose(wanted, barred) if only is None else self._choose_kept(wanted, only)
         claims = tuple(
             self._claim_placement(claim, one, answer)
             for claim, one in zip(wanted.todo, wanted.read, strict=True)
@@ -105,7 +105,7 @@ class Placing:
         shrinks, so that the next one that asks the same of the same nodes has the same answer.
         """
         wanted = self.wanted(pod)
-        question = None if self._is_special(wanted) or wanted.constraints else self._question(wanted)
+        question = self.question(wanted)
         if question in self._refused:
             raise self._refused[question]
         try:
@@ -159,7 +159,7 @@ class Placing:
                     f"ResourceClaim {claim.key[1]} is being deleted; wait, then recreate it",
                 )
         try:
-            read = [self._reader.read(claim, self.snapshot.classes) for claim in todo]
+            read = [self.read(claim) for claim in todo]
         except InvalidRequest as error:
             raise Unserved(Reason.INVALID_REQUEST, str(error)) from error
         return Wanted(pod, tuple(claims), tuple(todo), tuple(read))
@@ -246,6 +246,38 @@ class Placing:
             "running work to end, ask for a reserved profile, or lower spec.dynamic.reserves",
             profile=profile,
         )
+
+    def _choose_kept(self, wanted: Wanted, only: Only) -> tuple[Placement, ...]:
+        """The place that is kept for the pod; when it was opened, the reserves were looked at. The index is
+        into the geometry of that GPU.
+        """
+        geometry = self.state.gpus[only.gpu].geometry
+        asked = [only.narrow(request, geometry) for request in wanted.requests]
+        answer = self._engine.place(
+            self.state, asked, feasible=self.feasible(wanted), constraints=wanted.constraints
+        )
+        if isinstance(answer, Unplaceable):
+            raise Unserved(REASONS[answer.reason], str(answer), profile=answer.profile)
+        return answer
+
+    def read(self, claim: Claim) -> ClaimRequests:
+        """What a claim asks for. Raises InvalidRequest."""
+        return self._reader.read(claim, self.snapshot.classes)
+
+    def device_at(self, gpu: str, index: int) -> tuple[str, str]:
+        """(Pool, device) of a placement on a GPU."""
+        device = self._inventory.by_name[gpu].devices[index]
+        return device.pool, device.name
+
+    def place_of(self, pool: str, device: str) -> Only | None:
+        """The place that a device is, or None when it is not published (any more)."""
+        found = self._inventory.device(pool, device)
+        gpu = None if found is None else self.state.gpu(found.gpu)
+        return None if found is None or gpu is None else Only(gpu.number, found.index)
+
+    def question(self, wanted: Wanted) -> Hashable:
+        """What has the same answer for equal pods."""
+        return None if self._is_special(wanted) or wanted.constraints else self._question(wanted)
 
     def _shares(self, wanted: Wanted) -> tuple[Claim, ...]:
         """Allocated claims of ours that the pod is to use beside others. Raises Unserved when one is full."""

@@ -1,20 +1,23 @@
 """One round of scheduling: a snapshot -> what to do. No I/O, no clock.
 
-A round has four parts, each with a module of its own: what is given up (`takeback`), who is served and in
-which order (`units`), where each goes (`placing`, and `gangs` for several at once), and what those are told
-who get nothing (`refusals`, `retries`). What a unit gets counts at once for the next one in the same round.
+A round has five parts, each with a module of its own: what is given up (`takeback`), the next steps of moves
+(`moving`), who is served and in which order (`units`), where each goes (`placing`, and `gangs` for several at
+once), and what those are told who get nothing (`refusals`, `retries`), unless a move makes room for them.
+What a unit gets counts at once for the next one in the same round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tessera.api import names
 from tessera.api.reasons import Reason
 from tessera.metrics import registry as metrics
 from tessera.placement.engine import Engine
 from tessera.placement.policies import Policy
 from tessera.scheduler.actions import Action, GiveUp, Place, PodPlacement, Protect, Refuse
 from tessera.scheduler.gangs import place_together
+from tessera.scheduler.moving.steps import Moving
 from tessera.scheduler.node_load import NodeLoad
 from tessera.scheduler.objects import Claim, Key
 from tessera.scheduler.occupancy import Occupancy
@@ -43,11 +46,14 @@ class Planner:
         *,
         grace_seconds: float,
         gang_time_limit_seconds: float = GANG_TIME_LIMIT_SECONDS,
+        namespace: str = names.SYSTEM_NAMESPACE,
+        moving: Moving | None = None,
     ) -> None:
         self.engine = Engine(policy)
         self.occupancy = Occupancy()
         self.avoidance = Avoidance()
         self.queue = Queue()
+        self.moving = moving or Moving(policy, namespace=namespace)
         self._grace_seconds = grace_seconds
         self._gang_time_limit_seconds = gang_time_limit_seconds
         self._selectors = SelectorCache()
@@ -66,9 +72,15 @@ class Planner:
 
     def plan(self, snapshot: Snapshot) -> list[Action]:
         """What to do now. Repeating it on the same snapshot gives the same but for the refusals, which are
-        told once.
+        told once, and evictions, which are asked for every few seconds.
         """
-        placing = self.open_books(snapshot)
+        try:
+            return self._plan(self.open_books(snapshot))
+        finally:
+            self.moving.close()
+
+    def _plan(self, placing: Placing) -> list[Action]:
+        snapshot = placing.snapshot
         self._retries.follow(snapshot)
         self._notice_cleared(snapshot)
         actions: list[Action] = [
@@ -76,8 +88,11 @@ class Planner:
             for claim in snapshot.claims.values()
             if claim.holds_ours and not claim.has_finalizer and not claim.deleting
         ]
-        given_up = list(find_take_backs(snapshot, grace_seconds=self._grace_seconds))
+        given_up = list(
+            find_take_backs(snapshot, grace_seconds=self._grace_seconds, namespace=self.moving.namespace)
+        )
         actions.extend(GiveUp(t.claim, t.pod, t.why) for t in given_up)
+        actions.extend(self.moving.go_on())
         stuck = {t.pod.key for t in given_up if t.pod is not None}
         self.queue.begin(snapshot.now)
         for unit in find_units(snapshot, stuck):
@@ -87,7 +102,7 @@ class Planner:
         return actions
 
     def open_books(self, snapshot: Snapshot) -> Placing:
-        """The books of a round over this snapshot, with nothing decided yet."""
+        """The books of a round over this snapshot, with nothing decided yet; `moving.close` ends it."""
         rebuilt = self.occupancy.follow(snapshot)
         self._load.follow(snapshot, self.occupancy.state)
         if rebuilt:
@@ -97,7 +112,7 @@ class Planner:
             self.reserves = Reserves(
                 snapshot.reserves, inventory=snapshot.inventory, state=self.occupancy.state
             )
-        return Placing(
+        placing = Placing(
             snapshot,
             engine=self.engine,
             occupancy=self.occupancy,
@@ -106,6 +121,8 @@ class Planner:
             avoidance=self.avoidance,
             load=self._load,
         )
+        self.moving.begin(placing)
+        return placing
 
     def place_unit(self, unit: Unit, placing: Placing) -> tuple[PodPlacement, ...]:
         """All pods of a unit, or none. Raises Unserved or NotYet, with the books as they were."""
@@ -116,7 +133,8 @@ class Planner:
                 self._count_arrival(claim, read)
         if unit.gang:
             return place_together(unit.pods, placing)
-        return (placing.place_alone(unit.pods[0]),)
+        pod = unit.pods[0]
+        return (self.moving.place_held(pod) or placing.place_alone(pod),)
 
     def _new_reader(self) -> RequestReader:
         return RequestReader(
@@ -133,9 +151,11 @@ class Planner:
         overdue = limit is not None and unit.age_seconds(snapshot.now) >= limit
         avoided = self.avoidance.nodes(unit.pods[0], now=snapshot.now)
         attempt = self._retries.attempt(
-            unit, snapshot, world=(self.occupancy.releases, self._load.freed, avoided, overdue)
+            unit,
+            snapshot,
+            world=(self.occupancy.releases, self._load.freed, self.moving.changes, avoided, overdue),
         )
-        if self._retries.is_useless(unit, attempt):
+        if self._retries.is_useless(unit, attempt) and not self.moving.has_place(unit):
             self.queue.still_waits(unit)
             return
         try:
@@ -147,13 +167,36 @@ class Planner:
         except Unserved as refused:
             self._retries.refused(unit, attempt)
             self.queue.refused(unit, self._known_profile(refused.profile))
-            # The place for what may still help a refused unit (moves, preemption): before it is told.
-            yield from self._refuse(unit, self._in_time(refused, limit if overdue else None), placing)
+            yield from self.moving.lost_targets()
+            made = self._make_room(unit, refused, placing)
+            if made is not None:
+                yield from made
+            elif not self._waits_for_room(unit):
+                yield from self._refuse(unit, self._in_time(refused, limit if overdue else None), placing)
         else:
             self._retries.placed(unit)
-            yield Place(self.queue.placed(placed, snapshot.now))
+            yield from self.moving.lost_targets()
+            frees = () if unit.gang else self.moving.frees(unit.pods[0])
+            yield Place(self.queue.placed(placed, snapshot.now), frees)
+            for one in placed:
+                if not frees:  # A replacement is no new request.
+                    self.moving.accepted(one)
             for result in (r for p in placed for c in p.claims for r in c.results):
                 metrics.PLACEMENTS_TOTAL.labels(Reason.PLACED, result.profile).inc()
+
+    def _make_room(self, unit: Unit, refused: Unserved, placing: Placing) -> list[Action] | None:
+        """The first steps of a move that helps a unit for which there is no room, or None."""
+        if unit.gang or refused.reason != Reason.UNPLACEABLE:
+            return None
+        made = self.moving.make_room(unit.pods[0], placing.wanted(unit.pods[0]))
+        if made is not None:
+            profile = self._known_profile(refused.profile)
+            metrics.PLACEMENTS_TOTAL.labels(Reason.MAKING_ROOM, profile).inc()
+        return made
+
+    def _waits_for_room(self, unit: Unit) -> bool:
+        """Whether a move makes room for the unit already; it was told so."""
+        return not unit.gang and self.moving.room_of(unit.pods[0]) is not None
 
     @staticmethod
     def _in_time(refused: Unserved, limit: float | None) -> Unserved:

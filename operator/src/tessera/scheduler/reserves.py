@@ -5,7 +5,8 @@ by itself, by counting on each GPU how many more slices of the profile fit. A pl
 number below the reserve is refused, unless it is of the reserved profile: room that nobody may ever use would
 be of no use. Where the reserve is not met anyway, a placement that takes nothing more of it is welcome.
 
-Which GPU belongs to which partition is the operator's word in `GPUNode.spec`.
+Which GPU belongs to which partition is the operator's word in `GPUNode.spec`. What a partition says of moves
+(`spec.dynamic.moves`) is read here too; `moving` acts on it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from tessera.api import names
+from tessera.api.mig_partition import Moves
 from tessera.placement.geometry import Geometry
 from tessera.placement.gpu_sets import bits_of
 from tessera.placement.request import Constraint, Offer, Placement, Request
@@ -25,12 +27,28 @@ from tessera.scheduler.inventory import Inventory
 
 
 @dataclass(frozen=True, slots=True)
+class MoveRule:
+    """What a partition allows: victims of a plan, moves per 100 placements and per hour, how many seconds a
+    place is held for a replacement, and whether pods of lower priority may be preempted.
+    """
+
+    most_victims: int = 2
+    per_100: int = 5
+    per_hour: int = 60
+    replacement_seconds: int = 300
+    preempts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionReserves:
-    """A partition's GPUs (by UUID), and (profile, count) of each of its reserves."""
+    """A partition's GPUs (by UUID), (profile, count) of each of its reserves, and what may be moved on them
+    (None: nothing).
+    """
 
     partition: str
     gpus: frozenset[str]
     reserves: tuple[tuple[str, int], ...]
+    moves: MoveRule | None = None
 
 
 class ReserveReader:
@@ -43,7 +61,7 @@ class ReserveReader:
     def read(
         self, partitions: Iterable[Mapping[str, Any]], gpu_nodes: Iterable[Mapping[str, Any]]
     ) -> tuple[PartitionReserves, ...]:
-        """The partitions that keep room free, by name."""
+        """The partitions that keep room free or allow moves, by name."""
         wanted, nodes = list(partitions), list(gpu_nodes)
         versions = frozenset(
             (o["metadata"]["uid"], o["metadata"]["resourceVersion"]) for o in (*wanted, *nodes)
@@ -58,11 +76,35 @@ class ReserveReader:
 
 def wanted_reserves(partition: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     """(profile, count) of a MIGPartition's reserves; none while it is a dry run or of a fixed layout."""
+    reserves = _dynamic(partition).get("reserves") or ()
+    return tuple((reserve["profile"], int(reserve.get("count", 1))) for reserve in reserves)
+
+
+def wanted_moves(partition: Mapping[str, Any]) -> MoveRule | None:
+    """What a MIGPartition allows to be moved; None: nothing, which is so unless it says something."""
+    moves = _dynamic(partition).get("moves")
+    if moves is None:
+        return None
+    said = Moves.model_validate(moves)
+    return MoveRule(
+        most_victims=said.max_victims,
+        per_100=said.per_100_placements,
+        per_hour=said.per_hour,
+        replacement_seconds=said.replacement_timeout_seconds,
+        preempts=said.preemption == "LowerPriority",
+    )
+
+
+def has_rules(partition: Mapping[str, Any]) -> bool:
+    """Whether it must be known which GPUs the partition has."""
+    return bool(wanted_reserves(partition)) or wanted_moves(partition) is not None
+
+
+def _dynamic(partition: Mapping[str, Any]) -> Mapping[str, Any]:
     spec = partition.get("spec") or {}
     if spec.get("dryRun") or spec.get("mode", "dynamic") != "dynamic":
-        return ()
-    reserves = (spec.get("dynamic") or {}).get("reserves") or ()
-    return tuple((reserve["profile"], int(reserve.get("count", 1))) for reserve in reserves)
+        return {}
+    return spec.get("dynamic") or {}
 
 
 def _read(
@@ -72,12 +114,12 @@ def _read(
     for node in gpu_nodes:
         for gpu in (node.get("spec") or {}).get("gpus") or ():
             owned[gpu.get("partition", "")].add(gpu["uuid"])
-    found = (
-        PartitionReserves(name, frozenset(owned[name]), reserves)
-        for name, reserves in sorted((p["metadata"]["name"], wanted_reserves(p)) for p in partitions)
-        if reserves and owned[name]
+    by_name = {p["metadata"]["name"]: p for p in partitions if has_rules(p)}
+    return tuple(
+        PartitionReserves(name, frozenset(owned[name]), wanted_reserves(p), wanted_moves(p))
+        for name, p in sorted(by_name.items())
+        if owned[name]
     )
-    return tuple(found)
 
 
 @lru_cache(maxsize=65536)
@@ -126,6 +168,8 @@ class Reserves:
     ) -> None:
         self._state = state
         self._kept: list[_Kept] = []
+        self.movable: dict[str, tuple[int, MoveRule]] = {}
+        """Partition -> its GPUs (a bit set) and what may be moved on them."""
         if not partitions:
             return
         numbers = {}
@@ -137,6 +181,8 @@ class Reserves:
         for partition in partitions:
             bits = bits_of(numbers[uuid] for uuid in partition.gpus if uuid in numbers)
             self._kept += [_Kept(partition.partition, bits, p, count) for p, count in partition.reserves]
+            if partition.moves is not None:
+                self.movable[partition.partition] = (bits, partition.moves)
 
     def rooms(self) -> list[tuple[str, str, int, int]]:
         """(partition, profile, reserved, room now) of each reserve."""

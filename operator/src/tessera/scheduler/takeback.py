@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from tessera.api import names
 from tessera.kube.conditions import find_condition
+from tessera.scheduler.move_records import is_placeholder
 from tessera.scheduler.objects import Allocated, Claim, Pod
 from tessera.scheduler.snapshot import Snapshot
 
@@ -30,8 +32,12 @@ class TakeBack:
     why: str
 
 
-def find_take_backs(snapshot: Snapshot, *, grace_seconds: float) -> Iterator[TakeBack]:
-    """Allocations whose pod was not scheduled within the grace time, and allocations that nobody uses."""
+def find_take_backs(
+    snapshot: Snapshot, *, grace_seconds: float, namespace: str = names.SYSTEM_NAMESPACE
+) -> Iterator[TakeBack]:
+    """Allocations whose pod was not scheduled within the grace time, and allocations that nobody uses.
+    Placeholders of moves, in the scheduler's `namespace`, have a deadline of their own.
+    """
     used: set[tuple[str, str]] = set()
     stuck: list[tuple[Pod, list[Claim]]] = []
     for pod in snapshot.pods.values():
@@ -61,6 +67,7 @@ def find_take_backs(snapshot: Snapshot, *, grace_seconds: float) -> Iterator[Tak
             and claim.key not in used
             and claim.allocated is not None
             and snapshot.now - claim.allocated.since >= ORPHAN_SECONDS
+            and not is_placeholder(claim, namespace)
         ):
             yield TakeBack(claim, None, "no pod uses the claim")
 

@@ -1,0 +1,145 @@
+"""New plans: for whom one is looked for, how often, and its first steps.
+
+A search costs milliseconds, and on a full cluster hundreds of pods fit nowhere. So a round makes few
+searches, and a question that found no plan is not asked again for some seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterator, Mapping
+
+from tessera.api import names
+from tessera.api.reasons import Reason
+from tessera.placement.policies_value import ValuePolicy
+from tessera.scheduler.actions import Action, HoldTarget, KeepRoom, Refuse
+from tessera.scheduler.allocation import Result
+from tessera.scheduler.barred import Only
+from tessera.scheduler.move_records import MoveRecord, PodRef, RoomRecord, RoomVictim, placeholder_name
+from tessera.scheduler.moving.plans import Leaving, Plan, PlanFinder, Question
+from tessera.scheduler.moving.ration import Account
+from tessera.scheduler.moving.rounds import MovingRound
+from tessera.scheduler.moving.under_way import EVICT_SECONDS
+from tessera.scheduler.objects import Claim, Pod
+from tessera.scheduler.placing import Placing, Wanted
+
+MOST_SEARCHES = 4
+"""New plans that are looked for in one round."""
+FRUITLESS_SECONDS = 5.0
+"""For so long a question without a plan is not asked again, so that others get their turn."""
+
+
+class Beginnings:
+    """Looks for plans by the values of a policy."""
+
+    def __init__(self, policy: ValuePolicy) -> None:
+        self._finder = PlanFinder(policy)
+        self._fruitless: dict[Hashable, float] = {}
+
+    def find(
+        self,
+        pod: Pod,
+        wanted: Wanted,
+        moving: MovingRound,
+        *,
+        accounts: Mapping[str, Account],
+        left_alone: Collection[Hashable],
+    ) -> Plan | None:
+        """The plan that would be made for the pod now, or None."""
+        placing, under_way = moving.placing, moving.under_way
+        if not accounts or not asks_for_one_slice(wanted) or under_way.waits_for_cleaning(wanted.todo[0]):
+            return None
+        now = placing.snapshot.now
+        self._fruitless = {asked: until for asked, until in self._fruitless.items() if until > now}
+        spared = frozenset(left_alone) | under_way.identities()
+        asked = Question(pod, wanted.requests[0], placing.feasible(wanted), moving.busy, spared)
+        plans = []
+        for name in sorted(accounts.keys() - moving.in_flight):
+            account = accounts[name]
+            if not account.movable_now(now) and not account.preemptable_now(now):
+                continue
+            question = (name, pod.priority, placing.question(wanted))
+            if question in self._fruitless or moving.searches == MOST_SEARCHES:
+                continue
+            moving.searches += 1
+            plan = self._finder.moves(asked, name, account, placing)
+            plan = plan or self._finder.preemption(asked, name, account, placing)
+            if plan is not None:
+                plans.append(plan)
+            else:
+                self._fruitless[question] = now + FRUITLESS_SECONDS
+        # A plan of moves costs nobody a place.
+        return min(plans, key=lambda p: (any(v.target is None for v in p.victims), p.price), default=None)
+
+
+def first_steps(
+    plan: Plan, pod: Pod, claim: Claim, moving: MovingRound, *, replacement_seconds: float
+) -> Iterator[Action]:
+    """What a plan begins with. What it takes is closed for the rest of the round."""
+    placing = moving.placing
+    now = placing.snapshot.now
+    deadline = now + EVICT_SECONDS + replacement_seconds
+    moving.planned.add(plan.partition)
+    for leaving in plan.victims:
+        if leaving.target is not None:
+            yield _hold(leaving, leaving.target, claim, moving, deadline=deadline)
+    pool, device = placing.device_at(plan.placement.gpu, plan.placement.index)
+    victims = tuple(
+        RoomVictim(*v.candidate.pod.key, v.candidate.pod.uid, v.target is None) for v in plan.victims
+    )
+    gpu = placing.state.gpu(plan.placement.gpu)
+    assert gpu is not None
+    moving.busy |= 1 << gpu.number
+    moving.closed.close(claim.uid, Only(gpu.number, plan.placement.index))
+    yield KeepRoom(claim, RoomRecord(pool, device, victims, now + EVICT_SECONDS, deadline))
+    yield Refuse(pod, (claim,), Reason.MAKING_ROOM, describe(plan, placing))
+
+
+def _hold(
+    leaving: Leaving, target: tuple[str, int], claim: Claim, moving: MovingRound, *, deadline: float
+) -> HoldTarget:
+    victim = leaving.candidate.pod
+    name, index = target
+    gpu = moving.placing.state.gpu(name)
+    assert gpu is not None
+    moving.busy |= 1 << gpu.number
+    moving.closed.take(claim.uid, name, index)
+    pool, device = moving.placing.device_at(name, index)
+    job_uid, completion_index, pod_claim_name = leaving.candidate.identity
+    record = MoveRecord(
+        job_uid=job_uid,
+        completion_index=completion_index,
+        pod_claim_name=pod_claim_name,
+        victim_pod=PodRef(*victim.key, victim.uid),
+        waiting_claim_uid=claim.uid,
+        deadline=deadline,
+    )
+    return HoldTarget(
+        placeholder_name(waiting_claim_uid=claim.uid, victim_pod_uid=victim.uid),
+        record,
+        Result(names.CLAIM_REQUEST_NAME, pool, device, profile=leaving.profile),
+        gpu.node,
+    )
+
+
+def describe(plan: Plan, placing: Placing) -> str:
+    """A plan in words."""
+    _, device = placing.device_at(plan.placement.gpu, plan.placement.index)
+    parts = []
+    for victim in plan.victims:
+        who = "/".join(victim.candidate.pod.key)
+        if victim.target is None:
+            parts.append(f"pod {who} of lower priority is preempted")
+        else:
+            parts.append(f"pod {who} is moved to {placing.device_at(*victim.target)[1]}")
+    return f"room for {device} on node {plan.placement.node} is made: {', '.join(parts)}"
+
+
+def asks_for_one_slice(wanted: Wanted) -> bool:
+    """Whether a plan could help: one pod, with one claim of one slice."""
+    return (
+        not wanted.pod.node
+        and wanted.pod.gang is None
+        and len(wanted.claims) == len(wanted.todo) == 1
+        and len(wanted.requests) == 1
+        and any(a.count == 1 for a in wanted.requests[0].alternatives)
+    )

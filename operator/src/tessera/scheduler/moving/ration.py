@@ -1,0 +1,91 @@
+"""How often pods may be moved: one account per MIGPartition, and who is left alone for a while.
+
+The account is that of `placement.budget`: placements earn tokens, a move costs one. Beside it stands what the
+partition allows in an hour. Both are in memory and start empty, so that a restart makes moves rarer, never
+more frequent. A victim is paid for when it has left; while it has not, no other plan of its partition begins.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Hashable
+
+from tessera.placement.budget import BudgetRule, MoveBudget
+from tessera.scheduler.reserves import MoveRule
+
+LEFT_ALONE_SECONDS = 600.0
+"""For so long a pod that was moved, or that could not be evicted, is no victim again."""
+_HOUR = 3600.0
+
+
+class Account:
+    """What one partition may still move. Times are seconds since the epoch."""
+
+    def __init__(self, rule: MoveRule, *, gpus: int) -> None:
+        self.rule = rule
+        self._budget = MoveBudget(gpus=gpus, rule=BudgetRule(moves_per_100=float(rule.per_100)))
+        self._left_at: deque[float] = deque()
+
+    def follow(self, rule: MoveRule, *, gpus: int) -> None:
+        """The partition's rule or its GPUs may have changed. Another ration begins with an empty account."""
+        if rule.per_100 != self.rule.per_100:
+            self._budget = MoveBudget(gpus=gpus, rule=BudgetRule(moves_per_100=float(rule.per_100)))
+        else:
+            self._budget.resize(gpus=gpus)
+        self.rule = rule
+
+    def accepted(self) -> None:
+        """A slice was placed on the partition's GPUs."""
+        self._budget.accepted()
+
+    def movable_now(self, now: float) -> int:
+        """How many victims a plan of moves may have at this moment."""
+        return self._budget.affordable(min(self.rule.most_victims, self.left_this_hour(now)))
+
+    def preemptable_now(self, now: float) -> int:
+        """How many victims a preemption may have at this moment."""
+        return min(self.rule.most_victims, self.left_this_hour(now)) if self.rule.preempts else 0
+
+    def left_this_hour(self, now: float) -> int:
+        """How many more pods may leave within this hour."""
+        while self._left_at and self._left_at[0] <= now - _HOUR:
+            self._left_at.popleft()
+        return max(0, self.rule.per_hour - len(self._left_at))
+
+    def worth(self, *, size: int, moves: int, value_change: float) -> bool:
+        """Whether a plan of moves pays (see `placement.budget`)."""
+        return self._budget.worth(size=size, moves=moves, value_change=value_change)
+
+    def left(self, now: float, *, moved: bool) -> None:
+        """A victim has left. What an earlier leader had begun may find the account empty."""
+        self._left_at.append(now)
+        if moved:
+            self._budget.spend(self._budget.affordable(1))
+
+
+class Unlimited(Account):
+    """For an explanation: what would be done if the ration allowed it."""
+
+    def movable_now(self, now: float) -> int:
+        """As many as the partition allows at once."""
+        return self.rule.most_victims if self.rule.per_100 and self.rule.per_hour else 0
+
+    def worth(self, *, size: int, moves: int, value_change: float) -> bool:
+        """The account is taken to be full."""
+        return size - BudgetRule().value_price * value_change >= 0
+
+
+class LeftAlone:
+    """Whom not to ask, each for ten minutes."""
+
+    def __init__(self) -> None:
+        self._until: dict[Hashable, float] = {}
+
+    def add(self, who: Hashable, *, now: float) -> None:
+        """It has had its trouble."""
+        self._until[who] = now + LEFT_ALONE_SECONDS
+
+    def now(self, now: float) -> Collection[Hashable]:
+        """Who is to be left alone at this moment."""
+        self._until = {who: until for who, until in self._until.items() if until > now}
+        return self._until.keys()

@@ -1,0 +1,242 @@
+"""What the planner's round asks about moves: the steps of those under way, and new ones.
+
+`begin` reads what is under way and closes the kept rooms in the books of the round, so that nobody else is
+placed there; `go_on` gives the next step of each; `place_held` serves those for whom a place is held; and
+`make_room` begins a plan for a pod that fits nowhere. At the end of the round `close` opens the books again:
+they then say what claims hold, and nothing else.
+
+In memory are only accounts, whom to leave alone, and when an eviction was last asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tessera.api import names
+from tessera.api.reasons import Reason
+from tessera.placement.policies import Policy
+from tessera.placement.policies_value import FragmentationTenancy, ValuePolicy
+from tessera.scheduler.actions import Action, Evict, FreeTarget, KeepRoom, PodPlacement
+from tessera.scheduler.barred import Only
+from tessera.scheduler.move_records import ELSEWHERE, REFUSED, RoomRecord
+from tessera.scheduler.moving.beginnings import Beginnings, first_steps
+from tessera.scheduler.moving.plans import Plan
+from tessera.scheduler.moving.ration import Account, LeftAlone
+from tessera.scheduler.moving.rounds import Closed, MovingRound
+from tessera.scheduler.moving.under_way import Room, UnderWay, partition_of, read_under_way
+from tessera.scheduler.moving.victims import identity_of, is_replaceable
+from tessera.scheduler.objects import Claim, Pod
+from tessera.scheduler.occupancy import Holder
+from tessera.scheduler.placing import Placing, Wanted
+from tessera.scheduler.refusals import Unserved
+from tessera.scheduler.units import Unit
+
+ASK_AGAIN_SECONDS = 5.0
+
+
+class Moving:
+    """Moves and preemption, round after round. Placeholders are looked for in `namespace` only."""
+
+    def __init__(
+        self, policy: Policy, *, namespace: str = names.SYSTEM_NAMESPACE, account: type[Account] = Account
+    ) -> None:
+        self.changes = 0
+        """Grows whenever a kept room or a held place may have become free."""
+        self.namespace = namespace
+        self._beginnings = Beginnings(policy if isinstance(policy, ValuePolicy) else FragmentationTenancy())
+        self._new_account = account
+        self._accounts: dict[str, Account] = {}
+        self._left_alone = LeftAlone()
+        self._asked_at: dict[str, float] = {}
+        self._left: set[str] = set()
+        self._parts: frozenset[tuple[str, str]] = frozenset()
+        self._round: MovingRound | None = None
+
+    @property
+    def under_way(self) -> UnderWay:
+        """The moves under way in this round."""
+        return self._now.under_way
+
+    @property
+    def in_flight(self) -> set[str]:
+        """Partitions in which room is being made."""
+        return self._now.in_flight
+
+    # The round.
+
+    def begin(self, placing: Placing) -> None:
+        """Read what is under way and close the kept rooms in the books."""
+        under_way = read_under_way(placing, namespace=self.namespace)
+        self._round = MovingRound(placing, under_way, Closed(placing.state), busy=under_way.gpus())
+        self._follow_rules(placing)
+        parts = under_way.parts()
+        self.changes += bool(self._parts - parts)
+        self._parts = parts
+        for room in under_way.rooms.values():
+            self._round.closed.close(room.claim.uid, room.place)
+
+    def _follow_rules(self, placing: Placing) -> None:
+        movable = placing.reserves.movable
+        for name, (bits, rule) in movable.items():
+            account = self._accounts.get(name)
+            if account is None:
+                self._accounts[name] = self._new_account(rule, gpus=bits.bit_count())
+            else:
+                account.follow(rule, gpus=bits.bit_count())
+        for name in self._accounts.keys() - movable.keys():
+            del self._accounts[name]
+
+    def go_on(self) -> Iterator[Action]:
+        """The next step of every move under way."""
+        under_way = self.under_way
+        now = self._now.placing.snapshot.now
+        for given_up in under_way.given_up:
+            if given_up.outcome == REFUSED:
+                self._leave_alone(given_up.record, now)
+            if not given_up.claim.deleting:
+                yield KeepRoom(given_up.claim, None)
+        for placeholder, outcome in under_way.useless:
+            yield FreeTarget(placeholder.claim, outcome)
+        for room in under_way.rooms.values():
+            self._count_left(room, now)
+            yield from self._evict(room, now)
+        alive = {v.uid for room in under_way.rooms.values() for v in room.record.victims}
+        self._asked_at = {uid: at for uid, at in self._asked_at.items() if uid in alive}
+        self._left &= alive
+
+    def close(self) -> None:
+        """The round is over: the books say again what claims hold."""
+        if self._round is not None:
+            self._round.closed.open_all()
+            self._round = None
+
+    # Those for whom a place is held.
+
+    def has_place(self, unit: Unit) -> bool:
+        """Whether trying to place the unit makes sense whatever was answered before."""
+        if unit.gang:
+            return False
+        pod = unit.pods[0]
+        room = self.room_of(pod)
+        return self.under_way.target_for(pod) is not None or (room is not None and not room.staying)
+
+    def room_of(self, pod: Pod) -> Room | None:
+        """The room that is kept for the pod."""
+        rooms = self.under_way.rooms.values()
+        return next((room for room in rooms if room.pod.uid == pod.uid), None)
+
+    def place_held(self, pod: Pod) -> PodPlacement | None:
+        """The pod on the place that is held for it, or None when there is none or it is of no use (any more).
+        Raises NotYet, and Unserved when the pod cannot be placed anywhere.
+        """
+        target = self.under_way.target_for(pod)
+        if target is not None and target.place is not None:
+            return self._place_on_target(pod, target.claim, target.place)
+        room = self.room_of(pod)
+        return None if room is None else self._place_in_room(pod, room)
+
+    def frees(self, pod: Pod) -> tuple[Claim, ...]:
+        """The placeholders that go for the pod's placement."""
+        return self._now.frees.get(pod.uid, ())
+
+    def lost_targets(self) -> list[FreeTarget]:
+        """Placeholders that turned out to be of no use since the last call."""
+        lost, self._now.lost = self._now.lost, []
+        return lost
+
+    def accepted(self, placed: PodPlacement) -> None:
+        """A pod was placed: its partition earns its share of a move."""
+        for result in (r for c in placed.claims for r in c.results):
+            place = self._now.placing.place_of(result.pool, result.device)
+            partition = "" if place is None else partition_of(place.gpu, self._now.placing)
+            if partition:
+                self._accounts[partition].accepted()
+
+    def _place_on_target(self, pod: Pod, claim: Claim, place: Only) -> PodPlacement | None:
+        placing = self._now.placing
+        placing.wanted(pod)  # Raises NotYet while its claim is still to be made.
+        holder = _holder_of(claim)
+        placing.state.release(holder)
+        try:
+            placed = placing.place(pod, only=place)
+        except Unserved:
+            placing.state.occupy(placing.state.gpus[place.gpu].name, place.index, owner=holder)
+            self._now.lost.append(FreeTarget(claim, ELSEWHERE))
+            return None
+        self._now.frees[pod.uid] = (claim,)
+        return placed
+
+    def _place_in_room(self, pod: Pod, room: Room) -> PodPlacement | None:
+        placing, closed = self._now.placing, self._now.closed
+        closed.open(room.claim.uid)
+        gpu = placing.state.gpus[room.place.gpu]
+        if gpu.table.fits(gpu.layout, room.place.index):
+            try:
+                return placing.place(pod, only=room.place)
+            except Unserved:
+                pass  # Its node does not take it now; it may fit elsewhere, else it goes on waiting.
+        closed.close(room.claim.uid, room.place)
+        return None
+
+    # New plans.
+
+    def make_room(self, pod: Pod, wanted: Wanted) -> list[Action] | None:
+        """The first steps of a plan for a pod that fits nowhere, or None."""
+        plan = self.find_plan(pod, wanted)
+        if plan is None:
+            return None
+        seconds = self._accounts[plan.partition].rule.replacement_seconds
+        return list(first_steps(plan, pod, wanted.todo[0], self._now, replacement_seconds=seconds))
+
+    def find_plan(self, pod: Pod, wanted: Wanted) -> Plan | None:
+        """The plan that would be made for the pod now, or None."""
+        left_alone = self._left_alone.now(self._now.placing.snapshot.now)
+        return self._beginnings.find(pod, wanted, self._now, accounts=self._accounts, left_alone=left_alone)
+
+    # Steps of those under way.
+
+    def _evict(self, room: Room, now: float) -> Iterator[Evict]:
+        """One victim after the other, so that a refusal costs nobody else his place."""
+        if not room.staying:
+            return
+        victim, pod = room.staying[0]
+        if now - self._asked_at.get(victim.uid, float("-inf")) < ASK_AGAIN_SECONDS:
+            return
+        self._asked_at[victim.uid] = now
+        waiting = "/".join(room.pod.key)
+        if victim.preempted:
+            why = f"evicted to make room for pod {waiting}, whose priority is higher"
+            yield Evict(pod, why, Reason.PREEMPTED)
+        else:
+            why = f"evicted to make room for pod {waiting}; a slice is held for its replacement"
+            yield Evict(pod, why, Reason.MOVED)
+
+    def _count_left(self, room: Room, now: float) -> None:
+        """Pay for victims that have begun to leave, and let their replacements alone for a while."""
+        moved = {p.record.victim_pod.uid: p.record.identity for p in self.under_way.placeholders}
+        for victim in room.left:
+            if victim.uid in self._left:
+                continue
+            self._left.add(victim.uid)
+            self._accounts[room.partition].left(now, moved=not victim.preempted)
+            if victim.uid in moved:
+                self._left_alone.add(moved[victim.uid], now=now)
+
+    def _leave_alone(self, record: RoomRecord, now: float) -> None:
+        snapshot = self._now.placing.snapshot
+        for victim in record.victims:
+            pod = snapshot.pods.get((victim.namespace, victim.name))
+            if pod is not None and pod.uid == victim.uid and is_replaceable(pod):
+                self._left_alone.add(identity_of(pod), now=now)
+
+    @property
+    def _now(self) -> MovingRound:
+        assert self._round is not None, "no round has begun"
+        return self._round
+
+
+def _holder_of(claim: Claim) -> Holder:
+    """The placeholder's entry in the cluster state."""
+    assert claim.allocated is not None
+    pool, device = claim.allocated.devices[0]
+    return Holder(claim.uid, "/".join(claim.key), pool, device)

@@ -1,0 +1,285 @@
+"""The moves that are under way, read from the records of a snapshot and judged by the rules of the moment.
+
+Nothing here is remembered. A room is *kept* while its pod still waits, its victims may still leave and the
+places for them are held; else it is given up. A placeholder stays for its victim while the room is kept, then
+for the replacement, until that has a place or the deadline is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from tessera.scheduler.barred import Only
+from tessera.scheduler.move_records import (
+    ABANDONED,
+    ELSEWHERE,
+    MOVED,
+    NO_REPLACEMENT,
+    REFUSED,
+    MoveRecord,
+    PodRef,
+    RoomRecord,
+    RoomVictim,
+    is_placeholder,
+    read_move,
+    read_room,
+)
+from tessera.scheduler.moving.victims import Candidate, Identity, candidate, identity_of, is_replaceable
+from tessera.scheduler.objects import Claim, Pod
+from tessera.scheduler.placing import Placing
+from tessera.scheduler.snapshot import Snapshot
+
+EVICT_SECONDS = 60.0
+"""How long an eviction is asked for."""
+LONGEST_SECONDS = EVICT_SECONDS + 3600.0
+"""No room is kept for longer, whatever its record says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholder:
+    """A claim of ours that holds a place for a replacement. `place` is None while it holds none."""
+
+    claim: Claim
+    record: MoveRecord
+    place: Only | None
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A place that is kept for a waiting claim. `staying` are victims that have still to leave and have not
+    begun to.
+    """
+
+    claim: Claim
+    pod: Pod
+    record: RoomRecord
+    place: Only
+    partition: str
+    staying: tuple[tuple[RoomVictim, Pod], ...]
+
+    @property
+    def left(self) -> tuple[RoomVictim, ...]:
+        """Victims that are gone, or about to be."""
+        stay = {victim.uid for victim, _ in self.staying}
+        return tuple(victim for victim in self.record.victims if victim.uid not in stay)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A room that is not kept any more, and why: an outcome."""
+
+    claim: Claim
+    record: RoomRecord
+    outcome: str
+
+
+@dataclass(slots=True)
+class UnderWay:
+    """All moves under way."""
+
+    rooms: dict[str, Room] = field(default_factory=dict)
+    """By the UID of the waiting claim."""
+    given_up: list[GivenUp] = field(default_factory=list)
+    placeholders: list[Placeholder] = field(default_factory=list)
+    """Those that stay."""
+    useless: list[tuple[Placeholder, str]] = field(default_factory=list)
+    """Those that go, with the outcome."""
+
+    def target_for(self, pod: Pod) -> Placeholder | None:
+        """The placeholder for the replacement that this pod is."""
+        if not self.placeholders or not is_replaceable(pod):
+            return None
+        who = identity_of(pod)
+        return next(
+            (p for p in self.placeholders if p.record.identity == who and p.record.victim_pod.uid != pod.uid),
+            None,
+        )
+
+    def identities(self) -> set[Identity]:
+        """Those for whom a place is held."""
+        return {p.record.identity for p in self.placeholders} | {p.record.identity for p, _ in self.useless}
+
+    def waits_for_cleaning(self, claim: Claim) -> bool:
+        """Whether something of an earlier plan for the claim is still there."""
+        theirs = [*self.placeholders, *(p for p, _ in self.useless)]
+        return (
+            claim.uid in self.rooms
+            or any(given_up.claim.uid == claim.uid for given_up in self.given_up)
+            or any(p.record.waiting_claim_uid == claim.uid for p in theirs)
+        )
+
+    def parts(self) -> frozenset[tuple[str, str]]:
+        """All there is. When one of these is not there any more, room may have become free."""
+        return frozenset(
+            [
+                *(("room", uid) for uid in self.rooms),
+                *(("given up", given_up.claim.uid) for given_up in self.given_up),
+                *(("placeholder", p.claim.uid) for p in self.placeholders),
+                *(("useless", p.claim.uid) for p, _ in self.useless),
+            ]
+        )
+
+    def gpus(self) -> int:
+        """The GPUs that take part, as a bit set."""
+        places = [*(r.place for r in self.rooms.values()), *(p.place for p in self.placeholders)]
+        bits = 0
+        for place in places:
+            bits |= 0 if place is None else 1 << place.gpu
+        return bits
+
+
+def read_under_way(placing: Placing, *, namespace: str) -> UnderWay:
+    """The moves under way."""
+    snapshot = placing.snapshot
+    found = UnderWay()
+    placeholders: list[Placeholder] = []
+    marked: list[Claim] = []
+    for claim in snapshot.claims.values():
+        if claim.move and is_placeholder(claim, namespace):
+            record = read_move(claim.move)
+            assert record is not None
+            placeholders.append(Placeholder(claim, record, _place_of(claim, placing)))
+        elif claim.room:
+            marked.append(claim)
+    if not placeholders and not marked:
+        return found
+    pods = _Pods(snapshot)
+    held = {
+        (p.record.waiting_claim_uid, p.record.victim_pod.uid): p.place
+        for p in placeholders
+        if p.place is not None and not p.claim.deleting
+    }
+    for claim in marked:
+        _judge_room(claim, held, pods, placing, found)
+    outcomes = {given_up.claim.uid: given_up.outcome for given_up in found.given_up}
+    for placeholder in placeholders:
+        outcome = _judge_placeholder(placeholder, pods, found.rooms, outcomes, snapshot.now)
+        if outcome:
+            found.useless.append((placeholder, outcome))
+        else:
+            found.placeholders.append(placeholder)
+    return found
+
+
+class _Pods:
+    """The pods of a snapshot, asked by name and life, and by identity."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._by_uid: Mapping[str, Pod] | None = None
+        self._replacements: dict[Identity, list[Pod]] | None = None
+
+    def staying(self, ref: PodRef | RoomVictim) -> Pod | None:
+        """The pod while it is there and has not begun to end."""
+        pod = self.snapshot.pods.get((ref.namespace, ref.name))
+        return None if pod is None or pod.uid != ref.uid or pod.deleting or pod.finished else pod
+
+    def users_of(self, claim: Claim) -> Iterable[Pod]:
+        """Pods that name the claim."""
+        if claim.owner_uid:
+            if self._by_uid is None:
+                self._by_uid = {pod.uid: pod for pod in self.snapshot.pods.values()}
+            owner = self._by_uid.get(claim.owner_uid)
+            return () if owner is None else (owner,)
+        pods = self.snapshot.pods.values()
+        return (
+            p for p in pods if p.key[0] == claim.key[0] and any(e.claim == claim.key[1] for e in p.claims)
+        )
+
+    def replacements(self, record: MoveRecord) -> list[Pod]:
+        """Pods that came in the victim's place."""
+        if self._replacements is None:
+            self._replacements = {}
+            for pod in self.snapshot.pods.values():
+                if is_replaceable(pod) and not pod.deleting:
+                    self._replacements.setdefault(identity_of(pod), []).append(pod)
+        return [p for p in self._replacements.get(record.identity, ()) if p.uid != record.victim_pod.uid]
+
+
+def _judge_room(
+    claim: Claim, held: Mapping[tuple[str, str], Only], pods: _Pods, placing: Placing, found: UnderWay
+) -> None:
+    now = placing.snapshot.now
+    record = read_room(claim.room)
+    if record is None:
+        record = RoomRecord("", "", (), 0.0, 0.0)
+    place = placing.place_of(record.pool, record.device)
+    pod = next((p for p in pods.users_of(claim) if not p.deleting and not p.node), None)
+    partition = "" if place is None else partition_of(place.gpu, placing)
+    given_up = GivenUp(claim, record, ABANDONED)
+    over = now >= record.deadline or record.deadline > now + LONGEST_SECONDS or not record.victims
+    if over or place is None or pod is None or not partition or claim.allocated is not None or claim.deleting:
+        found.given_up.append(given_up)
+        return
+    staying = tuple((v, p) for v in record.victims if (p := pods.staying(v)) is not None)
+    if staying and now >= record.evict_until:
+        found.given_up.append(GivenUp(claim, record, REFUSED))
+        return
+    room = Room(claim, pod, record, place, partition, staying)
+    if all(_may_leave(victim, at, room, held, placing) for victim, at in staying):
+        found.rooms[claim.uid] = room
+    else:
+        found.given_up.append(given_up)
+
+
+def _may_leave(
+    victim: RoomVictim, pod: Pod, room: Room, held: Mapping[tuple[str, str], Only], placing: Placing
+) -> bool:
+    """Whether a victim that is still there may be evicted, whoever wrote its name into the record."""
+    known = candidate(pod, placing.snapshot)
+    if known is None or not _is_on(known, room.place.gpu, placing):
+        return False
+    if victim.preempted:
+        _, rule = placing.reserves.movable[room.partition]
+        return rule.preempts and may_preempt(room.pod, pod)
+    target = held.get((room.claim.uid, victim.uid))
+    # As its replacement will be: bound to no node.
+    return target is not None and bool(placing.load.fit(replace(pod, node="")).gpus >> target.gpu & 1)
+
+
+def may_preempt(pod: Pod, victim: Pod) -> bool:
+    """Whether the pod is more important than the victim, and may make use of it."""
+    never = (pod.raw.get("spec") or {}).get("preemptionPolicy") == "Never"
+    return not never and pod.priority > victim.priority
+
+
+def partition_of(gpu: int, placing: Placing) -> str:
+    """The partition that allows moves on this GPU, or ""."""
+    movable = placing.reserves.movable
+    return next((name for name, (bits, _) in movable.items() if bits >> gpu & 1), "")
+
+
+def _judge_placeholder(
+    placeholder: Placeholder,
+    pods: _Pods,
+    rooms: Mapping[str, Room],
+    outcomes: Mapping[str, str],
+    now: float,
+) -> str:
+    """The outcome with which it goes, or "" while it stays."""
+    record = placeholder.record
+    if pods.staying(record.victim_pod) is not None:
+        room = rooms.get(record.waiting_claim_uid)
+        named = room is not None and any(v.uid == record.victim_pod.uid for v in room.record.victims)
+        kept = named and placeholder.place is not None and not placeholder.claim.deleting
+        return "" if kept and now < record.deadline else outcomes.get(record.waiting_claim_uid, ABANDONED)
+    claims = (pods.snapshot.claim_of(p, p.claims[0].claim) for p in pods.replacements(record))
+    placed = any(claim is not None and claim.allocated is not None for claim in claims)
+    if placeholder.place is None:
+        # It is cleared just before the replacement gets its place; a kill came between that and its deletion.
+        return MOVED if placed else ELSEWHERE
+    if placed or placeholder.claim.deleting:
+        return ELSEWHERE
+    return NO_REPLACEMENT if now >= record.deadline else ""
+
+
+def _place_of(claim: Claim, placing: Placing) -> Only | None:
+    if claim.allocated is None or not claim.allocated.devices:
+        return None
+    return placing.place_of(*claim.allocated.devices[0])
+
+
+def _is_on(found: Candidate, gpu: int, placing: Placing) -> bool:
+    place = placing.place_of(*found.device)
+    return place is not None and place.gpu == gpu

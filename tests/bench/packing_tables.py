@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tessera.boards import plain_profiles
 from tessera.gpu.profiles import GPUModel, model
 from tessera.packing.boards import Pool
 from tessera.packing.comparison import PACKERS
@@ -29,29 +30,27 @@ from tessera.packing.program import solver_name
 from tessera.packing.requests import pack_requests
 from tessera.packing.service_file import parse_services
 from tessera.packing.service_plan import pack_services
+from tessera.simulate.cluster import parse_cluster
+from tessera.simulate.mixes import NAMED_MIXES, named_mix
 from tessera.simulate.report import cell, print_table
 from tessera.simulate.statistics import summarise
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "parvagpu"
-PROFILES = ("1g.10gb", "1g.20gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")
-MIXES = {
-    "uniform": (1, 1, 1, 1, 1, 1),
-    "skew-small": (30, 25, 20, 10, 10, 5),
-    "skew-big": (5, 10, 10, 20, 25, 30),
-    "bimodal": (30, 15, 5, 5, 15, 30),
-}
+BOARD = "H100-80GB"
 
 
 def static(requests: int, seeds: int) -> dict[str, Any]:
     """Per mix: the ratios of all packers, the optimum, its bound by slices, and the time of the solver."""
-    plain = [profile for profile in model("H100-80GB").profiles if profile.name in PROFILES]
+    cluster = parse_cluster([BOARD], gpus=1)
+    plain = [model(BOARD).profile(name) for name in plain_profiles(model(BOARD))]
     pool = Pool(GPUModel.from_profiles("8 slices", plain))
     size = {profile.name: profile.memory_slices for profile in plain}
     table: dict[str, Any] = {}
-    for mix, weights in MIXES.items():
+    for mix in NAMED_MIXES:
+        shares = named_mix(mix, cluster).shares
         runs = []
         for seed in range(seeds):
-            arrivals = random.Random(f"{mix} {seed}").choices(PROFILES, weights, k=requests)
+            arrivals = random.Random(f"{mix} {seed}").choices(list(shares), list(shares.values()), k=requests)
             before = time.process_time()
             plan = pack_requests([pool], Counter(arrivals))
             cpu = time.process_time() - before

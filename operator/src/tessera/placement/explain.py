@@ -145,8 +145,7 @@ def _offered_on(state: ClusterState, alternatives: list[Alternative]) -> int:
     bits = 0
     for alternative in alternatives:
         for offer in alternative.offers:
-            of_geometry = state.bits_of_geometry(offer.geometry)
-            bits |= of_geometry if offer.gpus is None else of_geometry & offer.gpus
+            bits |= offer.gpus_in(state)
     return bits
 
 

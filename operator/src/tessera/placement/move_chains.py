@@ -152,9 +152,4 @@ class ChainSearch:
 
 
 def _offered(offers: tuple[Offer, ...], gpu: Gpu, index: int) -> bool:
-    return any(
-        offer.geometry is gpu.geometry
-        and index in offer.placements
-        and (offer.gpus is None or bool(offer.gpus >> gpu.number & 1))
-        for offer in offers
-    )
+    return any(index in offer.placements and offer.holds_on(gpu) for offer in offers)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tessera.placement.geometry import Geometry, LegalPlacement
-from tessera.placement.state import ClusterState
+from tessera.placement.state import ClusterState, Gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,15 @@ class Offer:
     geometry: Geometry
     placements: tuple[int, ...]
     gpus: int | None = None
+
+    def holds_on(self, gpu: Gpu) -> bool:
+        """Whether it is made for this GPU."""
+        return gpu.geometry is self.geometry and (self.gpus is None or bool(self.gpus >> gpu.number & 1))
+
+    def gpus_in(self, state: ClusterState) -> int:
+        """The GPUs of a state that it is made for, as a bit set."""
+        of_geometry = state.bits_of_geometry(self.geometry)
+        return of_geometry if self.gpus is None else of_geometry & self.gpus
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,8 +65,7 @@ def choose_reservation(
     for alternative in request.alternatives:
         best: tuple[tuple[float, float, int, int], Gpu, int] | None = None
         for offer in alternative.offers:
-            bits = allowed & state.bits_of_geometry(offer.geometry)
-            for number in numbers(bits if offer.gpus is None else bits & offer.gpus):
+            for number in numbers(allowed & offer.gpus_in(state)):
                 gpu = state.gpus[number]
                 if gpu.overlapping:
                     continue

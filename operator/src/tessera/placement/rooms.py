@@ -146,10 +146,8 @@ class Rooms:
     def _offered_on(
         self, offers: tuple[Offer, ...], number: int
     ) -> Iterator[tuple[Geometry, tuple[int, ...]]]:
-        geometry = self.state.gpus[number].geometry
-        for offer in offers:
-            if offer.geometry is geometry and (offer.gpus is None or offer.gpus >> number & 1):
-                yield geometry, offer.placements
+        gpu = self.state.gpus[number]
+        return ((offer.geometry, offer.placements) for offer in offers if offer.holds_on(gpu))
 
 
 def _lowest(buckets: list[GpuSet], within: Filter | None, without: dict[int, int]) -> int | None:

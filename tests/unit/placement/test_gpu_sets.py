@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tessera.placement.geometry import Geometry
 from tessera.placement.gpu_sets import GpuSet, bits_of, filter_of, first_of, numbers, union_bits
+from tessera.placement.layouts import EMPTY
+from tessera.placement.state import Pool
 
 # Few numbers, so that additions and removals meet; around the borders of chunks of 256.
 SOME = st.sampled_from([0, 1, 7, 255, 256, 257, 511, 512, 70_000, 79_999])
@@ -19,19 +22,25 @@ def _made(members: set[int]) -> GpuSet:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(SOME, max_size=30))
-def test_a_gpu_set_follows_a_python_set(toggles: list[int]) -> None:
-    made, plain = GpuSet(), set[int]()
-    for number in toggles:
-        if number in plain:
-            made.remove(number)
-        else:
-            made.add(number)
-        plain ^= {number}
-        assert list(made) == sorted(plain)
-        assert (len(made), bool(made)) == (len(plain), bool(plain))
-        assert all((other in made) == (other in plain) for other in toggles)
-        if plain:
-            assert made.lowest() == min(plain)
+def test_the_sets_of_a_pool_follow_python_sets(w8: Geometry, changes: list[int]) -> None:
+    """GPUs go between two layouts, also when they are the first or the last of their chunk there."""
+    pool = Pool(w8)
+    taken = pool.table.after_placed(EMPTY, 0)
+    plain: dict[int, set[int]] = {EMPTY: set(changes), taken: set()}
+    for number in plain[EMPTY]:
+        pool.put(number, EMPTY)
+    for number in changes:
+        before, after = (EMPTY, taken) if number in plain[EMPTY] else (taken, EMPTY)
+        pool.move(number, before, after)
+        plain[before].remove(number)
+        plain[after].add(number)
+        assert pool.present == sum(1 << layout for layout, members in plain.items() if members)
+        for layout, members in plain.items():
+            made = pool.buckets[layout]
+            assert list(made) == sorted(members)
+            assert (made.count(), made.summary != 0) == (len(members), bool(members))
+            if members:
+                assert made.lowest() == min(members)
 
 
 @settings(max_examples=50, deadline=None)

@@ -24,7 +24,7 @@ BIT_IN_CHUNK = tuple(1 << i for i in range(_SIZE))
 
 
 class GpuSet:
-    """A changing set of GPU numbers."""
+    """A changing set of GPU numbers. Members come one by one (`add`); they leave by `Pool.move` only."""
 
     __slots__ = ("chunks", "summary")
 
@@ -43,16 +43,6 @@ class GpuSet:
         else:
             chunks[chunk] = BIT_IN_CHUNK[number & CHUNK_MASK]
             self.summary |= 1 << chunk
-
-    def remove(self, number: int) -> None:
-        """Take a GPU out. Raises KeyError when its whole chunk is empty; it must be a member."""
-        chunk = number >> CHUNK_SHIFT
-        left = self.chunks[chunk] ^ BIT_IN_CHUNK[number & CHUNK_MASK]
-        if left:
-            self.chunks[chunk] = left
-        else:
-            del self.chunks[chunk]
-            self.summary ^= 1 << chunk
 
     def lowest(self) -> int:
         """The lowest member. The set must not be empty."""
@@ -89,15 +79,6 @@ class GpuSet:
                 number = (chunk << CHUNK_SHIFT) + (bits & -bits).bit_length() - 1
                 return number if below is None or number < below else None
         return None
-
-    def __bool__(self) -> bool:
-        return self.summary != 0
-
-    def __len__(self) -> int:
-        return self.count()
-
-    def __contains__(self, number: int) -> bool:
-        return bool(self.chunks.get(number >> CHUNK_SHIFT, 0) & BIT_IN_CHUNK[number & CHUNK_MASK])
 
     def __iter__(self) -> Iterator[int]:
         for chunk in sorted(self.chunks):

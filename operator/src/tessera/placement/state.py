@@ -44,7 +44,7 @@ class Pool:
 
     def move(self, number: int, before: int, after: int) -> None:
         """A GPU has changed its layout."""
-        # `remove` and `add` written out: with every decision this runs twice.
+        # Removal, and `put` in the frequent case, written out: with every decision this runs twice.
         chunk, bit = number >> CHUNK_SHIFT, BIT_IN_CHUNK[number & CHUNK_MASK]
         bucket = self.buckets[before]
         chunks = bucket.chunks

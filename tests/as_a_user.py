@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scheduler_objects import exactly
 
 Object = dict[str, Any]
 SYSTEM = "tessera-system"
@@ -125,8 +126,6 @@ def kill_pod_processes(pod: Object, sig: signal.Signals = signal.SIGKILL) -> lis
 
 def claimed_pod(name: str, *, profile: str, image: str, sleeps_seconds: int = 0) -> list[Object]:
     """A pod of no job of ours: any user's, with an ordinary claim; it prints its slice, sleeps and ends."""
-    selector = f'device.attributes["gpu.tessera.dev"].profile == "{profile}"'
-    exactly = {"deviceClassName": "slice.tessera.dev", "selectors": [{"cel": {"expression": selector}}]}
     program = (
         "import os, time; print(os.environ['TESSERA_SLICE_PROFILE'], os.environ['CUDA_VISIBLE_DEVICES']); "
         f"time.sleep({sleeps_seconds})"
@@ -143,7 +142,7 @@ def claimed_pod(name: str, *, profile: str, image: str, sleeps_seconds: int = 0)
             "apiVersion": "resource.k8s.io/v1",
             "kind": "ResourceClaimTemplate",
             "metadata": {"name": name},
-            "spec": {"spec": {"devices": {"requests": [{"name": "slice", "exactly": exactly}]}}},
+            "spec": {"spec": {"devices": {"requests": [exactly(profile)]}}},
         },
         {
             "apiVersion": "v1",

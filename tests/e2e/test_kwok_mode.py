@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from as_a_user import SYSTEM, Kubectl, condition, training_job, wait_for
 from invariants import InvariantChecker
+from scheduler_objects import exactly
 from tessera.api import names
 from tessera.local.progress import Progress
 from tessera.local.stack import Stack, StackSettings, bring_up, take_down
@@ -150,13 +151,11 @@ def _apply_in_background(kubectl: Kubectl, objects: list[Object]) -> subprocess.
 
 
 def _template() -> Object:
-    selector = f'device.attributes["{names.DRIVER}"].profile == "1g.10gb"'
-    wanted = {"deviceClassName": names.DEVICE_CLASS, "selectors": [{"cel": {"expression": selector}}]}
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaimTemplate",
         "metadata": {"name": "small"},
-        "spec": {"spec": {"devices": {"requests": [{"name": "slice", "exactly": wanted}]}}},
+        "spec": {"spec": {"devices": {"requests": [exactly("1g.10gb")]}}},
     }
 
 

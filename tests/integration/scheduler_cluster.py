@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scheduler_objects
 from invariants import InvariantChecker
+from scheduler_objects import Object
 from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.kube.conditions import micro_timestamp
@@ -25,14 +27,6 @@ from tessera.kube.resources import (
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
 )
-
-Object = dict[str, Any]
-PROFILES = {
-    "1g.10gb": ((0, 1, 2, 3, 4, 5, 6), 1, 1),
-    "2g.20gb": ((0, 2, 4), 2, 2),
-    "3g.40gb": ((0, 4), 4, 3),
-    "7g.80gb": ((0,), 8, 7),
-}
 
 
 async def until(
@@ -53,54 +47,9 @@ async def until(
         pytest.fail(f"{what} did not come true within {seconds} s: {await state() if state else ''}")
 
 
-def device_name(gpu: str, profile: str, start: int) -> str:
-    return f"{gpu}-{profile.replace('.', '-')}-{start}"
-
-
 def resource_slices(node: str, gpu: str) -> list[Object]:
-    """One H100 as the agent publishes it."""
-    devices = [
-        {
-            "name": device_name(gpu, profile, start),
-            "attributes": {
-                "profile": {"string": profile},
-                "start": {"int": start},
-                "memorySlices": {"int": width},
-                "computeSlices": {"int": compute},
-                "gpuMemorySlices": {"int": 8},
-                "gpuUUID": {"string": f"GPU-{gpu.removeprefix('gpu-')}"},
-                "gpuIndex": {"int": 0},
-                "model": {"string": "H100-80GB"},
-            },
-            "capacity": {"memory": {"value": f"{10 * width}Gi"}},
-            "consumesCounters": [
-                {
-                    "counterSet": gpu,
-                    "counters": {f"memory-slice-{start + i}": {"value": "1"} for i in range(width)}
-                    | {"compute-slices": {"value": str(compute)}},
-                }
-            ],
-            "taints": [{"key": names.DEVICE_TAINT_KEY, "value": "true", "effect": "NoSchedule"}],
-        }
-        for profile, (starts, width, compute) in PROFILES.items()
-        for start in starts
-    ]
-    counters = {f"memory-slice-{i}": {"value": "1"} for i in range(8)} | {"compute-slices": {"value": "7"}}
-    parts = [{"sharedCounters": [{"name": gpu, "counters": counters}]}, {"devices": devices}]
-    return [
-        {
-            "apiVersion": "resource.k8s.io/v1",
-            "kind": "ResourceSlice",
-            "metadata": {"name": f"{node}-{i}"},
-            "spec": {
-                "driver": names.DRIVER,
-                "nodeName": node,
-                "pool": {"name": node, "generation": 1, "resourceSliceCount": 2},
-                **part,
-            },
-        }
-        for i, part in enumerate(parts)
-    ]
+    """One H100."""
+    return scheduler_objects.resource_slices(node, [gpu], profiles=scheduler_objects.FOUR_PROFILES)
 
 
 class Cluster:
@@ -272,14 +221,3 @@ async def watched_cluster(client: KubeClient, namespace: str, *, kubeconfig: Pat
             yield made
     finally:
         await made.clean_up()
-
-
-def exactly(profile: str, *, name: str = "slice") -> Object:
-    expression = f'device.attributes["gpu.tessera.dev"].profile == "{profile}"'
-    return {
-        "name": name,
-        "exactly": {
-            "deviceClassName": names.DEVICE_CLASS,
-            "selectors": [{"cel": {"expression": expression}}],
-        },
-    }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from integration.scheduler_cluster import Cluster, device_name, exactly, until
+from integration.scheduler_cluster import Cluster, until
 from invariants import InvariantChecker
+from scheduler_objects import device_name, exactly
 from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.kube.conditions import micro_timestamp

@@ -9,7 +9,8 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from integration.scheduler_cluster import Cluster, Object, device_name, exactly, until, watched_cluster
+from integration.scheduler_cluster import Cluster, until, watched_cluster
+from scheduler_objects import Object, device_name, exactly
 from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.kube.resources import DEVICE_CLASSES

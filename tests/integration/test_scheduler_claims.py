@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from integration.scheduler_cluster import Cluster, device_name, exactly, until, watched_cluster
+from integration.scheduler_cluster import Cluster, until, watched_cluster
+from scheduler_objects import device_name, exactly
 from tessera.api import names
 from tessera.cli.main import command as tessera
 from tessera.kube.client import KubeClient

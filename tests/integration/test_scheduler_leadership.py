@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 import yaml
-from integration.scheduler_cluster import Cluster, exactly, until, watched_cluster
+from integration.scheduler_cluster import Cluster, until, watched_cluster
+from scheduler_objects import exactly
 from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import NotFound

@@ -9,20 +9,14 @@ import copy
 import itertools
 import random
 from datetime import UTC, datetime
-from typing import Any
 
 from invariants import Violation, check
+from scheduler_objects import FOUR_PROFILES, exactly, resource_slices
 from simulation.api_store import Object, Store
 from tessera.api import names
 from tessera.kube.resources import NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
 
 EPOCH = 1_790_000_000.0
-H100 = {
-    "1g.10gb": ((0, 1, 2, 3, 4, 5, 6), 1, 1),
-    "2g.20gb": ((0, 2, 4), 2, 2),
-    "3g.40gb": ((0, 4), 4, 3),
-    "7g.80gb": ((0,), 8, 7),
-}
 
 
 def wall_clock() -> float:
@@ -64,24 +58,11 @@ class Cluster:
                 "status": {"allocatable": allocatable, "conditions": ready},
             },
         )
-        sets = [f"gpu-{name}{at}" for at in range(gpus)]
-        devices = [_device(gpu, *one) for gpu in sets for one in _placements()]
-        counters = {f"memory-slice-{i}": {"value": "1"} for i in range(8)} | {
-            "compute-slices": {"value": "7"}
-        }
-        parts: list[Object] = [
-            {"sharedCounters": [{"name": gpu, "counters": counters} for gpu in sets]},
-            {"devices": devices},
-        ]
-        for at, part in enumerate(parts):
-            pool = {"name": name, "generation": 1, "resourceSliceCount": len(parts)}
-            spec = {"driver": names.DRIVER, "nodeName": name, "pool": pool, **part}
-            self.store.create(RESOURCE_SLICES, {"metadata": {"name": f"{name}-{at}"}, "spec": spec})
+        boards = [f"gpu-{name}{at}" for at in range(gpus)]
+        for item in resource_slices(name, boards, profiles=FOUR_PROFILES):
+            self.store.create(RESOURCE_SLICES, item)
 
     def add_claim(self, name: str, profile: str, *, owner: Object | None = None) -> None:
-        expression = f'device.attributes["{names.DRIVER}"].profile == "{profile}"'
-        selectors = [{"cel": {"expression": expression}}]
-        exactly = {"deviceClassName": names.DEVICE_CLASS, "selectors": selectors}
         metadata: Object = {"name": name, "namespace": "default"}
         if owner is not None:
             metadata["ownerReferences"] = [
@@ -92,7 +73,7 @@ class Cluster:
                     "controller": True,
                 }
             ]
-        spec = {"devices": {"requests": [{"name": "slice", "exactly": exactly}]}}
+        spec = {"devices": {"requests": [exactly(profile)]}}
         self.store.create(RESOURCE_CLAIMS, {"metadata": metadata, "spec": spec})
 
     def add_pod(
@@ -313,29 +294,3 @@ def _node_of(claim: Object | None) -> str:
     if not allocation:
         return ""
     return str(allocation["nodeSelector"]["nodeSelectorTerms"][0]["matchFields"][0]["values"][0])
-
-
-def _placements() -> list[tuple[str, int, int, int]]:
-    return [(p, start, width, compute) for p, (starts, width, compute) in H100.items() for start in starts]
-
-
-def _device(gpu: str, profile: str, start: int, width: int, compute: int) -> Object:
-    counters: dict[str, Any] = {f"memory-slice-{start + i}": {"value": "1"} for i in range(width)}
-    return {
-        "name": f"{gpu}-{profile.replace('.', '-')}-{start}",
-        "attributes": {
-            "profile": {"string": profile},
-            "start": {"int": start},
-            "memorySlices": {"int": width},
-            "computeSlices": {"int": compute},
-            "gpuMemorySlices": {"int": 8},
-            "gpuUUID": {"string": f"GPU-{gpu}"},
-            "gpuIndex": {"int": 0},
-            "model": {"string": "H100-80GB"},
-        },
-        "capacity": {"memory": {"value": f"{10 * width}Gi"}},
-        "consumesCounters": [
-            {"counterSet": gpu, "counters": counters | {"compute-slices": {"value": str(compute)}}}
-        ],
-        "taints": [{"key": names.DEVICE_TAINT_KEY, "value": "true", "effect": "NoSchedule"}],
-    }

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from scheduler_objects import devices_where, exactly
 from tessera.api import names
 
 Object = dict[str, Any]
@@ -57,31 +58,11 @@ def demand(memory_slices: int, *, prefix: str, seed: int) -> list[PodRequest]:
 
 def templates() -> list[Object]:
     """One ResourceClaimTemplate per profile, and one that no device of any node can serve."""
-    expressions = {
-        template_name(profile): f'device.attributes["{names.DRIVER}"].profile == "{profile}"'
-        for profile, _ in MIX
-    }
-    expressions[UNPLACEABLE] = f'device.attributes["{names.DRIVER}"].memorySlices == 99'
+    requests = {template_name(profile): exactly(profile) for profile, _ in MIX}
+    requests[UNPLACEABLE] = devices_where(f'device.attributes["{names.DRIVER}"].memorySlices == 99')
     return [
-        {
-            "metadata": {"name": name},
-            "spec": {
-                "spec": {
-                    "devices": {
-                        "requests": [
-                            {
-                                "name": names.CLAIM_REQUEST_NAME,
-                                "exactly": {
-                                    "deviceClassName": names.DEVICE_CLASS,
-                                    "selectors": [{"cel": {"expression": expression}}],
-                                },
-                            }
-                        ]
-                    }
-                }
-            },
-        }
-        for name, expression in expressions.items()
+        {"metadata": {"name": name}, "spec": {"spec": {"devices": {"requests": [one]}}}}
+        for name, one in requests.items()
     ]
 
 

@@ -5,98 +5,22 @@ them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from scheduler_objects import Object, exactly, resource_slices
 from tessera.scheduler.snapshot import Snapshot, SnapshotReader
 
-Object = dict[str, Any]
 
-H100 = {
-    "1g.10gb": ((0, 1, 2, 3, 4, 5, 6), 1, 1, "9984Mi"),
-    "1g.10gb+me": ((0, 1, 2, 3, 4, 5, 6), 1, 1, "9984Mi"),
-    "1g.20gb": ((0, 2, 4, 6), 2, 1, "20090Mi"),
-    "2g.20gb": ((0, 2, 4), 2, 2, "20090Mi"),
-    "3g.40gb": ((0, 4), 4, 3, "40448Mi"),
-    "4g.40gb": ((0,), 4, 4, "40448Mi"),
-    "7g.80gb": ((0,), 8, 7, "81152Mi"),
-}
-
-
-def published_slices(
-    node: str, gpus: list[str], *, generation: int = 1, taints: list[Object] | None = None
-) -> list[Object]:
-    """The ResourceSlices of a node with H100s, as docs/architecture.md says that the agent publishes them."""
-    managed = {"key": "tessera.dev/managed", "value": "true", "effect": "NoSchedule"}
-
-    def device(gpu: str, at: int, profile: str, start: int, width: int, compute: int, memory: str) -> Object:
-        counters = {f"memory-slice-{start + i}": {"value": "1"} for i in range(width)}
-        counters["compute-slices"] = {"value": str(compute)}
-        if profile.endswith("+me"):
-            counters["media-extensions"] = {"value": "1"}
-        return {
-            "name": f"{gpu}-{profile.replace('.', '-').replace('+', '-')}-{start}",
-            "attributes": {
-                "profile": {"string": profile},
-                "start": {"int": start},
-                "memorySlices": {"int": width},
-                "computeSlices": {"int": compute},
-                "gpuMemorySlices": {"int": 8},
-                "gpuUUID": {"string": f"GPU-{gpu.removeprefix('gpu-')}"},
-                "gpuIndex": {"int": at},
-                "model": {"string": "H100-80GB"},
-                "productName": {"string": "NVIDIA H100 80GB HBM3"},
-            },
-            "capacity": {"memory": {"value": memory}},
-            "consumesCounters": [{"counterSet": gpu, "counters": counters}],
-            "taints": [managed, *(taints or [])],
-        }
-
-    devices = [
-        device(gpu, at, profile, start, width, compute, memory)
-        for at, gpu in enumerate(gpus)
-        for profile, (starts, width, compute, memory) in H100.items()
-        for start in starts
-    ]
-    counter_sets = [
-        {
-            "name": gpu,
-            "counters": {f"memory-slice-{i}": {"value": "1"} for i in range(8)}
-            | {"compute-slices": {"value": "7"}, "media-extensions": {"value": "1"}},
-        }
-        for gpu in gpus
-    ]
-    parts = [{"sharedCounters": counter_sets[i : i + 8]} for i in range(0, len(counter_sets), 8)]
-    parts += [{"devices": devices[i : i + 64]} for i in range(0, len(devices), 64)]
-    return [
-        {
-            "metadata": {
-                "name": f"{node}-{generation}-{i}",
-                "uid": f"slice-{node}-{generation}-{i}",
-                "resourceVersion": "1",
-            },
-            "spec": {
-                "driver": "gpu.tessera.dev",
-                "nodeName": node,
-                "pool": {"name": node, "generation": generation, "resourceSliceCount": len(parts)},
-                **part,
-            },
-        }
-        for i, part in enumerate(parts)
-    ]
-
-
-def selector(profile: str) -> str:
-    return f'device.attributes["gpu.tessera.dev"].profile == "{profile}"'
-
-
-def exactly(profile: str, *, name: str = "slice", **more: Any) -> Object:
-    """A request for one profile."""
-    body = {"deviceClassName": "slice.tessera.dev", "selectors": [{"cel": {"expression": selector(profile)}}]}
-    return {"name": name, "exactly": body | more}
+def published_slices(node: str, gpus: Sequence[str], **more: Any) -> list[Object]:
+    """The ResourceSlices of a node, as the API server shows them."""
+    slices = resource_slices(node, gpus, **more)
+    for item in slices:
+        item["metadata"] |= {"uid": f"slice-{item['metadata']['name']}", "resourceVersion": "1"}
+    return slices
 
 
 def time_text(seconds: float) -> str:

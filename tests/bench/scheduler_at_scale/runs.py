@@ -17,7 +17,7 @@ from bench.scheduler_at_scale.readings import Reading, read
 from bench.scheduler_at_scale.requests import UNPLACEABLE, PodRequest, demand, draw, pod, templates
 from bench.scheduler_at_scale.watcher import PodWatcher, until_claims
 from tessera.gpu.device_names import decode
-from tessera.gpu.profiles import model
+from tessera.gpu.profiles import Placement, model
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import AlreadyExists
 from tessera.kube.resources import PODS, RESOURCE_CLAIM_TEMPLATES, RESOURCE_CLAIMS
@@ -205,14 +205,14 @@ class ArmRun:
         return await read(self._cluster, self._client, allocator_port=self._port)
 
     async def _overlaps(self) -> int:
-        profiles = {profile.name: profile for profile in model(GPU_MODEL).profiles}
+        board = model(GPU_MODEL)
         found = []
         for claim in (await self._client.list(RESOURCE_CLAIMS, NAMESPACE)).items:
             allocation = (claim.get("status") or {}).get("allocation") or {"devices": {"results": []}}
             for result in allocation["devices"]["results"]:
                 device = decode(result["device"])
-                size = next(p.size for p in profiles[device.profile].placements() if p.start == device.start)
-                found.append((result["pool"], device.gpu, ((1 << size) - 1) << device.start))
+                mask = Placement(board.profile(device.profile), device.start).mask
+                found.append((result["pool"], device.gpu, mask))
         return measures.overlapping(found)
 
     async def _until_claims(self, count: int) -> None:

@@ -56,3 +56,52 @@ def test_finished_pods_are_left_out(world: Any) -> None:
     world.add_pod("p")
     world.pods["p"]["status"]["phase"] = "Succeeded"
     assert world.snapshot().pods == {}
+
+
+def test_a_created_object_is_there_at_once_and_until_the_informer_shows_it() -> None:
+    written = Written()
+    written.put(obj("new", 10), created=True)
+    assert written.over([obj("a", 1)]) == [obj("a", 1), obj("new", 10)]
+    assert written.unseen() == [("d", "new")]
+    written.put(obj("new", 12))
+    assert written.over([]) == [obj("new", 12)]
+    # The informer has it, in an older version: from now on its word counts.
+    assert written.over([obj("new", 10)]) == [obj("new", 12)]
+    assert written.unseen() == []
+    assert written.over([]) == []
+
+
+def test_a_created_object_that_the_store_does_not_have_is_not_waited_for() -> None:
+    written = Written()
+    written.put(obj("new", 10), created=True)
+    written.forget(("d", "new"))
+    assert written.over([]) == []
+    assert written.unseen() == []
+
+
+def test_of_two_lives_of_one_name_the_later_one_counts() -> None:
+    written = Written()
+    written.put(obj("m", 20, uid="second"), created=True)
+    assert written.over([obj("m", 9, uid="first")]) == [obj("m", 20, uid="second")]
+    assert written.over([obj("m", 30, uid="third")]) == [obj("m", 30, uid="third")]
+    assert written.over([]) == []
+
+
+def test_a_deleted_object_is_hidden_however_late_the_informer_is() -> None:
+    written = Written()
+    other = obj("a", 1, uid="a")
+    written.put(obj("m", 10), created=True)
+    written.remove(obj("m", 10))
+    assert written.over([other]) == [other]
+    assert written.over([obj("m", 10), other]) == [other]
+    assert written.over([obj("m", 11), other]) == [other]
+    assert written.over([other]) == [other]
+    # Another one of that name is another one.
+    assert written.over([obj("m", 12, uid="second")]) == [obj("m", 12, uid="second")]
+
+
+def test_answers_that_come_out_of_order_do_not_bring_back_the_past() -> None:
+    written = Written()
+    written.put(obj("a", 12))
+    written.put(obj("a", 11))
+    assert written.over([obj("a", 9)]) == [obj("a", 12)]

@@ -40,6 +40,7 @@ _STUCK_SECONDS = 120.0
 class Settings:
     """How this process schedules.
 
+    `lease_namespace`: where the Lease is, and the placeholders of moves.
     `takeback_grace_seconds`: how long an ungated pod may stay unscheduled before its slice is taken back.
     `gang_time_limit_seconds`: how long a gang may take to come together before that is told as an error.
     `settle_seconds`: how long a new leader waits before it looks.
@@ -128,9 +129,16 @@ class Scheduler:
             POLICIES[self._settings.policy](),
             grace_seconds=self._settings.takeback_grace_seconds,
             gang_time_limit_seconds=self._settings.gang_time_limit_seconds,
+            namespace=self._settings.lease_namespace,
         )
         events = EventRecorder(self._client, component="scheduler", instance=self._settings.identity)
-        writer = Writer(self._client, events=events, verify=self._elector.verify, clock=self._clock)
+        writer = Writer(
+            self._client,
+            events=events,
+            verify=self._elector.verify,
+            namespace=self._settings.lease_namespace,
+            clock=self._clock,
+        )
         reader = SnapshotReader()
         gauges_at = float("-inf")
         # From here on: the first round may be the one that hangs.

@@ -20,6 +20,9 @@ from tessera.scheduler.selectors import SelectorCache
 Object = dict[str, Any]
 Read = TypeVar("Read")
 
+_MOST_GONE = 1000
+"""Deleted objects that are remembered. The informer catches up in milliseconds, so a few would do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -43,30 +46,79 @@ class Snapshot:
 
 
 class Written:
-    """Objects as we last wrote them, until the informer shows the same or a newer version."""
+    """Objects as we last wrote them, until the informer shows the same or a newer version.
+
+    An object that the informer does not list may be one that we have just created, or one that is gone. The
+    list cannot tell these apart, so a created object stands beside the list until the informer has shown it
+    once, or until the store says that it does not exist (`unseen` are those to ask about). An object that we
+    have deleted is hidden, by its UID, however long the informer still lists it or lists it again.
+    """
 
     def __init__(self) -> None:
         self._objects: dict[Key, Object] = {}
+        self._unseen: set[Key] = set()
+        self._gone: dict[str, bool] = {}
+        # UID -> whether the informer listed it the last time.
 
-    def put(self, obj: Object) -> None:
-        """Remember the API server's answer to a write."""
-        self._objects[_key(obj)] = obj
+    def put(self, obj: Object, *, created: bool = False) -> None:
+        """Remember the API server's answer to a write, or what the store says; `created`: the informer may
+        not know the object yet.
+        """
+        key = _key(obj)
+        ours = self._objects.get(key)
+        # Answers to writes of one round may come in any order.
+        if ours is None or not _same_life(ours, obj) or _version(ours) <= _version(obj):
+            self._objects[key] = obj
+        if created:
+            self._unseen.add(key)
+
+    def remove(self, obj: Mapping[str, Any]) -> None:
+        """The object was deleted, by us: it is not shown any more."""
+        self._gone[obj["metadata"]["uid"]] = False
+        self.forget(_key(obj))
+        while len(self._gone) > _MOST_GONE:
+            del self._gone[next(iter(self._gone))]
+
+    def forget(self, key: Key) -> None:
+        """The store has no such object."""
+        self._objects.pop(key, None)
+        self._unseen.discard(key)
+
+    def unseen(self) -> list[Key]:
+        """Created objects that the informer has not shown yet."""
+        return sorted(self._unseen)
 
     def over(self, objects: Iterable[Object]) -> list[Object]:
-        """The informer's objects with newer versions of our own in their place; drops what the informer has
-        caught up with.
+        """The informer's objects with newer versions of our own in their place, without those that we have
+        deleted, and with those that we have created; drops what the informer has caught up with.
         """
-        listed = list(objects)
+        listed = self._without_gone(list(objects))
         if not self._objects:
             return listed
         newer: dict[Key, Object] = {}
         for at, obj in enumerate(listed):
             key = _key(obj)
             ours = self._objects.get(key)
-            if ours is not None and _same_life(ours, obj) and _version(ours) > _version(obj):
+            if ours is None:
+                continue
+            # Of two lives of one name the later one counts; ours is the later one while it is unseen.
+            if _version(ours) > _version(obj) and (_same_life(ours, obj) or key in self._unseen):
                 listed[at] = newer[key] = ours
+            if _same_life(ours, obj) or key not in newer:
+                self._unseen.discard(key)
+        for key in self._unseen - newer.keys():
+            newer[key] = self._objects[key]
+            listed.append(newer[key])
         self._objects = newer
         return listed
+
+    def _without_gone(self, listed: list[Object]) -> list[Object]:
+        if not self._gone:
+            return listed
+        uids = {obj["metadata"]["uid"] for obj in listed}
+        # What was listed and is not any more has been seen off. What was never listed may still come.
+        self._gone = {uid: uid in uids for uid, before in self._gone.items() if uid in uids or not before}
+        return [obj for obj in listed if obj["metadata"]["uid"] not in self._gone]
 
 
 class SnapshotReader:
@@ -129,7 +181,7 @@ class _Cache(Generic[Read]):
         return list(fresh.values())
 
 
-def _key(obj: Object) -> Key:
+def _key(obj: Mapping[str, Any]) -> Key:
     return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
 
 

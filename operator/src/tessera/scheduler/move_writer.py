@@ -1,0 +1,145 @@
+"""Carries out what was decided about moves: placeholders, rooms, evictions.
+
+Each action is small and may be repeated at any time: a placeholder that is there already is read and used
+when it is ours, one that is gone is gone, a pod that may not be evicted stays and the next rounds see it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from tessera.api.reasons import Reason
+from tessera.kube.client import Object
+from tessera.kube.errors import AlreadyExists, NotFound, TooManyRequests
+from tessera.kube.resources import PODS, RESOURCE_CLAIMS
+from tessera.metrics import registry as metrics
+from tessera.scheduler.actions import Evict, FreeTarget, HoldTarget, KeepRoom
+from tessera.scheduler.allocation import take_back_patch
+from tessera.scheduler.move_bodies import (
+    hold_patch,
+    is_same_hold,
+    let_go_patch,
+    placeholder,
+    release_patch,
+    room_patch,
+)
+from tessera.scheduler.move_records import PREEMPTED, RoomRecord
+from tessera.scheduler.objects import Claim
+from tessera.scheduler.pen import Pen
+
+_log = logging.getLogger(__name__)
+
+
+class MoveWriter:
+    """Writes placeholders into `namespace`, with the scheduler's pen."""
+
+    def __init__(self, pen: Pen, *, namespace: str) -> None:
+        self._pen = pen
+        self._namespace = namespace
+
+    async def do(self, action: HoldTarget | KeepRoom | Evict | FreeTarget, now: float) -> None:
+        """One action. Raises LeadershipLost; other failures are left for the next round."""
+        match action:
+            case HoldTarget():
+                await self._hold(action, now)
+            case KeepRoom(claim, record):
+                await self._keep_room(claim, record)
+            case Evict():
+                await self._evict(action)
+            case FreeTarget(claim, outcome):
+                await self.remove(claim, outcome)
+
+    # Placeholders.
+
+    async def _hold(self, hold: HoldTarget, now: float) -> None:
+        async def write() -> None:
+            obj = await self._made(hold)
+            if obj is None or (obj.get("status") or {}).get("allocation"):
+                return
+            self._pen.claims.put(
+                await self._pen.client.patch(
+                    RESOURCE_CLAIMS, hold.name, namespace=self._namespace,
+                    body=hold_patch(obj, hold, now=now), subresource="status",
+                )
+            )  # fmt: skip
+
+        await self._pen.write(RESOURCE_CLAIMS, (self._namespace, hold.name), write)
+
+    async def _made(self, hold: HoldTarget) -> Object | None:
+        """The placeholder, made now or before; None when its name is taken by something else."""
+        await self._pen.check_lease()
+        try:
+            obj = await self._pen.client.create(
+                RESOURCE_CLAIMS, placeholder(hold, namespace=self._namespace), namespace=self._namespace
+            )
+        except AlreadyExists:
+            # Made before: by a leader that was killed, or by us and the answer was lost.
+            obj = await self._pen.client.get(RESOURCE_CLAIMS, hold.name, self._namespace)
+        self._pen.claims.put(obj, created=True)
+        if is_same_hold(obj, hold):
+            return obj
+        _log.error(
+            "ResourceClaim %s/%s is not the placeholder that is wanted there; the move waits for its end",
+            self._namespace,
+            hold.name,
+        )
+        return None
+
+    async def clear(self, claim: Claim) -> bool:
+        """Take the slice from a placeholder, for the replacement that is to have it now."""
+        if claim.allocated is None:
+            return True
+
+        async def write() -> None:
+            await self._pen.check_lease()
+            await self._pen.patch_claim(claim, take_back_patch(claim), subresource="status")
+
+        return await self._pen.write(RESOURCE_CLAIMS, claim.key, write)
+
+    async def remove(self, claim: Claim, outcome: str) -> None:
+        """Delete a placeholder and count what became of its move.
+
+        The first of the three writes decides. What follows is done by kube-controller-manager too, so that a
+        placeholder whose writer is killed in between holds nothing for long.
+        """
+
+        async def write() -> None:
+            await self._pen.check_lease()
+            try:
+                await self._pen.client.delete(
+                    RESOURCE_CLAIMS, claim.key[1], namespace=claim.key[0], uid=claim.uid
+                )
+                if claim.allocated is not None:
+                    await self._pen.patch_claim(claim, release_patch(claim), subresource="status")
+                await self._pen.patch_claim(claim, let_go_patch(claim))
+            except NotFound:
+                _log.info("placeholder %s is gone", "/".join(claim.key))
+            self._pen.claims.remove(claim.raw)
+
+        if await self._pen.write(RESOURCE_CLAIMS, claim.key, write):
+            metrics.MOVES_TOTAL.labels(outcome).inc()
+
+    # Rooms and evictions.
+
+    async def _keep_room(self, claim: Claim, record: RoomRecord | None) -> None:
+        async def write() -> None:
+            await self._pen.check_lease()
+            await self._pen.patch_claim(claim, room_patch(claim, record))
+
+        await self._pen.write(RESOURCE_CLAIMS, claim.key, write)
+
+    async def _evict(self, evict: Evict) -> None:
+        pod = evict.pod
+
+        async def write() -> None:
+            await self._pen.check_lease()
+            try:
+                await self._pen.client.evict(pod.key[1], namespace=pod.key[0], uid=pod.uid)
+            except TooManyRequests as error:
+                _log.info("pod %s may not be evicted now: %s", "/".join(pod.key), error)
+                return
+            if evict.reason == Reason.PREEMPTED:
+                metrics.MOVES_TOTAL.labels(PREEMPTED).inc()
+            self._pen.tell(pod.raw, "Normal", evict.reason, "Evict", evict.why)
+
+        await self._pen.write(PODS, pod.key, write)

@@ -5,6 +5,7 @@ scheduler.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -151,6 +152,16 @@ class Cluster:
 
     async def claim(self, name: str) -> Object:
         return await self.client.get(RESOURCE_CLAIMS, name, self.namespace)
+
+    async def message(self, claim: str) -> str:
+        """Why the claim waits, as JSON that our scheduler wrote; empty while it says nothing."""
+        annotations = (await self.claim(claim))["metadata"].get("annotations") or {}
+        return str(annotations.get(names.PLACEMENT_MESSAGE_ANNOTATION) or "")
+
+    async def refusal(self, claim: str) -> Object:
+        """The first message on the claim: reason and message."""
+        found: Object = json.loads(await until(lambda: self.message(claim), what="the message on the claim"))
+        return found
 
     async def bound(self, name: str, *, seconds: float = 30.0) -> str:
         """The node that kube-scheduler bound the pod to."""

@@ -122,12 +122,7 @@ async def test_what_does_not_fit_says_why_and_is_placed_when_room_is_made(
     await cluster.bound("small")
     await cluster.add_claim("whole", exactly("7g.80gb"))
     await cluster.add_pod("whole", claim="whole")
-
-    async def annotated() -> str:
-        annotations = (await cluster.claim("whole"))["metadata"].get("annotations") or {}
-        return str(annotations.get(names.PLACEMENT_MESSAGE_ANNOTATION) or "")
-
-    message = json.loads(await until(annotated, what="the message on the claim"))
+    message = await cluster.refusal("whole")
     assert message["reason"] == "Unplaceable"
     victim = device_name(cluster.gpu("a"), "1g.10gb", 0)
     assert f"freeing {victim} (claim {cluster.namespace}/small)" in message["message"]
@@ -138,7 +133,7 @@ async def test_what_does_not_fit_says_why_and_is_placed_when_room_is_made(
     await until(told, what="the event Unplaceable")
     await cluster.delete_pod("small")
     await cluster.bound("whole")
-    assert await annotated() == ""
+    assert await cluster.message("whole") == ""
 
 
 async def test_an_unknown_profile_and_a_broken_selector_are_named(
@@ -210,8 +205,7 @@ async def test_a_missing_volume_claim_is_still_what_pod_and_claim_say_after_the_
     await cluster.add_pod("train", claim="slice", volumes=volumes)
 
     async def refused() -> str:
-        claim = await cluster.claim("slice")
-        text = (claim["metadata"].get("annotations") or {}).get(names.PLACEMENT_MESSAGE_ANNOTATION)
+        text = await cluster.message("slice")
         return str(json.loads(text)["message"]) if text and await cluster.devices("slice") == [] else ""
 
     message = await until(refused, seconds=60, what="the slice taken back, and a refusal")

@@ -158,12 +158,7 @@ async def test_reserved_room_is_kept_and_explained(
     try:
         await cluster.add_claim("small", exactly("1g.10gb"))
         await cluster.add_pod("small", claim="small")
-
-        async def message() -> str:
-            annotations = (await cluster.claim("small"))["metadata"].get("annotations") or {}
-            return str(annotations.get(names.PLACEMENT_MESSAGE_ANNOTATION) or "")
-
-        told = json.loads(await until(message, what="the message on the claim"))
+        told = await cluster.refusal("small")
         assert f"1 x 7g.80gb (MIGPartition {cluster.namespace}), room for 1 now" in told["message"]
         arguments = ["explain", "pod", "small", "-n", cluster.namespace]
         arguments += ["--kubeconfig", str(control_plane.kubeconfig), "--system-namespace", cluster.namespace]
@@ -194,12 +189,7 @@ async def test_a_request_that_only_the_api_understands_is_refused_by_name(
     everything["exactly"]["allocationMode"] = "All"
     await cluster.add_claim("everything", everything)
     await cluster.add_pod("everything", claim="everything")
-
-    async def told() -> str:
-        annotations = (await cluster.claim("everything"))["metadata"].get("annotations") or {}
-        return str(annotations.get(names.PLACEMENT_MESSAGE_ANNOTATION) or "")
-
-    message = json.loads(await until(told, what="the message on the claim"))
+    message = await cluster.refusal("everything")
     assert message["reason"] == "InvalidRequest"
     assert "allocationMode All is not served; give a count" in message["message"]
     await cluster.client.delete(RESOURCE_CLAIMS, "everything", namespace=cluster.namespace)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tessera.placement.gpu_sets import Filter, filter_of, filter_of_given, numbers, union_bits
 from tessera.placement.policies import Rank
 from tessera.placement.ranking import Ranking
-from tessera.placement.request import Alternative, Constraint, Placement
+from tessera.placement.request import Alternative, Constraint, Placement, placement_on
 from tessera.placement.state import ClusterState, Gpu
 
 Ranked = Sequence[tuple[Ranking, Filter | None]]
@@ -31,14 +31,7 @@ class Want:
 
 def placement_of(want: Want, gpu: Gpu, index: int) -> Placement:
     """The answer for a want: this placement on this GPU."""
-    return Placement(
-        request=want.request,
-        alternative=want.alternative.name,
-        gpu=gpu.name,
-        node=gpu.node,
-        index=index,
-        legal=gpu.geometry.placements[index],
-    )
+    return placement_on(gpu, index, request=want.request, alternative=want.alternative.name)
 
 
 def place_on_one_node(

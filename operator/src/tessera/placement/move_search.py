@@ -25,7 +25,7 @@ from tessera.placement.move_plans import (
     victims_on,
 )
 from tessera.placement.openings import Opening, Openings
-from tessera.placement.request import Alternative, Offer, Placement
+from tessera.placement.request import Alternative, Offer, placement_on
 from tessera.placement.rooms import Rooms
 from tessera.placement.state import ClusterState, Gpu
 
@@ -213,14 +213,7 @@ class Search:
         """The plan that places the request there after these moves."""
         price = self.price
         return MovePlan(
-            placement=Placement(
-                request=self.request,
-                alternative=self.alternative.name,
-                gpu=gpu.name,
-                node=gpu.node,
-                index=index,
-                legal=gpu.geometry.placements[index],
-            ),
+            placement=placement_on(gpu, index, request=self.request, alternative=self.alternative.name),
             moves=tuple(moves),
             value_change=change,
             gpu_seconds=lost,

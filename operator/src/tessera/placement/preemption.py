@@ -16,7 +16,7 @@ from tessera.placement.move_plans import Movable, Victim, victims_on
 from tessera.placement.move_search import Looks
 from tessera.placement.openings import Opening, Openings
 from tessera.placement.policies_value import ValuePolicy
-from tessera.placement.request import Feasible, Offer, Placement, Request
+from tessera.placement.request import Feasible, Offer, Placement, Request, placement_on
 from tessera.placement.state import ClusterState, Gpu
 
 
@@ -92,17 +92,9 @@ class _Search:
     def _plan(
         self, gpu: Gpu, opening: Opening, victims: list[tuple[Hashable, int, Victim]]
     ) -> tuple[tuple[float, ...], PreemptionPlan]:
-        legal = gpu.geometry.placements[opening.index]
         value = self.policy.value
         plan = PreemptionPlan(
-            placement=Placement(
-                request=self.request,
-                alternative=self.alternative,
-                gpu=gpu.name,
-                node=gpu.node,
-                index=opening.index,
-                legal=legal,
-            ),
+            placement=placement_on(gpu, opening.index, request=self.request, alternative=self.alternative),
             victims=tuple(owner for owner, _, _ in victims),
             highest_priority=max(victim.priority for _, _, victim in victims),
             gpu_seconds=sum(victim.gpu_seconds for _, _, victim in victims),
@@ -114,6 +106,6 @@ class _Search:
             plan.gpu_seconds,
             round(plan.value_change, 9),
             gpu.number,
-            legal.start,
+            plan.placement.legal.start,
         )
         return rank, plan

@@ -61,6 +61,18 @@ class Placement:
     legal: LegalPlacement
 
 
+def placement_on(gpu: Gpu, index: int, *, request: str, alternative: str) -> Placement:
+    """The answer that gives this placement of this GPU."""
+    return Placement(
+        request=request,
+        alternative=alternative,
+        gpu=gpu.name,
+        node=gpu.node,
+        index=index,
+        legal=gpu.geometry.placements[index],
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Unplaceable:
     """Why a request cannot be placed now, in numbers and in words.

@@ -140,6 +140,7 @@ def wait_for_policies(cluster: ControlPlane) -> None:
     def created(obj: Object, *flags: str, namespace: str = "probe") -> str:
         return answer("create", "-n", namespace, "-f", "-", *flags, obj=obj)
 
+    a_record = {names.ROOM_ANNOTATION: "{}"}
     allocation = {"status": {"allocation": allocation_of("probe-node")}}
     probes: dict[str, tuple[Callable[[], str], str]] = {
         "claim-finalizer": (lambda: created(claim("probe-2")), names.CLAIM_FINALIZER),
@@ -156,6 +157,14 @@ def wait_for_policies(cluster: ControlPlane) -> None:
         "scheduler-pod-patch": (
             lambda: answer("label", "pod", "probe", "x=y", "-n", "probe", f"--as={scheduler}"),
             "scheduler-pod-patch.tessera.dev",
+        ),
+        "move-records": (
+            lambda: created(claim("probe-2") | {"metadata": {"name": "probe-2", "annotations": a_record}}),
+            "move-records.tessera.dev",
+        ),
+        "scheduler-placeholder": (
+            lambda: created(claim("probe-2"), f"--as={scheduler}", namespace=space),
+            "scheduler-placeholder.tessera.dev",
         ),
         "single-allocator": (
             lambda: answer(

@@ -39,6 +39,8 @@ ALLOWED: dict[str, list[Right]] = {
         ("patch", "resourceclaims.resource.k8s.io/status", None, None),
         ("patch", "resourceclaims.resource.k8s.io/binding", None, None),
         ("get list watch patch", "pods", None, None),
+        ("create", "pods/eviction", None, None),
+        ("create delete", "resourceclaims.resource.k8s.io", SYSTEM, None),
         ("list watch", "nodes", None, None),
         ("list watch", "resourceslices.resource.k8s.io", None, None),
         ("list watch", "deviceclasses.resource.k8s.io", None, None),
@@ -106,6 +108,7 @@ REFUSED: dict[str, list[Right]] = {
     ],
     names.SCHEDULER_SERVICE_ACCOUNT: [
         ("create update delete", "pods", None, None),
+        ("create delete", "resourceclaims.resource.k8s.io", ELSEWHERE, None),
         ("create update patch delete", "resourceslices.resource.k8s.io", None, None),
         ("create patch", "jobs.batch", None, None),
         ("watch patch update", "gpunodes.tessera.dev", None, None),

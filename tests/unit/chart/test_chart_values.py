@@ -135,6 +135,8 @@ def test_the_chart_spells_names_as_the_code_does() -> None:
         "deviceTaintKey": names.DEVICE_TAINT_KEY,
         "placementGate": names.PLACEMENT_GATE,
         "namespaceGateLabel": names.NAMESPACE_GATE_LABEL,
+        "moveAnnotation": names.MOVE_ANNOTATION,
+        "roomAnnotation": names.ROOM_ANNOTATION,
         "claimFinalizer": names.CLAIM_FINALIZER,
         "operatorServiceAccount": names.OPERATOR_SERVICE_ACCOUNT,
         "schedulerServiceAccount": names.SCHEDULER_SERVICE_ACCOUNT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,18 @@ def finished(kubectl: Kubectl, name: str, seconds: float = 120) -> dict[str, Any
         return job if done else None
 
     return dict(wait_for(f"job {name} to end", probe, seconds=seconds))
+
+
+def hold_slices(kubectl: Kubectl, profiles: Mapping[str, str], *, image: str) -> None:
+    """Pods by name, each on a slice of its profile until it is deleted."""
+    for name, profile in profiles.items():
+        kubectl.apply(*claimed_pod(name, profile=profile, image=image, sleeps_seconds=3600))
+
+    def runs(name: str) -> bool:
+        return ((kubectl.get("pod", name) or {}).get("status") or {}).get("phase") == "Running"
+
+    for name in profiles:
+        wait_for(f"{name} to run", partial(runs, name))
 
 
 def test_a_job_trains_on_its_slice_which_is_warm_for_the_next_one_afterwards(
@@ -76,13 +89,7 @@ def test_a_full_gpu_is_named_with_its_free_room_and_the_job_runs_when_there_is_r
     kubectl: Kubectl, real_node: Stack
 ) -> None:
     held = {"left": "4g.40gb", "right": "3g.40gb", "other": "1g.10gb"}
-    for name, profile in held.items():
-        kubectl.apply(*claimed_pod(name, profile=profile, image=real_node.worker_image, sleeps_seconds=3600))
-    for name in held:
-        wait_for(
-            f"{name} to run",
-            lambda name=name: (kubectl.get("pod", name) or {}).get("status", {}).get("phase") == "Running",
-        )
+    hold_slices(kubectl, held, image=real_node.worker_image)
     kubectl.apply(training_job("whole", profile="7g.80gb"))
 
     def told() -> str | None:
@@ -171,16 +178,8 @@ def test_every_process_shows_in_its_metrics_what_it_does(
 ) -> None:
     """Both GPUs are half full and a job waits for a whole one; a slice cannot be cut; then the job runs."""
     before = total(scrape(kubectl, "agent"), "tessera_prepare_errors_total")
-    holders = ("left", "right")
-    for name in holders:
-        kubectl.apply(
-            *claimed_pod(name, profile="4g.40gb", image=real_node.worker_image, sleeps_seconds=3600)
-        )
-    for name in holders:
-        wait_for(
-            f"{name} to run",
-            lambda name=name: (kubectl.get("pod", name) or {}).get("status", {}).get("phase") == "Running",
-        )
+    holders = {"left": "4g.40gb", "right": "4g.40gb"}
+    hold_slices(kubectl, holders, image=real_node.worker_image)
     kubectl.apply(training_job("measured", profile="7g.80gb"))
     wait_until_true(lambda: scrape(kubectl, "scheduler"), SCHEDULER_WHILE_A_JOB_WAITS)
     wait_until_true(lambda: scrape(kubectl, "agent"), AGENT_WHILE_TWO_SLICES_ARE_HELD)

@@ -25,7 +25,7 @@ from xdist.scheduler.loadfile import LoadFileScheduling
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-class ByCluster(LoadFileScheduling):
+class ByCluster(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
     """Which tests share a process: those of one file, and all files of a folder below a level, because what
     its conftest makes (a chart's control plane, a node with images) is too expensive to be made twice.
     """

@@ -121,7 +121,7 @@ def pods_arrive_while_the_leader_goes(
     """Signals the leader while pods arrive: another one leads in time, every pod runs, no claim changes
     its slice. Returns the replica that was signalled.
     """
-    leader = wait_for("a leader", lambda: _leader(kubectl, stack))
+    leader: RunningStandIn = wait_for("a leader", lambda: _leader(kubectl, stack))
     with _apply_in_background(kubectl, [_template(), *map(_pod, range(ARRIVING_PODS))]) as arriving:
         early = wait_for("the first allocation", lambda: _allocations(kubectl), every=0.05)
         os.kill(leader.pid, number)

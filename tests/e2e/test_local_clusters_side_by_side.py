@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tessera.local.host import can_have_node, find_tool
 from tessera.local.pause_image import busybox_image
 from tessera.local.processes import inspect, main_process
 from tessera.local.progress import Progress
+from tessera.local.state import Identity
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -113,6 +115,10 @@ def test_the_clusters_share_nothing(clusters: tuple[LocalCluster, LocalCluster])
         assert one is not None and other is not None and one.address != other.address
 
 
+def has_ended(pid: int, *, identity: Identity) -> bool:
+    return inspect(pid, identity=identity) is None
+
+
 def logs_or_none(cluster: LocalCluster) -> str | None:
     try:
         return cluster.control_plane.kubectl("logs", "hello")
@@ -137,8 +143,7 @@ def test_up_repairs_what_was_killed_and_pods_live_on(clusters: tuple[LocalCluste
     # The kernel ends a killed process in its own time; `up` would take one that is still there for alive.
     for process in before:
         assert process is not None
-        pid = process.pid
-        wait_for(f"process {pid} to end", lambda pid=pid: inspect(pid, identity=identity) is None)
+        wait_for(f"process {process.pid} to end", partial(has_ended, process.pid, identity=identity))
     first.up()
     status = first.status()
     assert status is not None and status.running

@@ -23,6 +23,10 @@ Workbench = Any
 NODE = "node-a"
 
 
+States = list[tuple[str, str]]
+"""Profile and state of each instance."""
+
+
 class _Listed(NamedTuple):
     items: list[dict[str, Any]]
 
@@ -77,7 +81,7 @@ class APIInMemory:
         condition: dict[str, Any] = self.gpu_node["status"]["conditions"][0]
         return condition
 
-    def states(self) -> list[tuple[str, str]]:
+    def states(self) -> States:
         return [
             (instance["profile"], instance["state"])
             for gpu in self.gpu_node["status"]["gpus"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +216,10 @@ class Cluster:
             await asyncio.gather(self._heart, return_exceptions=True)
         pods = (await self.client.list(PODS, self.namespace)).items
         for pod in pods:
-            await self.client.delete(PODS, pod["metadata"]["name"], namespace=self.namespace, grace_seconds=0)
+            with suppress(NotFound):  # collected with its Job
+                await self.client.delete(
+                    PODS, pod["metadata"]["name"], namespace=self.namespace, grace_seconds=0
+                )
         for node in self.nodes:
             for obj in resource_slices(node, "gpu-any"):
                 await self.client.delete(RESOURCE_SLICES, obj["metadata"]["name"])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tessera.placement.policies import FirstFit
 from tessera.scheduler.actions import GiveUp, Place, Refuse
+from tessera.scheduler.index import Index
 from tessera.scheduler.objects import read_pod
 from tessera.scheduler.planner import Planner
 from tessera.scheduler.takeback import Avoidance, find_take_backs, identity
@@ -37,7 +38,8 @@ def refuse(world: Any, pod: str, *, ago: float) -> None:
 
 
 def given_up(world: Any) -> list[str]:
-    return [t.claim.key[1] for t in find_take_backs(world.snapshot(), grace_seconds=30)]
+    snapshot = world.snapshot()
+    return [t.claim.key[1] for t in find_take_backs(snapshot, Index.of(snapshot), grace_seconds=30)]
 
 
 def test_a_pod_that_is_not_scheduled_in_time_loses_its_slice(stuck: Any) -> None:
@@ -175,8 +177,8 @@ def test_avoidance_doubles_and_is_forgotten_with_the_pod(world: Any) -> None:
     assert not avoidance.nodes(pod, now=60.0)
     avoidance.add(pod, "node-a", now=100.0)
     assert avoidance.nodes(pod, now=219.0)
-    avoidance.keep_only(set(), now=150.0)
+    avoidance.forget(set, now=150.0)
     assert avoidance.nodes(pod, now=150.0)
-    avoidance.keep_only(set(), now=220.0)
+    avoidance.forget(set, now=220.0)
     avoidance.add(pod, "node-a", now=300.0)
     assert not avoidance.nodes(pod, now=360.0)

@@ -31,6 +31,8 @@ NAME_LIMIT = 253
 SERIES_SECONDS = 600.0
 WRITE_SECONDS = 60.0
 REMEMBERED_SERIES = 4096
+CONCURRENT_WRITES = 2
+"""News of a burst are written one after the other, so that they do not compete with the work they tell of."""
 
 _log = logging.getLogger(__name__)
 _Key = tuple[str, ...]
@@ -58,6 +60,7 @@ class EventRecorder:
         self._instance = (instance or socket.gethostname())[:128]
         self._series: OrderedDict[_Key, _Series] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(CONCURRENT_WRITES)
 
     def emit(
         self, regarding: Mapping[str, Any], *, type: EventType, reason: str, action: str, message: str
@@ -118,7 +121,8 @@ class EventRecorder:
         while len(self._series) > REMEMBERED_SERIES:
             self._series.popitem(last=False)
         try:
-            await self._client.create(EVENTS, body)
+            async with self._slots:
+                await self._client.create(EVENTS, body)
         except BaseException:
             self._series.pop(key, None)
             raise
@@ -131,7 +135,8 @@ class EventRecorder:
         series.written_count, series.written = series.count, now
         body = {"series": {"count": series.count, "lastObservedTime": micro_timestamp()}}
         try:
-            await self._client.patch(EVENTS, series.name, namespace=series.namespace, body=body)
+            async with self._slots:
+                await self._client.patch(EVENTS, series.name, namespace=series.namespace, body=body)
         except NotFound:
             self._series.pop(key, None)
             return False

@@ -25,7 +25,7 @@ from tessera.scheduler.refusals import NotYet, Unserved
 from tessera.scheduler.reserves import most_slices
 from tessera.scheduler.snapshot import Snapshot
 from tessera.scheduler.takeback import find_take_backs, pinned_node
-from tessera.scheduler.units import Unit, find_units, needs_us
+from tessera.scheduler.units import Unit, needs_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,11 @@ def explain_pod(
     placing = planner.open_books(snapshot)
     if not needs_us(pod, snapshot):
         return _settled(pod, snapshot, planner.moving)
-    stuck = {t.pod.key for t in find_take_backs(snapshot, grace_seconds=grace_seconds) if t.pod is not None}
-    units = find_units(snapshot, stuck)
+    taken = find_take_backs(
+        snapshot, planner.index, grace_seconds=grace_seconds, namespace=planner.moving.namespace
+    )
+    stuck = {t.pod.key for t in taken if t.pod is not None}
+    units = planner.index.units(snapshot, stuck)
     at = next((i for i, unit in enumerate(units) if pod in unit.pods), None)
     if at is None:
         why = "its slices are being taken back" if key in stuck else "the pod is being deleted"

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from tessera.api import names
 from tessera.kube.client import KubeClient, Object
 from tessera.kube.errors import NotFound
-from tessera.kube.informer import Informer
+from tessera.kube.informer import Informer, Key, key_of
 from tessera.kube.resources import (
     DEVICE_CLASSES,
     GPU_NODES,
@@ -25,8 +25,10 @@ from tessera.kube.resources import (
     PODS,
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
+    Resource,
 )
 from tessera.scheduler.reserves import has_rules
+from tessera.scheduler.snapshot import News, Written
 
 _log = logging.getLogger(__name__)
 
@@ -34,22 +36,64 @@ SYNC_SECONDS = 60.0
 _GPU_NODES_SECONDS = 30.0
 
 
+class Followed:
+    """The objects of one resource, and which of them may have changed since they were last taken."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        resource: Resource,
+        on_change: Callable[[], None],
+        *,
+        field_selector: str | None = None,
+    ) -> None:
+        self.informer = Informer(client, resource, field_selector=field_selector, on_change=self._note)
+        self._on_change = on_change
+        self._changed: dict[Key, None] = {}
+        self._overlaid: dict[Key, None] = {}
+
+    def take(self, written: Written | None = None) -> dict[Key, Object | None]:
+        """The objects that may have changed, with those that were `written` in their place where these are
+        newer; None: there is no such object (any more).
+        """
+        changed, self._changed = self._changed, {}
+        if written is None:
+            return {key: self._listed(key) for key in changed}
+        # What was last shown as written may have been dropped there since.
+        keys = changed | self._overlaid | dict.fromkeys(written.keys())
+        listed = [obj for obj in map(self._listed, keys) if obj is not None]
+        shown = {key_of(obj): obj for obj in written.over(listed)}
+        self._overlaid = dict.fromkeys(written.keys())
+        return {key: shown.get(key) for key in keys}
+
+    def _listed(self, key: Key) -> Object | None:
+        return self.informer.get(key[1], key[0])
+
+    def take_all(self) -> None:
+        """Let the next `take` give every object that there is."""
+        self._changed |= dict.fromkeys(key_of(obj) for obj in self.informer.items())
+
+    def _note(self, kind: str, obj: Object, old: Object | None) -> None:
+        self._changed[key_of(obj)] = None
+        self._on_change()
+
+
 class Following:
     """The informers of one term of leadership."""
 
-    def __init__(self, client: KubeClient, on_change: Callable[[str, Object, Object | None], None]) -> None:
+    def __init__(self, client: KubeClient, on_change: Callable[[], None]) -> None:
         self._client = client
-        self.pods = Informer(
-            client, PODS, field_selector="status.phase!=Succeeded,status.phase!=Failed", on_change=on_change
+        self.pods = Followed(
+            client, PODS, on_change, field_selector="status.phase!=Succeeded,status.phase!=Failed"
         )
-        self.nodes = Informer(client, NODES, on_change=on_change)
-        self.claims = Informer(client, RESOURCE_CLAIMS, on_change=on_change)
-        self.slices = Informer(
-            client, RESOURCE_SLICES, field_selector=f"spec.driver={names.DRIVER}", on_change=on_change
+        self.nodes = Followed(client, NODES, on_change)
+        self.claims = Followed(client, RESOURCE_CLAIMS, on_change)
+        self.slices = Followed(
+            client, RESOURCE_SLICES, on_change, field_selector=f"spec.driver={names.DRIVER}"
         )
-        self.classes = Informer(client, DEVICE_CLASSES, on_change=on_change)
-        self.partitions = Informer(client, MIG_PARTITIONS, on_change=on_change)
-        self._needed = (self.pods, self.nodes, self.claims, self.slices, self.classes)
+        self._classes = Followed(client, DEVICE_CLASSES, on_change)
+        self._partitions = Followed(client, MIG_PARTITIONS, on_change)
+        self._needed = [f.informer for f in (self.pods, self.nodes, self.claims, self.slices, self._classes)]
         self._gpu_nodes: list[Object] = []
         self._gpu_nodes_for: list[str] = []
         self._gpu_nodes_at = float("-inf")
@@ -60,7 +104,7 @@ class Following:
         Raises TimeoutError when the API server does not give them, and ApiError or Unreachable when it does
         not say whether there are MIGPartitions.
         """
-        for informer in (*self._needed, self.partitions):
+        for informer in (*self._needed, self._partitions.informer):
             informer.start()
         await asyncio.gather(*(informer.wait_synced(SYNC_SECONDS) for informer in self._needed))
         try:
@@ -68,7 +112,27 @@ class Following:
         except NotFound:
             _log.info("the kind MIGPartition is not installed; no room is reserved")
         else:
-            await self.partitions.wait_synced(SYNC_SECONDS)
+            await self._partitions.informer.wait_synced(SYNC_SECONDS)
+
+    async def news(self, *, pods: Written, claims: Written) -> News:
+        """What may have changed since the last news, under what was written since. Raises ApiError and
+        Unreachable, and keeps the news then.
+        """
+        gpu_nodes = await self.gpu_nodes()
+        return News(
+            pods=self.pods.take(pods),
+            claims=self.claims.take(claims),
+            nodes=self.nodes.take(),
+            slices=self.slices.take(),
+            classes=self._classes.informer.items(),
+            partitions=self._partitions.informer.items(),
+            gpu_nodes=gpu_nodes,
+        )
+
+    def start_over(self) -> None:
+        """Let the next news tell everything, for a reader that knows nothing yet."""
+        for followed in (self.pods, self.nodes, self.claims, self.slices):
+            followed.take_all()
 
     async def gpu_nodes(self) -> list[Object]:
         """The GPUNodes while a MIGPartition has such rules, at most half a minute old; else none. Raises
@@ -76,7 +140,7 @@ class Following:
         """
         keeping = sorted(
             f"{p['metadata']['uid']}/{p['metadata'].get('generation')}"
-            for p in self.partitions.items()
+            for p in self._partitions.informer.items()
             if has_rules(p)
         )
         if not keeping:
@@ -90,4 +154,4 @@ class Following:
 
     async def stop(self) -> None:
         """Stop following."""
-        await asyncio.gather(*(informer.stop() for informer in (*self._needed, self.partitions)))
+        await asyncio.gather(*(informer.stop() for informer in (*self._needed, self._partitions.informer)))

@@ -15,6 +15,7 @@ from typing import Any
 
 from tessera.api import names
 from tessera.placement.geometry import Geometry, IllegalGeometry, LegalPlacement, geometry_of
+from tessera.scheduler.changes import Key, ObjectVersion, against, version_of
 from tessera.scheduler.quantity import parse_quantity
 from tessera.scheduler.selectors import AttributeValue, DeviceView, Version
 
@@ -81,32 +82,52 @@ class InventoryReader:
     """Builds inventories; reads a pool again only when one of its ResourceSlices has changed."""
 
     def __init__(self) -> None:
-        self._pools: dict[str, tuple[frozenset[tuple[str, str]], list[PublishedGpu]]] = {}
+        self._versions: dict[Key, ObjectVersion] = {}
+        self._pool_of: dict[Key, str] = {}
+        self._slices: dict[str, dict[Key, Mapping[str, Any]]] = defaultdict(dict)
+        self._gpus: dict[str, list[PublishedGpu]] = {}
         self._kinds: dict[Hashable, Hashable] = {}
         self._inventory = Inventory()
 
     def read(self, slices: Iterable[Mapping[str, Any]]) -> Inventory:
-        """The inventory of these ResourceSlice objects: the same object as before when nothing has changed.
+        """The inventory of these ResourceSlice objects, which are all that there are."""
+        return self.update(self.against(slices))
+
+    def against(self, slices: Iterable[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any] | None]:
+        """What to update with when these are all ResourceSlices that there are."""
+        return against(self._versions, slices)
+
+    def update(self, changed: Mapping[Key, Mapping[str, Any] | None]) -> Inventory:
+        """The inventory after these ResourceSlices may have changed (None: it is gone): the same object as
+        before when nothing has.
 
         What is malformed is logged and left out, never half used.
         """
-        pools: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-        for obj in slices:
-            if obj["spec"].get("driver") == names.DRIVER:
-                pools[obj["spec"]["pool"]["name"]].append(obj)
-        changed = pools.keys() != self._pools.keys()
-        fresh: dict[str, tuple[frozenset[tuple[str, str]], list[PublishedGpu]]] = {}
-        for pool, objects in pools.items():
-            versions = frozenset((o["metadata"]["uid"], o["metadata"]["resourceVersion"]) for o in objects)
-            known = self._pools.get(pool)
-            if known is not None and known[0] == versions:
-                fresh[pool] = known
+        pools: dict[str, None] = {}
+        for key, obj in changed.items():
+            if obj is not None and obj["spec"].get("driver") != names.DRIVER:
+                obj = None
+            version = version_of(obj)
+            if version == self._versions.get(key):
+                continue
+            if key in self._versions:
+                pool = self._pool_of.pop(key)
+                del self._versions[key], self._slices[pool][key]
+                pools[pool] = None
+            if obj is not None and version is not None:
+                pool = obj["spec"]["pool"]["name"]
+                self._versions[key], self._pool_of[key] = version, pool
+                self._slices[pool][key] = obj
+                pools[pool] = None
+        for pool in pools:
+            specs = [obj["spec"] for obj in self._slices[pool].values()]
+            if specs:
+                self._gpus[pool] = self._read_newest(pool, specs)
             else:
-                changed = True
-                fresh[pool] = (versions, self._read_newest(pool, [o["spec"] for o in objects]))
-        self._pools = fresh
-        if changed:
-            self._inventory = Inventory(gpu for _, gpus in fresh.values() for gpu in gpus)
+                del self._slices[pool]
+                self._gpus.pop(pool, None)
+        if pools:
+            self._inventory = Inventory(gpu for gpus in self._gpus.values() for gpu in gpus)
         return self._inventory
 
     def _read_newest(self, pool: str, specs: list[Mapping[str, Any]]) -> list[PublishedGpu]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tessera.api import names
-from tessera.kube.client import KubeClient, Object
+from tessera.kube.client import KubeClient
 from tessera.kube.errors import ApiError, Unreachable
 from tessera.kube.events import EventRecorder
 from tessera.kube.lease import LeaderElector, LeadershipLost
@@ -108,7 +108,7 @@ class Scheduler:
 
     async def _lead(self) -> None:
         await asyncio.sleep(self._settings.settle_seconds)
-        follow = Following(self._client, self._note)
+        follow = Following(self._client, self._changed.set)
         self._trouble = "the cluster is not listed yet"
         try:
             await follow.start()
@@ -125,12 +125,6 @@ class Scheduler:
             clear_state()
 
     async def _rounds(self, follow: Following) -> None:
-        planner = Planner(
-            POLICIES[self._settings.policy](),
-            grace_seconds=self._settings.takeback_grace_seconds,
-            gang_time_limit_seconds=self._settings.gang_time_limit_seconds,
-            namespace=self._settings.lease_namespace,
-        )
         events = EventRecorder(self._client, component="scheduler", instance=self._settings.identity)
         writer = Writer(
             self._client,
@@ -139,32 +133,25 @@ class Scheduler:
             namespace=self._settings.lease_namespace,
             clock=self._clock,
         )
-        reader = SnapshotReader()
+        planner, reader = self._new_planner(), SnapshotReader()
         gauges_at = float("-inf")
         # From here on: the first round may be the one that hangs.
         self._round_ended_at = self._monotonic()
         while True:
-            started = self._monotonic()
+            planning_seconds = 0.0
             self._changed.clear()
             try:
                 await writer.settle()
-                snapshot = reader.read(
-                    pods=writer.pods.over(follow.pods.items()),
-                    claims=writer.claims.over(follow.claims.items()),
-                    nodes=follow.nodes.items(),
-                    slices=follow.slices.items(),
-                    classes=follow.classes.items(),
-                    partitions=follow.partitions.items(),
-                    gpu_nodes=await follow.gpu_nodes(),
-                    now=self._clock(),
-                )
-                await writer.carry_out(planner.plan(snapshot), now=snapshot.now)
-                writer.forget_all_but({pod.uid for pod in snapshot.pods.values()})
+                news = await follow.news(pods=writer.pods, claims=writer.claims)
+                started = self._monotonic()
+                snapshot = reader.update(news, now=self._clock())
+                actions = planner.plan(snapshot)
+                planning_seconds = self._monotonic() - started
+                await writer.carry_out(actions, now=snapshot.now)
                 metrics.PENDING_PODS.set(planner.waiting)
                 if started - gauges_at >= _GAUGE_SECONDS:
-                    show_state(planner.occupancy.state, planner.engine.policy)
-                    show_reserves(planner.reserves)
-                    planner.queue.show()
+                    self._show(planner)
+                    writer.forget_all_but(set(planner.index.keys))
                     gauges_at = started
                 self._trouble = None
             except (ApiError, Unreachable) as error:
@@ -176,18 +163,34 @@ class Scheduler:
                 # The edge of the loop: a defect must not become a crash loop that stops all scheduling.
                 metrics.UNHANDLED_ERRORS_TOTAL.labels("scheduler round").inc()
                 self._trouble = "a round failed by a defect; see the log"
-                _log.exception("a round failed; the next one starts from a new snapshot")
+                _log.exception("a round failed; the next one starts from all objects as they are")
+                # Nobody knows how far the books got.
+                planner, reader = self._new_planner(), SnapshotReader()
+                follow.start_over()
             self._round_ended_at = self._monotonic()
-            await self._wait(at_least=max(_GATHER_SECONDS, self._monotonic() - started))
+            await self._wait(at_least=max(_GATHER_SECONDS, planning_seconds))
+
+    def _new_planner(self) -> Planner:
+        return Planner(
+            POLICIES[self._settings.policy](),
+            grace_seconds=self._settings.takeback_grace_seconds,
+            gang_time_limit_seconds=self._settings.gang_time_limit_seconds,
+            namespace=self._settings.lease_namespace,
+        )
+
+    @staticmethod
+    def _show(planner: Planner) -> None:
+        show_state(planner.occupancy.state, planner.engine.policy)
+        show_reserves(planner.reserves)
+        planner.queue.show()
 
     async def _wait(self, *, at_least: float) -> None:
-        """Until something changes, at most one tick; a burst of changes is gathered into one round."""
+        """Until something changes, at most one tick; a burst of changes is gathered into one round, and
+        planning takes at most half of the time.
+        """
         try:
             async with asyncio.timeout(_TICK_SECONDS):
                 await self._changed.wait()
         except TimeoutError:
             return
         await asyncio.sleep(at_least)
-
-    def _note(self, kind: str, obj: Object, old: Object | None) -> None:
-        self._changed.set()

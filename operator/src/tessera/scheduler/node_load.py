@@ -9,14 +9,14 @@ found again only for nodes that have changed. So a round on thousands of nodes c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from tessera.placement.state import ClusterState
 from tessera.scheduler.filters import node_verdict
-from tessera.scheduler.objects import Node, Pod, Resources
+from tessera.scheduler.objects import Key, Node, Pod, Resources
 from tessera.scheduler.occupancy import expected_node
 from tessera.scheduler.snapshot import Snapshot
 
@@ -30,45 +30,45 @@ class NodeLoad:
 
     def __init__(self) -> None:
         self.freed = 0
-        self._entries: dict[str, tuple[str, Pod]] = {}
+        self._entries: dict[Key, tuple[str, Pod]] = {}
+        self._touched: dict[Key, None] = {}
         self._used: dict[str, dict[str, Fraction]] = {}
         self._nodes: Mapping[str, Node] = {}
         self._log: list[str] = []
         self._shapes: dict[tuple[Any, ...], _Shape] = {}
         self._state: ClusterState | None = None
 
-    def follow(self, snapshot: Snapshot, state: ClusterState) -> None:
-        """Bring the books up to the snapshot."""
+    def follow(
+        self, snapshot: Snapshot, state: ClusterState, *, nodes: Iterable[str], pods: Iterable[Key]
+    ) -> None:
+        """Bring the books up to the snapshot, in which these nodes and pods (or their claims) may differ."""
         if state is not self._state or len(self._log) > _LONGEST_LOG:
             self._state = state
             self._shapes.clear()
             self._log.clear()
-        if snapshot.nodes != self._nodes:
-            before = self._nodes
-            self._log += [n for n, node in snapshot.nodes.items() if before.get(n) is not node]
-            self._log += [n for n in before if n not in snapshot.nodes]
+        self._log += nodes
         self._nodes = snapshot.nodes
-        alive = set()
-        for pod in snapshot.pods.values():
-            node = pod.node or expected_node(pod, snapshot)
-            if node:
-                alive.add(pod.uid)
-                entry = self._entries.get(pod.uid)
-                if entry is None or entry[0] != node or not _asks_the_same(entry[1], pod):
-                    self.remove(pod)
-                    self.put(pod, node)
-        for uid in [uid for uid in self._entries if uid not in alive]:
-            self.remove(self._entries[uid][1])
+        for key in dict.fromkeys((*pods, *self._touched)):
+            pod = snapshot.pods.get(key)
+            node = "" if pod is None else pod.node or expected_node(pod, snapshot)
+            entry = self._entries.get(key)
+            if entry is not None and (pod is None or entry[0] != node or not _asks_the_same(entry[1], pod)):
+                self.remove(entry[1])
+                entry = None
+            if entry is None and pod is not None and node:
+                self.put(pod, node)
+        self._touched.clear()
 
     def node_of(self, pod: Pod) -> str:
         """The node on which the pod is counted, or ""."""
-        entry = self._entries.get(pod.uid)
+        entry = self._entries.get(pod.key)
         return entry[0] if entry is not None else ""
 
     def put(self, pod: Pod, node: str) -> None:
         """Count a pod on a node. It must not be counted already."""
-        assert pod.uid not in self._entries
-        self._entries[pod.uid] = (node, pod)
+        assert pod.key not in self._entries
+        self._touched[pod.key] = None
+        self._entries[pod.key] = (node, pod)
         on_node = self._used.setdefault(node, {})
         for name, amount in pod.requests.items():
             on_node[name] = on_node.get(name, Fraction(0)) + amount
@@ -78,9 +78,10 @@ class NodeLoad:
         """Do not count the pod any more, if it was. `undone`: it never was more than a thought, so nobody can
         be helped by it.
         """
-        entry = self._entries.pop(pod.uid, None)
+        entry = self._entries.pop(pod.key, None)
         if entry is None:
             return
+        self._touched[pod.key] = None
         node, counted = entry
         on_node = self._used[node]
         for name, amount in counted.requests.items():
@@ -153,7 +154,7 @@ class _Shape:
 
 
 def _asks_the_same(counted: Pod, pod: Pod) -> bool:
-    return counted is pod or counted.requests == pod.requests
+    return counted is pod or (counted.uid == pod.uid and counted.requests == pod.requests)
 
 
 def shape_of(pod: Pod) -> tuple[Any, ...]:

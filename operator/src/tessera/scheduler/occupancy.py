@@ -1,19 +1,21 @@
 """The placement core's state, kept in step with the cluster: who holds which placement.
 
 The state is changed by difference from one snapshot to the next, and built anew only when the published GPUs
-change.
+change. Looked at are the claims that have changed, and whoever took or gave back something in the last round:
+a promise that was written is in the snapshot by now, and one that was not must go.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from tessera.metrics import registry as metrics
 from tessera.placement.state import ClusterState
+from tessera.scheduler.changes import Changes
 from tessera.scheduler.inventory import Inventory
-from tessera.scheduler.objects import Claim, Pod
+from tessera.scheduler.objects import Claim, Key, Pod
 from tessera.scheduler.snapshot import Snapshot
 from tessera.scheduler.takeback import pinned_node
 
@@ -33,35 +35,73 @@ class Holder:
         return f"{self.device} (claim {self.claim})"
 
 
+class WatchedState(ClusterState):
+    """A cluster state that remembers who took or gave back anything, so that what a round has tried or
+    promised can be compared with what came of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.touched: dict[Hashable, None] = {}
+
+    def occupy_at(self, number: int, index: int, owner: Hashable, *, force: bool = False) -> None:
+        """As in a cluster state."""
+        self.touched[owner] = None
+        super().occupy_at(number, index, owner, force=force)
+
+    def release(self, owner: Hashable) -> None:
+        """As in a cluster state."""
+        self.touched[owner] = None
+        super().release(owner)
+
+
 class Occupancy:
     """The cluster state that belongs to the last snapshot."""
 
     def __init__(self) -> None:
-        self.state = ClusterState()
+        self.state = WatchedState()
         self.inventory = Inventory()
         self.releases = 0
         """Grows whenever room may have become free: what did not fit may be tried again."""
+        self._of_claim: dict[Key, tuple[Holder, ...]] = {}
+        self._holders: set[Holder] = set()
         self._reported: set[Holder] = set()
 
-    def follow(self, snapshot: Snapshot) -> bool:
+    def follow(self, snapshot: Snapshot, changes: Changes) -> bool:
         """Bring the state up to the snapshot. Returns whether the published GPUs changed (so that the state
         is a new one).
         """
+        doubtful = dict(self.state.touched)
+        for key in changes.claims:
+            before = self._of_claim.pop(key, ())
+            claim = snapshot.claims.get(key)
+            now = () if claim is None else _holders(claim)
+            if now:
+                self._of_claim[key] = now
+            self._holders.difference_update(before)
+            self._holders.update(now)
+            doubtful |= dict.fromkeys((*before, *now))
         rebuilt = snapshot.inventory is not self.inventory
         if rebuilt:
             self.inventory = snapshot.inventory
-            self.state = ClusterState()
+            self.state = WatchedState()
             for gpu in snapshot.inventory.gpus:
                 self.state.add_gpu(gpu.name, node=gpu.node, geometry=gpu.geometry)
             self.releases += 1
-        wanted = set(_holders(snapshot.claims.values()))
-        for holder in [h for h in self.state.owners() if h not in wanted]:
-            self.state.release(holder)
-            self.releases += 1
+            doubtful = dict.fromkeys(self._holders)
+        entering: list[Holder] = []
+        for owner in doubtful:
+            held = self.state.holds(owner) is not None
+            if isinstance(owner, Holder) and owner in self._holders:
+                if not held:
+                    entering.append(owner)
+            elif held:
+                self.state.release(owner)
+                self.releases += 1
         # In a fixed order, so that of two overlapping claims always the same one is called the intruder.
-        for holder in sorted(wanted, key=lambda h: (h.pool, h.device, h.claim)):
-            if self.state.holds(holder) is None:
-                self._occupy(holder)
+        for holder in sorted(entering, key=lambda h: (h.pool, h.device, h.claim)):
+            self._occupy(holder)
+        self.state.touched.clear()
         return rebuilt
 
     def _occupy(self, holder: Holder) -> None:
@@ -82,11 +122,10 @@ class Occupancy:
             metrics.ALLOCATION_DEFECTS_TOTAL.inc()
 
 
-def _holders(claims: Iterable[Claim]) -> Iterable[Holder]:
-    for claim in claims:
-        if claim.allocated is not None:
-            for pool, device in claim.allocated.devices:
-                yield Holder(claim.uid, "/".join(claim.key), pool, device)
+def _holders(claim: Claim) -> tuple[Holder, ...]:
+    if claim.allocated is None:
+        return ()
+    return tuple(Holder(claim.uid, "/".join(claim.key), *at) for at in dict.fromkeys(claim.allocated.devices))
 
 
 def expected_node(pod: Pod, snapshot: Snapshot) -> str:

@@ -80,6 +80,9 @@ class Placing:
         self._settled: set[Key] = set()
         self._counted: set[str] = set()
         self._refused: dict[Hashable, Unserved] = {}
+        self.refused_for: dict[str, Hashable] = {}
+        """By the UID of a pod that was refused: what it asked, if others may ask the same."""
+        self._promised_last: list[Key] = []
         self._sharers: dict[Key, int] = defaultdict(int)
 
     def place(self, pod: Pod, *, barred: Barred | None = None, only: Only | None = None) -> PodPlacement:
@@ -106,13 +109,14 @@ class Placing:
         """
         wanted = self.wanted(pod)
         question = self.question(wanted)
-        if question in self._refused:
-            raise self._refused[question]
         try:
+            if question in self._refused:
+                raise self._refused[question]
             return self.place(pod)
         except Unserved as refused:
             if question is not None:
                 self._refused[question] = refused
+                self.refused_for[pod.uid] = question
             raise
 
     def _question(self, wanted: Wanted) -> Hashable:
@@ -144,7 +148,8 @@ class Placing:
 
     def settle(self) -> None:
         """What was promised so far is going to be written; pods that share it wait until it is."""
-        self._settled |= self._promised.keys()
+        self._settled.update(key for key in self._promised_last if key in self._promised)
+        self._promised_last.clear()
 
     def wanted(self, pod: Pod) -> Wanted:
         """What the pod asks for. Raises Unserved and NotYet."""
@@ -332,6 +337,7 @@ class Placing:
         node = self.node_of(placed)
         for one in placed.claims:
             self._promised[one.claim.key] = one
+            self._promised_last.append(one.claim.key)
             for result in one.results:
                 gpu, index = self.gpu_of(result)
                 self.state.occupy(gpu, index, owner=_holder(one, result))

@@ -8,7 +8,7 @@ What a unit gets counts at once for the next one in the same round.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tessera.api import names
 from tessera.api.reasons import Reason
@@ -16,7 +16,9 @@ from tessera.metrics import registry as metrics
 from tessera.placement.engine import Engine
 from tessera.placement.policies import Policy
 from tessera.scheduler.actions import Action, GiveUp, Place, PodPlacement, Protect, Refuse
+from tessera.scheduler.changes import Changes
 from tessera.scheduler.gangs import place_together
+from tessera.scheduler.index import Index
 from tessera.scheduler.moving.steps import Moving
 from tessera.scheduler.node_load import NodeLoad
 from tessera.scheduler.objects import Claim, Key
@@ -26,13 +28,14 @@ from tessera.scheduler.queue import Queue
 from tessera.scheduler.refusals import NotYet, Unserved
 from tessera.scheduler.requests import ClaimRequests, RequestReader
 from tessera.scheduler.reserves import PartitionReserves, Reserves
-from tessera.scheduler.retries import Retries
+from tessera.scheduler.retries import Attempt, Retries
 from tessera.scheduler.selectors import SelectorCache
 from tessera.scheduler.snapshot import Snapshot
-from tessera.scheduler.takeback import Avoidance, find_take_backs, identity, pinned_node
-from tessera.scheduler.units import Unit, check_gang, find_units, unit_claims
+from tessera.scheduler.takeback import Avoidance, Clearings, find_take_backs, identity
+from tessera.scheduler.units import Unit, check_gang, unit_claims
 
 GANG_TIME_LIMIT_SECONDS = 600.0
+_FORGET_SECONDS = 60.0
 
 
 class Planner:
@@ -52,6 +55,7 @@ class Planner:
         self.engine = Engine(policy)
         self.occupancy = Occupancy()
         self.avoidance = Avoidance()
+        self.index = Index()
         self.queue = Queue()
         self.moving = moving or Moving(policy, namespace=namespace)
         self._grace_seconds = grace_seconds
@@ -62,8 +66,10 @@ class Planner:
         self._reserved: tuple[PartitionReserves, ...] = ()
         self._retries = Retries()
         self._load = NodeLoad()
-        self._counted: set[str] = set()
-        self._held: dict[str, tuple[tuple[str, ...], str]] = {}
+        self._clearings = Clearings()
+        self._counted: dict[Key, str] = {}
+        self._followed: Snapshot | None = None
+        self._forgot_at = float("-inf")
 
     @property
     def waiting(self) -> int:
@@ -81,30 +87,35 @@ class Planner:
 
     def _plan(self, placing: Placing) -> list[Action]:
         snapshot = placing.snapshot
-        self._retries.follow(snapshot)
-        self._notice_cleared(snapshot)
-        actions: list[Action] = [
-            Protect(claim)
-            for claim in snapshot.claims.values()
-            if claim.holds_ours and not claim.has_finalizer and not claim.deleting
-        ]
+        actions: list[Action] = [Protect(snapshot.claims[key]) for key in self.index.unprotected]
         given_up = list(
-            find_take_backs(snapshot, grace_seconds=self._grace_seconds, namespace=self.moving.namespace)
+            find_take_backs(
+                snapshot, self.index, grace_seconds=self._grace_seconds, namespace=self.moving.namespace
+            )
         )
         actions.extend(GiveUp(t.claim, t.pod, t.why) for t in given_up)
         actions.extend(self.moving.go_on())
         stuck = {t.pod.key for t in given_up if t.pod is not None}
-        self.queue.begin(snapshot.now)
-        for unit in find_units(snapshot, stuck):
-            actions.extend(self._serve(unit, placing))
-            placing.settle()
-        self._forget(snapshot)
+        world = (self.occupancy.releases, self._load.freed, self.moving.changes)
+        self._retries.begin(world=world, now=snapshot.now)
+        for unit in self.index.units(snapshot, stuck):
+            if not self._retries.sleeps(unit) or self.moving.has_place(unit):
+                actions.extend(self._serve(unit, placing))
+                placing.settle()
         return actions
 
     def open_books(self, snapshot: Snapshot) -> Placing:
         """The books of a round over this snapshot, with nothing decided yet; `moving.close` ends it."""
-        rebuilt = self.occupancy.follow(snapshot)
-        self._load.follow(snapshot, self.occupancy.state)
+        changes = snapshot.changes_since(self._followed)
+        affected = self.index.follow(snapshot, changes)
+        rebuilt = self.occupancy.follow(snapshot, changes)
+        self._load.follow(snapshot, self.occupancy.state, nodes=changes.nodes, pods=affected.pods)
+        self._clearings.follow(snapshot, changes, self.index, self.avoidance)
+        self._retries.follow(snapshot, changes, affected.pods)
+        self.queue.follow(snapshot, affected.pods)
+        self._forget(snapshot, changes, affected.gone)
+        # Last: when one of them fails, all of them are told the same changes again.
+        self._followed = snapshot
         if rebuilt:
             self._reader = self._new_reader()
         if rebuilt or snapshot.reserves is not self._reserved:
@@ -150,11 +161,7 @@ class Planner:
         limit = unit.time_limit_seconds(self._gang_time_limit_seconds)
         overdue = limit is not None and unit.age_seconds(snapshot.now) >= limit
         avoided = self.avoidance.nodes(unit.pods[0], now=snapshot.now)
-        attempt = self._retries.attempt(
-            unit,
-            snapshot,
-            world=(self.occupancy.releases, self._load.freed, self.moving.changes, avoided, overdue),
-        )
+        attempt = self._retries.attempt(unit, snapshot, special=(avoided, overdue))
         if self._retries.is_useless(unit, attempt) and not self.moving.has_place(unit):
             self.queue.still_waits(unit)
             return
@@ -165,7 +172,7 @@ class Planner:
             if overdue:
                 yield from self._give_back(unit, placing)
         except Unserved as refused:
-            self._retries.refused(unit, attempt)
+            self._remember_refusal(unit, attempt, placing)
             self.queue.refused(unit, self._known_profile(refused.profile))
             yield from self.moving.lost_targets()
             made = self._make_room(unit, refused, placing)
@@ -183,6 +190,15 @@ class Planner:
                     self.moving.accepted(one)
             for result in (r for p in placed for c in p.claims for r in c.results):
                 metrics.PLACEMENTS_TOTAL.labels(Reason.PLACED, result.profile).inc()
+
+    def _remember_refusal(self, unit: Unit, attempt: Attempt, placing: Placing) -> None:
+        if unit.gang:
+            # It changes with each of its members, and with the time.
+            self._retries.refused(unit, attempt)
+            return
+        (pod,) = unit.pods
+        until = self.avoidance.next_end(pod, now=placing.snapshot.now)
+        self._retries.refused(unit, attempt, until=until, question=placing.refused_for.get(pod.uid))
 
     def _make_room(self, unit: Unit, refused: Unserved, placing: Placing) -> list[Action] | None:
         """The first steps of a move that helps a unit for which there is no room, or None."""
@@ -237,36 +253,24 @@ class Planner:
 
     # What has changed since the last round.
 
-    def _notice_cleared(self, snapshot: Snapshot) -> None:
-        """An allocation that vanished under a pod that still waits did not work out there, whoever cleared
-        it.
-        """
-        pods = {pod.uid: pod for pod in snapshot.pods.values()}
-        held: dict[str, tuple[tuple[str, ...], str]] = {}
-        for claim in snapshot.claims.values():
-            if claim.holds_ours and claim.reserved_for:
-                held[claim.uid] = (claim.reserved_for, pinned_node(claim.allocated))
-            elif claim.uid in self._held and claim.allocated is None:
-                consumers, node = self._held[claim.uid]
-                for pod in (pods[uid] for uid in consumers if uid in pods):
-                    if node and not pod.node and not pod.gates:
-                        self.avoidance.add(pod, node, now=snapshot.now)
-        self._held = held
-
-    def _forget(self, snapshot: Snapshot) -> None:
-        pods = {pod.uid for pod in snapshot.pods.values()}
-        self._retries.keep_only(pods)
-        self.queue.keep_only(pods)
-        self._counted &= {claim.uid for claim in snapshot.claims.values()}
-        self.avoidance.keep_only({identity(pod) for pod in snapshot.pods.values()}, now=snapshot.now)
+    def _forget(self, snapshot: Snapshot, changes: Changes, gone: Iterable[str]) -> None:
+        self._retries.forget(gone)
+        self.queue.forget(gone)
+        for key in changes.claims:
+            claim = snapshot.claims.get(key)
+            if claim is None or self._counted.get(key) != claim.uid:
+                self._counted.pop(key, None)
+        if snapshot.now - self._forgot_at >= _FORGET_SECONDS:
+            self._forgot_at = snapshot.now
+            self.avoidance.forget(lambda: {identity(p) for p in snapshot.pods.values()}, now=snapshot.now)
 
     def _count_arrival(self, claim: Claim, read: ClaimRequests) -> None:
         """Tell the policy once per claim what was asked for: by its first alternative, the smallest profile
         that would do.
         """
-        if claim.uid in self._counted:
+        if self._counted.get(claim.key) == claim.uid:
             return
-        self._counted.add(claim.uid)
+        self._counted[claim.key] = claim.uid
         for request in read.requests:
             first = request.alternatives[0]
             admitted = [o.geometry.placements[i] for o in first.offers for i in o.placements]

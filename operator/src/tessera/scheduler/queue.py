@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.metrics import registry as metrics
 from tessera.scheduler.actions import PodPlacement
+from tessera.scheduler.objects import Key
+from tessera.scheduler.snapshot import Snapshot
 from tessera.scheduler.units import Unit
 
 AT_ONCE = "at_once"
@@ -21,12 +23,12 @@ class _Waiting:
 
 
 class Queue:
-    """Pods that wait for a slice. `begin` starts a round; what is not told to wait in it does not."""
+    """Pods that wait for a slice: until they are placed, or have changed and are not told to wait again."""
 
     def __init__(self) -> None:
         self._known: dict[str, _Waiting] = {}
         self._now = 0.0
-        self._waits: set[str] = set()
+        self._waits: dict[str, None] = {}
         self._judged: set[str] = set()
 
     @property
@@ -34,16 +36,17 @@ class Queue:
         """Pods that wait after this round."""
         return len(self._waits)
 
-    def begin(self, now: float) -> None:
-        """A round begins at `now` (seconds since the epoch)."""
-        self._now = now
-        self._waits.clear()
+    def follow(self, snapshot: Snapshot, affected: Iterable[Key]) -> None:
+        """A round begins, in which these pods look different."""
+        self._now = snapshot.now
+        for pod in (snapshot.pods[key] for key in affected if key in snapshot.pods):
+            self._waits.pop(pod.uid, None)
 
     def still_waits(self, unit: Unit) -> None:
         """The unit goes on waiting, for what it was refused before."""
         for pod in unit.pods:
             self._known.setdefault(pod.uid, _Waiting(self._now))
-            self._waits.add(pod.uid)
+            self._waits[pod.uid] = None
 
     def refused(self, unit: Unit, profile: str) -> None:
         """The unit waits for room for this profile."""
@@ -57,16 +60,19 @@ class Queue:
         done = []
         for placed in placements:
             uid = placed.pod.uid
+            self._waits.pop(uid, None)
             since = self._known[uid].since if uid in self._known else now
             done.append(replace(placed, waiting_since=since))
             for result in (r for c in placed.claims for r in c.results):
                 self._judge(uid, result.profile, AT_ONCE)
         return tuple(done)
 
-    def keep_only(self, uids: Collection[str]) -> None:
-        """Forget pods that are gone."""
-        self._known = {uid: waiting for uid, waiting in self._known.items() if uid in uids}
-        self._judged &= set(uids)
+    def forget(self, uids: Iterable[str]) -> None:
+        """Pods that are gone."""
+        for uid in uids:
+            self._known.pop(uid, None)
+            self._waits.pop(uid, None)
+            self._judged.discard(uid)
 
     def show(self) -> None:
         """Set the gauges."""

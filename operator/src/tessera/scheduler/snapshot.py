@@ -7,10 +7,11 @@ that we made is never forgotten for a moment and given to somebody else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any
 
+from tessera.scheduler.changes import Changes, Table, differing
 from tessera.scheduler.classes import NO_OBJECTS, Classes, ClassReader
 from tessera.scheduler.inventory import Inventory, InventoryReader
 from tessera.scheduler.objects import Claim, Key, Node, Pod, read_claim, read_node, read_pod
@@ -18,7 +19,6 @@ from tessera.scheduler.reserves import PartitionReserves, ReserveReader
 from tessera.scheduler.selectors import SelectorCache
 
 Object = dict[str, Any]
-Read = TypeVar("Read")
 
 _MOST_GONE = 1000
 """Deleted objects that are remembered. The informer catches up in milliseconds, so a few would do."""
@@ -37,6 +37,25 @@ class Snapshot:
     now: float
     classes: Classes = field(default_factory=lambda: NO_OBJECTS)
     reserves: tuple[PartitionReserves, ...] = ()
+    changes: Changes = field(default=Changes(), repr=False)
+    """Since the reader's snapshot before."""
+    before: object = field(default=None, repr=False, compare=False)
+    mark: object = field(default_factory=object, repr=False, compare=False)
+    """Stand for the reader's snapshot before, and for this one."""
+
+    def changes_since(self, earlier: Snapshot | None) -> Changes:
+        """In what this may differ from an earlier snapshot; None: from an empty cluster. Costs a pass over
+        everything unless it is the snapshot just before.
+        """
+        if earlier is None:
+            return Changes(tuple(self.pods), tuple(self.claims), tuple(self.nodes))
+        if self.before is earlier.mark:
+            return self.changes
+        return Changes(
+            differing(earlier.pods, self.pods),
+            differing(earlier.claims, self.claims),
+            differing(earlier.nodes, self.nodes),
+        )
 
     def claim_of(self, pod: Pod, name: str | None) -> Claim | None:
         """The claim of a pod by the claim's name, when it exists and, if made from a template, is the pod's
@@ -57,8 +76,8 @@ class Written:
     def __init__(self) -> None:
         self._objects: dict[Key, Object] = {}
         self._unseen: set[Key] = set()
-        self._gone: dict[str, bool] = {}
-        # UID -> whether the informer listed it the last time.
+        self._gone: dict[tuple[Key, str], bool] = {}
+        # Key and UID -> whether the informer listed it the last time.
 
     def put(self, obj: Object, *, created: bool = False) -> None:
         """Remember the API server's answer to a write, or what the store says; `created`: the informer may
@@ -74,7 +93,7 @@ class Written:
 
     def remove(self, obj: Mapping[str, Any]) -> None:
         """The object was deleted, by us: it is not shown any more."""
-        self._gone[obj["metadata"]["uid"]] = False
+        self._gone[_life(obj)] = False
         self.forget(_key(obj))
         while len(self._gone) > _MOST_GONE:
             del self._gone[next(iter(self._gone))]
@@ -87,6 +106,10 @@ class Written:
     def unseen(self) -> list[Key]:
         """Created objects that the informer has not shown yet."""
         return sorted(self._unseen)
+
+    def keys(self) -> set[Key]:
+        """Those of all objects of which more is known here than the informer may show."""
+        return {*self._objects, *(key for key, _ in self._gone)}
 
     def over(self, objects: Iterable[Object]) -> list[Object]:
         """The informer's objects with newer versions of our own in their place, without those that we have
@@ -115,74 +138,104 @@ class Written:
     def _without_gone(self, listed: list[Object]) -> list[Object]:
         if not self._gone:
             return listed
-        uids = {obj["metadata"]["uid"] for obj in listed}
+        lives = {_life(obj) for obj in listed}
         # What was listed and is not any more has been seen off. What was never listed may still come.
-        self._gone = {uid: uid in uids for uid, before in self._gone.items() if uid in uids or not before}
-        return [obj for obj in listed if obj["metadata"]["uid"] not in self._gone]
+        self._gone = {
+            life: life in lives for life, before in self._gone.items() if life in lives or not before
+        }
+        return [obj for obj in listed if _life(obj) not in self._gone]
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Objects that may have changed since the last snapshot, by key (None: the object is gone). Where the
+    cluster has few objects of a kind, all of them.
+    """
+
+    pods: Mapping[Key, Mapping[str, Any] | None]
+    claims: Mapping[Key, Mapping[str, Any] | None]
+    nodes: Mapping[Key, Mapping[str, Any] | None]
+    slices: Mapping[Key, Mapping[str, Any] | None]
+    classes: Sequence[Mapping[str, Any]] = ()
+    partitions: Sequence[Mapping[str, Any]] = ()
+    gpu_nodes: Sequence[Mapping[str, Any]] = ()
 
 
 class SnapshotReader:
     """Makes snapshots; reads an object again only when its resourceVersion has changed."""
 
     def __init__(self) -> None:
-        self._pods = _Cache[Pod]()
-        self._claims = _Cache[Claim]()
-        self._nodes = _Cache[Node]()
+        self._class_names: frozenset[str] = frozenset()
+        self._pods: Table[Key, Pod] = Table(read=_unfinished, name=lambda key: key)
+        self._claims: Table[Key, Claim] = Table(
+            read=lambda obj: read_claim(obj, self._class_names), name=lambda key: key
+        )
+        self._nodes: Table[str, Node] = Table(read=read_node, name=lambda key: key[1])
         self._inventory = InventoryReader()
         self._classes = ClassReader(SelectorCache())
-        self._class_names: frozenset[str] = frozenset()
         self._reserves = ReserveReader()
+        self._mark: object = None
 
     def read(
         self,
         *,
-        pods: Iterable[Object],
-        claims: Iterable[Object],
-        nodes: Iterable[Object],
-        slices: Iterable[Object],
+        pods: Iterable[Mapping[str, Any]],
+        claims: Iterable[Mapping[str, Any]],
+        nodes: Iterable[Mapping[str, Any]],
+        slices: Iterable[Mapping[str, Any]],
         now: float,
-        classes: Iterable[Object] = (),
-        partitions: Iterable[Object] = (),
-        gpu_nodes: Iterable[Object] = (),
+        classes: Iterable[Mapping[str, Any]] = (),
+        partitions: Iterable[Mapping[str, Any]] = (),
+        gpu_nodes: Iterable[Mapping[str, Any]] = (),
     ) -> Snapshot:
-        """The snapshot of these objects."""
-        ours = self._classes.read(classes)
+        """The snapshot of these objects, which are all that there are."""
+        news = News(
+            pods=self._pods.against(pods),
+            claims=self._claims.against(claims),
+            nodes=self._nodes.against(nodes),
+            slices=self._inventory.against(slices),
+            classes=list(classes),
+            partitions=list(partitions),
+            gpu_nodes=list(gpu_nodes),
+        )
+        return self.update(news, now=now)
+
+    def update(self, news: News, *, now: float) -> Snapshot:
+        """The snapshot after these changes."""
+        ours = self._classes.read(news.classes)
+        claims: dict[Key, None] = {}
         if self._class_names != ours.keys():
             # Whether a claim is ours depends on the classes.
             self._class_names = frozenset(ours)
-            self._claims = _Cache[Claim]()
-        read_pods = self._pods.read(pods, read_pod)
-        return Snapshot(
-            pods={pod.key: pod for pod in read_pods if not pod.finished},
-            claims={
-                claim.key: claim
-                for claim in self._claims.read(claims, lambda obj: read_claim(obj, self._class_names))
-            },
-            nodes={node.name: node for node in self._nodes.read(nodes, read_node)},
-            inventory=self._inventory.read(slices),
+            claims |= dict.fromkeys(self._claims.read_again(lambda claim: claim.raw))
+        claims |= dict.fromkeys(self._claims.update(news.claims))
+        changes = Changes(self._pods.update(news.pods), tuple(claims), self._nodes.update(news.nodes))
+        snapshot = Snapshot(
+            pods=self._pods.values,
+            claims=self._claims.values,
+            nodes=self._nodes.values,
+            inventory=self._inventory.update(news.slices),
             now=now,
             classes=ours,
-            reserves=self._reserves.read(partitions, gpu_nodes),
+            reserves=self._reserves.read(news.partitions, news.gpu_nodes),
+            changes=changes,
+            before=self._mark,
         )
+        self._mark = snapshot.mark
+        return snapshot
 
 
-class _Cache(Generic[Read]):
-    def __init__(self) -> None:
-        self._read: dict[tuple[str, str], Read] = {}
-
-    def read(self, objects: Iterable[Object], reader: Any) -> list[Read]:
-        """Each object read once per version; what is not listed any more is dropped."""
-        fresh: dict[tuple[str, str], Read] = {}
-        for obj in objects:
-            version = (obj["metadata"]["uid"], obj["metadata"]["resourceVersion"])
-            found = self._read.get(version)
-            fresh[version] = reader(obj) if found is None else found
-        self._read = fresh
-        return list(fresh.values())
+def _unfinished(obj: Mapping[str, Any]) -> Pod | None:
+    pod = read_pod(obj)
+    return None if pod.finished else pod
 
 
 def _key(obj: Mapping[str, Any]) -> Key:
     return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
+
+
+def _life(obj: Mapping[str, Any]) -> tuple[Key, str]:
+    return _key(obj), obj["metadata"]["uid"]
 
 
 def _same_life(a: Object, b: Object) -> bool:

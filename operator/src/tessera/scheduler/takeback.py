@@ -8,14 +8,16 @@ clears some allocations itself; that counts the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tessera.api import names
 from tessera.kube.conditions import find_condition
+from tessera.scheduler.changes import Changes
+from tessera.scheduler.index import Index
 from tessera.scheduler.move_records import is_placeholder
-from tessera.scheduler.objects import Allocated, Claim, Pod
+from tessera.scheduler.objects import Allocated, Claim, Key, Pod
 from tessera.scheduler.snapshot import Snapshot
 
 ORPHAN_SECONDS = 60.0
@@ -33,20 +35,18 @@ class TakeBack:
 
 
 def find_take_backs(
-    snapshot: Snapshot, *, grace_seconds: float, namespace: str = names.SYSTEM_NAMESPACE
+    snapshot: Snapshot, index: Index, *, grace_seconds: float, namespace: str = names.SYSTEM_NAMESPACE
 ) -> Iterator[TakeBack]:
     """Allocations whose pod was not scheduled within the grace time, and allocations that nobody uses.
     Placeholders of moves, in the scheduler's `namespace`, have a deadline of their own.
     """
-    used: set[tuple[str, str]] = set()
     stuck: list[tuple[Pod, list[Claim]]] = []
-    for pod in snapshot.pods.values():
+    for pod in (snapshot.pods[key] for key in index.unscheduled):
         claims = [
             claim
             for entry in pod.claims
             if (claim := snapshot.claim_of(pod, entry.claim)) is not None and claim.holds_ours
         ]
-        used.update(claim.key for claim in claims)
         if is_stuck(pod, claims, now=snapshot.now, grace_seconds=grace_seconds):
             stuck.append((pod, claims))
     uids = {pod.uid for pod, _ in stuck}
@@ -60,12 +60,9 @@ def find_take_backs(
                 yield TakeBack(
                     claim, pod, f"the pod could not be scheduled on node {node} for {grace_seconds:.0f} s"
                 )
-    for claim in snapshot.claims.values():
+    for claim in (snapshot.claims[key] for key in index.unreserved if not index.is_used(key)):
         if (
-            claim.holds_ours
-            and not claim.reserved_for
-            and claim.key not in used
-            and claim.allocated is not None
+            claim.allocated is not None
             and snapshot.now - claim.allocated.since >= ORPHAN_SECONDS
             and not is_placeholder(claim, namespace)
         ):
@@ -138,6 +135,11 @@ class Avoidance:
         """The nodes to avoid now."""
         return frozenset(n for n, one in self._until.get(identity(pod), {}).items() if one.until > now)
 
+    def next_end(self, pod: Pod, *, now: float) -> float:
+        """When the first of the nodes is not avoided any more; infinite when none is avoided."""
+        ends = (one.until for one in self._until.get(identity(pod), {}).values() if one.until > now)
+        return min(ends, default=float("inf"))
+
     def explain(self, pod: Pod, *, now: float) -> str:
         """Why the pod's nodes are avoided, in kube-scheduler's words, and when the first is tried again.
 
@@ -155,11 +157,48 @@ class Avoidance:
             f"try is at {at}, {first.seconds:.0f} s after the last"
         )
 
-    def keep_only(self, alive: set[tuple[str, ...]], *, now: float) -> None:
-        """Forget pods that are gone, once their last avoidance is over (a replacement may come)."""
-        for who in [w for w in self._until if w not in alive]:
-            if all(one.until <= now for one in self._until[who].values()):
+    def forget(self, alive: Callable[[], set[tuple[str, ...]]], *, now: float) -> None:
+        """Forget pods that are gone, once their last avoidance is over (a replacement may come). `alive` is
+        asked only when there is something to forget.
+        """
+        over = [who for who, nodes in self._until.items() if all(one.until <= now for one in nodes.values())]
+        living = alive() if over else set()
+        for who in over:
+            if who not in living:
                 del self._until[who]
+
+
+class Clearings:
+    """For whom each allocation was made. One that vanishes under a pod that still waits did not work out
+    there, whoever cleared it.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[Key, _Held] = {}
+
+    def follow(self, snapshot: Snapshot, changes: Changes, index: Index, avoidance: Avoidance) -> None:
+        """Bring the books up to the snapshot, and let the pods avoid the nodes that did not work out."""
+        for key in changes.claims:
+            claim, before = snapshot.claims.get(key), self._held.pop(key, None)
+            if claim is None:
+                continue
+            if claim.holds_ours and claim.reserved_for:
+                self._held[key] = _Held(claim.uid, claim.reserved_for, pinned_node(claim.allocated))
+            elif before is not None and claim.uid == before.claim_uid and claim.allocated is None:
+                self._avoid(before, snapshot, index, avoidance)
+
+    @staticmethod
+    def _avoid(before: _Held, snapshot: Snapshot, index: Index, avoidance: Avoidance) -> None:
+        for pod in (snapshot.pods[index.keys[uid]] for uid in before.consumers if uid in index.keys):
+            if before.node and not pod.node and not pod.gates:
+                avoidance.add(pod, before.node, now=snapshot.now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    claim_uid: str
+    consumers: tuple[str, ...]
+    node: str
 
 
 def _refusal_of(pod: Pod) -> str:

@@ -8,8 +8,7 @@ for others, since the rest of the gang may have finished long ago.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from tessera.api import names
@@ -46,35 +45,28 @@ class Unit:
         return min(said, default=default)
 
 
-def find_units(snapshot: Snapshot, stuck: Collection[Key]) -> list[Unit]:
-    """Pods that need something from us, in the order of service; `stuck` ones wait until they were taken
-    back.
-    """
-    gangs: dict[Key, list[Pod]] = defaultdict(list)
-    units: list[Unit] = []
-    for pod in snapshot.pods.values():
-        if pod.deleting:
-            continue
-        if pod.gang is not None:
-            gangs[pod.key[0], pod.gang.name].append(pod)
-        elif pod.key not in stuck and needs_us(pod, snapshot):
-            units.append(Unit((pod,)))
-    for (_, name), members in gangs.items():
-        units.extend(_units_of_gang(name, members, snapshot, stuck))
-    units.sort(key=Unit.order)
-    return units
+Owner = tuple[str, str, str]
+"""Whom a unit belongs to: (namespace, pod, "") or (namespace, "", gang)."""
 
 
-def _units_of_gang(name: str, members: list[Pod], snapshot: Snapshot, stuck: Collection[Key]) -> list[Unit]:
-    needy = [pod for pod in members if pod.key not in stuck and needs_us(pod, snapshot)]
-    if not needy:
-        return []
-    if all(pod.gated for pod in members):
-        return [Unit(tuple(members), gang=name)]
+def owner_of(pod: Pod) -> Owner:
+    """The pod itself, or its gang."""
+    return (pod.key[0], pod.key[1], "") if pod.gang is None else (pod.key[0], "", pod.gang.name)
+
+
+def units_of(owner: Owner, members: Iterable[Key], snapshot: Snapshot, stuck: Collection[Key]) -> list[Unit]:
+    """What the pods of one owner need from us now; `stuck` ones wait until they were taken back."""
+    pods = [pod for pod in (snapshot.pods[key] for key in sorted(members)) if not pod.deleting]
+    needy = [pod for pod in pods if pod.key not in stuck and needs_us(pod, snapshot)]
+    gang = owner[2]
+    if not gang or not needy:
+        return [Unit((pod,)) for pod in needy]
+    if all(pod.gated for pod in pods):
+        return [Unit(tuple(pods), gang=gang)]
     # A bound pod waits on its node already; it must not wait for others.
     bound = [Unit((pod,)) for pod in needy if pod.node]
     waiting = tuple(pod for pod in needy if not pod.node)
-    return [*bound, Unit(waiting, gang=name, started=True)] if waiting else bound
+    return [*bound, Unit(waiting, gang=gang, started=True)] if waiting else bound
 
 
 def needs_us(pod: Pod, snapshot: Snapshot) -> bool:

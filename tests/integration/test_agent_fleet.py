@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from background import in_background
 from invariants import InvariantChecker
 from tessera.agent.fleet import Fleet, FleetSettings
 from tessera.api.names import SIMULATED_GPUS_LABEL
@@ -59,10 +60,8 @@ async def fleet(
     admin: KubeClient, nodes: list[str], invariants: InvariantChecker, tmp_path: Path
 ) -> AsyncIterator[Fleet]:
     running = Fleet(admin, FleetSettings(state_dir=tmp_path, model="A30-24GB", count=2))
-    task = asyncio.create_task(running.run())
-    yield running
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async with in_background(running.run()):
+        yield running
 
 
 async def states(client: KubeClient, node: str) -> list[tuple[str, int, str]]:

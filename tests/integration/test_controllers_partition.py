@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from background import in_background
 from integration.operator_process import eventually
 from tessera.api import names
 from tessera.controllers.operator import Operator, OperatorSettings
@@ -33,10 +33,8 @@ async def operator(control_plane: ControlPlane) -> AsyncIterator[Operator]:
             worker=WorkerSettings(image="tessera/worker:test"), kubeconfig=control_plane.kubeconfig
         )
         running = Operator(client, settings)
-        task = asyncio.create_task(running.run())
-        yield running
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        async with in_background(running.run()):
+            yield running
 
 
 @pytest.fixture

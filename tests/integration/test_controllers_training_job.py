@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from background import in_background
 from integration.operator_process import eventually
 from tessera.api import names
 from tessera.controllers.operator import Operator, OperatorSettings
@@ -44,10 +45,8 @@ async def operator(control_plane: ControlPlane) -> AsyncIterator[Operator]:
                 worker=WorkerSettings(image="tessera/worker:test"), kubeconfig=control_plane.kubeconfig
             ),
         )
-        task = asyncio.create_task(running.run())
-        yield running
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        async with in_background(running.run()):
+            yield running
 
 
 def training_job(namespace: str, name: str = "train", **spec: Any) -> Object:
@@ -441,10 +440,6 @@ async def test_a_job_is_found_even_when_no_event_of_it_was_heard(
         kubeconfig=control_plane.kubeconfig, field_manager=names.OPERATOR_FIELD_MANAGER
     ) as client:
         settings = OperatorSettings(worker=WorkerSettings(image="tessera/worker:test"), resync_seconds=0.2)
-        task = asyncio.create_task(Operator(client, settings).run())
-        try:
+        async with in_background(Operator(client, settings).run()):
             await admin.create(HETEROGENEOUS_TRAINING_JOBS, training_job(namespace))
             await condition(admin, namespace, "Admitted", "Admitted")
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)

@@ -4,11 +4,11 @@ made by hand.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 
 import pytest
+from background import in_background
 from integration.scheduler_cluster import Cluster, until, watched_cluster
 from scheduler_objects import Object, device_name, exactly
 from tessera.api import names
@@ -39,10 +39,8 @@ async def scheduler(admin: KubeClient, namespace: str) -> AsyncIterator[Schedule
             settle_seconds=0.1,
         ),
     )
-    task = asyncio.create_task(replica.run())
-    yield replica
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async with in_background(replica.run()):
+        yield replica
 
 
 async def test_a_gated_pod_is_allocated_and_bound_by_kube_scheduler(

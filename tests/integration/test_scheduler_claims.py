@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from background import in_background
 from click.testing import CliRunner
 from integration.scheduler_cluster import Cluster, until, watched_cluster
 from scheduler_objects import device_name, exactly
@@ -39,10 +40,8 @@ def replica(client: KubeClient, namespace: str, *, name: str = "scheduler-0") ->
 
 @pytest.fixture
 async def scheduler(admin: KubeClient, namespace: str) -> AsyncIterator[None]:
-    task = asyncio.create_task(replica(admin, namespace).run())
-    yield
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async with in_background(replica(admin, namespace).run()):
+        yield
 
 
 async def test_a_class_of_our_driver_is_served_with_its_selectors_and_configuration(
@@ -123,20 +122,15 @@ async def test_a_gang_whose_leader_died_between_allocating_and_letting_go_starts
         await cluster.add_claim(name, exactly(profile))
         await cluster.add_pod(name, claim=name, annotations=gang)
     dying = DiesBeforeUngating(admin)
-    first = asyncio.create_task(replica(dying, namespace).run())
-    await asyncio.wait_for(dying.died.wait(), 30)
-    held = [await cluster.devices("one"), await cluster.devices("two")]
-    assert all(held)
-    assert all([(await cluster.pod(name))["spec"]["schedulingGates"] for name in ("one", "two")])
-    second = asyncio.create_task(replica(admin, namespace, name="scheduler-1").run())
-    try:
-        for name in ("one", "two"):
-            await cluster.bound(name, seconds=60)
-        assert [await cluster.devices("one"), await cluster.devices("two")] == held
-    finally:
-        for task in (first, second):
-            task.cancel()
-        await asyncio.gather(first, second, return_exceptions=True)
+    async with in_background(replica(dying, namespace).run()):
+        await asyncio.wait_for(dying.died.wait(), 30)
+        held = [await cluster.devices("one"), await cluster.devices("two")]
+        assert all(held)
+        assert all([(await cluster.pod(name))["spec"]["schedulingGates"] for name in ("one", "two")])
+        async with in_background(replica(admin, namespace, name="scheduler-1").run()):
+            for name in ("one", "two"):
+                await cluster.bound(name, seconds=60)
+            assert [await cluster.devices("one"), await cluster.devices("two")] == held
 
 
 async def test_reserved_room_is_kept_and_explained(
@@ -154,29 +148,36 @@ async def test_reserved_room_is_kept_and_explained(
     entry = {"uuid": uuid, "partition": cluster.namespace, "mode": "dynamic", "migMode": "Unmanaged"}
     await cluster.client.create(GPU_NODES, {"metadata": {"name": node}, "spec": {"gpus": [entry]}})
     await cluster.client.create(MIG_PARTITIONS, partition)
-    running = asyncio.create_task(replica(admin, cluster.namespace).run())
     try:
-        await cluster.add_claim("small", exactly("1g.10gb"))
-        await cluster.add_pod("small", claim="small")
-        told = await cluster.refusal("small")
-        assert f"1 x 7g.80gb (MIGPartition {cluster.namespace}), room for 1 now" in told["message"]
-        arguments = ["explain", "pod", "small", "-n", cluster.namespace]
-        arguments += ["--kubeconfig", str(control_plane.kubeconfig), "--system-namespace", cluster.namespace]
-        asked = await asyncio.to_thread(CliRunner().invoke, tessera, [*arguments, "--json"])
-        assert asked.exit_code == 0, asked.output
-        found = json.loads(asked.output)
-        assert (found["state"], found["reason"], found["leader"]) == ("Waiting", "Unplaceable", "scheduler-0")
-        assert found["message"] == told["message"]
-        assert found["funnel"]["gpus_in_reach"] == 1
-        text = await asyncio.to_thread(CliRunner().invoke, tessera, arguments)
-        assert text.output.startswith(f"Pod {cluster.namespace}/small waits (1g.10gb): Unplaceable")
-        assert max(map(len, text.output.splitlines())) <= 80
-        await cluster.add_claim("large", exactly("7g.80gb"))
-        await cluster.add_pod("large", claim="large")
-        assert await cluster.bound("large") == node
+        async with in_background(replica(admin, cluster.namespace).run()):
+            await cluster.add_claim("small", exactly("1g.10gb"))
+            await cluster.add_pod("small", claim="small")
+            told = await cluster.refusal("small")
+            assert f"1 x 7g.80gb (MIGPartition {cluster.namespace}), room for 1 now" in told["message"]
+            arguments = ["explain", "pod", "small", "-n", cluster.namespace]
+            arguments += [
+                "--kubeconfig",
+                str(control_plane.kubeconfig),
+                "--system-namespace",
+                cluster.namespace,
+            ]
+            asked = await asyncio.to_thread(CliRunner().invoke, tessera, [*arguments, "--json"])
+            assert asked.exit_code == 0, asked.output
+            found = json.loads(asked.output)
+            assert (found["state"], found["reason"], found["leader"]) == (
+                "Waiting",
+                "Unplaceable",
+                "scheduler-0",
+            )
+            assert found["message"] == told["message"]
+            assert found["funnel"]["gpus_in_reach"] == 1
+            text = await asyncio.to_thread(CliRunner().invoke, tessera, arguments)
+            assert text.output.startswith(f"Pod {cluster.namespace}/small waits (1g.10gb): Unplaceable")
+            assert max(map(len, text.output.splitlines())) <= 80
+            await cluster.add_claim("large", exactly("7g.80gb"))
+            await cluster.add_pod("large", claim="large")
+            assert await cluster.bound("large") == node
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
         await cluster.client.delete(MIG_PARTITIONS, cluster.namespace)
         await cluster.client.delete(GPU_NODES, node)
 

@@ -6,12 +6,12 @@ all shows as a refusal.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from background import in_background
 from integration.chart.installation import FLEET_SERVICE_ACCOUNT, Accounts, eventually
 from integration.chart.objects import NODES, gpu_node
 from tessera.agent.cdi import CDIDirectory
@@ -72,15 +72,13 @@ async def test_an_agent_serves_its_node(
     agent.open()
     agent.registered = True
     await forget(chart_admin, OWN)
-    serving = asyncio.create_task(agent.serve())
     try:
-        await eventually("the node to be published", lambda: published(chart_admin, OWN))
-        # What its watches are for: the slices are wiped and the object is deleted, both come back.
-        await forget(chart_admin, OWN)
-        await eventually("the node to be published again", lambda: published(chart_admin, OWN))
+        async with in_background(agent.serve()):
+            await eventually("the node to be published", lambda: published(chart_admin, OWN))
+            # What its watches are for: the slices are wiped and the object is deleted, both come back.
+            await forget(chart_admin, OWN)
+            await eventually("the node to be published again", lambda: published(chart_admin, OWN))
     finally:
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
         await forget(chart_admin, OWN)
     assert refusals(caplog) == []
 
@@ -93,14 +91,12 @@ async def test_the_fleet_serves_a_simulated_node(
     }
     await chart_admin.create(NODE_OBJECTS, node)
     fleet = Fleet(await accounts.client(FLEET_SERVICE_ACCOUNT), FleetSettings(state_dir=tmp_path, count=1))
-    serving = asyncio.create_task(fleet.run())
     try:
-        await eventually("the node to be published", lambda: published(chart_admin, SIMULATED))
-        await chart_admin.delete(GPU_NODES, SIMULATED)
-        await eventually("the node to be published again", lambda: published(chart_admin, SIMULATED))
+        async with in_background(fleet.run()):
+            await eventually("the node to be published", lambda: published(chart_admin, SIMULATED))
+            await chart_admin.delete(GPU_NODES, SIMULATED)
+            await eventually("the node to be published again", lambda: published(chart_admin, SIMULATED))
     finally:
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
         await chart_admin.delete(NODE_OBJECTS, SIMULATED)
         await forget(chart_admin, SIMULATED)
     assert refusals(caplog) == []

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from background import in_background
 from tessera.api.names import OPERATOR_FIELD_MANAGER
 from tessera.controllers import operator as subject
 from tessera.controllers.caches import Caches
@@ -67,12 +68,8 @@ def nothing_else_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def leading(cluster: Cluster) -> AsyncIterator[Operator]:
-    task = asyncio.create_task(cluster.operator.run())
-    try:
+    async with in_background(cluster.operator.run()):
         yield cluster.operator
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_work_that_does_not_end_asks_for_a_restart() -> None:

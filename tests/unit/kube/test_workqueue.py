@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from background import in_background
 from tessera.kube.backoff import Backoff
 from tessera.kube.errors import Conflict
 from tessera.kube.workqueue import WorkQueue
@@ -20,13 +21,8 @@ async def running(
     worker: Callable[[str], Awaitable[float | None]], *, concurrency: int = 4, backoff: Backoff = SOON
 ) -> AsyncIterator[WorkQueue[str]]:
     queue: WorkQueue[str] = WorkQueue(worker=worker, concurrency=concurrency, name="test", backoff=backoff)
-    task = asyncio.create_task(queue.run())
-    try:
-        async with asyncio.timeout(5):
-            yield queue
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    async with in_background(queue.run()), asyncio.timeout(5):
+        yield queue
 
 
 async def test_a_key_added_many_times_while_it_waits_is_worked_on_once() -> None:

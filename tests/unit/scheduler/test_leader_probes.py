@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
+from background import in_background
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import Unreachable
 from tessera.scheduler import loop
@@ -85,12 +86,8 @@ class World:
 
 @asynccontextmanager
 async def running(world: World) -> AsyncIterator[Scheduler]:
-    task = asyncio.create_task(world.scheduler.run())
-    try:
+    async with in_background(world.scheduler.run()):
         yield world.scheduler
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def until(question: Callable[[], Awaitable[Any]] | Callable[[], Any]) -> None:

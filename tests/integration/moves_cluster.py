@@ -4,12 +4,13 @@ the scheduler that die on request.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
+from background import in_background
 from integration.scheduler_cluster import Cluster, resource_slices, until
 from scheduler_objects import Object, device_name, exactly
 from tessera.api import names
@@ -189,7 +190,7 @@ class MovesCluster(Cluster):
             await self.delete_pod(name)
         for name in made:
             await self.client.delete(RESOURCE_CLAIMS, name, namespace=self.namespace)
-            await until(lambda n=name: self._is_gone(RESOURCE_CLAIMS, n), what=f"claim {name} gone")
+            await until(partial(self.is_gone, RESOURCE_CLAIMS, name), what=f"claim {name} gone")
 
     async def placeholders(self) -> list[Object]:
         claims = (await self.client.list(RESOURCE_CLAIMS, self.namespace)).items
@@ -202,8 +203,7 @@ class MovesCluster(Cluster):
         return [c for c in claims if marks & (c["metadata"].get("annotations") or {}).keys()]
 
     async def room_of(self, claim: str) -> str:
-        annotations = (await self.claim(claim))["metadata"].get("annotations") or {}
-        return str(annotations.get(names.ROOM_ANNOTATION) or "")
+        return await self.annotation(claim, names.ROOM_ANNOTATION)
 
     async def settled(self, *, seconds: float = 30.0) -> None:
         """No placeholder and no room is left."""
@@ -233,13 +233,6 @@ class MovesCluster(Cluster):
             return status.get("observedGeneration") == 1 and status.get("currentHealthy") == pods
 
         await until(seen, what="the disruption budget in force")
-
-    async def _is_gone(self, resource: Resource, name: str) -> bool:
-        try:
-            await self.client.get(resource, name, self.namespace)
-        except NotFound:
-            return True
-        return False
 
     async def clean_up(self) -> None:
         for job in (await self.client.list(JOBS, self.namespace)).items:
@@ -300,9 +293,5 @@ class MortalClient(KubeClient):
 async def replica(client: KubeClient, namespace: str, clock: Clock) -> AsyncIterator[None]:
     """One replica of the scheduler in this process; it is cancelled at the end, as by SIGTERM."""
     settings = Settings(lease_namespace=namespace, identity="scheduler-0", settle_seconds=0.1)
-    task = asyncio.create_task(Scheduler(client, settings, clock=clock).run())
-    try:
+    async with in_background(Scheduler(client, settings, clock=clock).run()):
         yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tessera.kube.resources import (
     RESOURCE_CLAIM_TEMPLATES,
     RESOURCE_CLAIMS,
     RESOURCE_SLICES,
+    Resource,
 )
 
 
@@ -155,8 +157,11 @@ class Cluster:
 
     async def message(self, claim: str) -> str:
         """Why the claim waits, as JSON that our scheduler wrote; empty while it says nothing."""
-        annotations = (await self.claim(claim))["metadata"].get("annotations") or {}
-        return str(annotations.get(names.PLACEMENT_MESSAGE_ANNOTATION) or "")
+        return await self.annotation(claim, names.PLACEMENT_MESSAGE_ANNOTATION)
+
+    async def annotation(self, claim: str, key: str) -> str:
+        """Empty without it."""
+        return str(((await self.claim(claim))["metadata"].get("annotations") or {}).get(key) or "")
 
     async def refusal(self, claim: str) -> Object:
         """The first message on the claim: reason and message."""
@@ -182,15 +187,14 @@ class Cluster:
 
     async def delete_pod(self, name: str) -> None:
         await self.client.delete(PODS, name, namespace=self.namespace, grace_seconds=0)
+        await until(partial(self.is_gone, PODS, name), what=f"pod {name} gone")
 
-        async def gone() -> bool:
-            try:
-                await self.pod(name)
-            except NotFound:
-                return True
-            return False
-
-        await until(gone, what=f"pod {name} gone")
+    async def is_gone(self, resource: Resource, name: str) -> bool:
+        try:
+            await self.client.get(resource, name, self.namespace)
+        except NotFound:
+            return True
+        return False
 
     async def reasons(self, name: str) -> list[str]:
         """Reasons of the events on the object of that name, by our scheduler."""

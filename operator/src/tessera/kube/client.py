@@ -12,7 +12,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 from tessera.kube.credentials import Credentials, load_credentials
 from tessera.kube.errors import Gone, error_from_status
@@ -69,7 +69,7 @@ class KubeClient:
         *,
         user_agent: str = "tessera",
         field_manager: str = "tessera",
-    ) -> KubeClient:
+    ) -> Self:
         """A client for the given kubeconfig, else the pod's service account, else the default kubeconfig.
 
         Opens no connection yet. Raises TesseraError when there are no usable credentials.
@@ -91,7 +91,7 @@ class KubeClient:
         """Close all connections. The client cannot be used afterwards."""
         await self._transport.close()
 
-    async def __aenter__(self) -> KubeClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -6,6 +6,7 @@ write.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from integration.moves_cluster import Clock, MortalClient, MovesCluster, replica
@@ -55,15 +56,14 @@ async def scattered(cluster: MovesCluster, *, pods: int = 4, movable: bool = Tru
     return made
 
 
-async def ask_for_a_half(cluster: MovesCluster, **spec: str) -> None:
+async def ask_for_a_half(cluster: MovesCluster, **spec: Any) -> None:
     await cluster.add_claim("wide", exactly("3g.40gb"))
     await cluster.add_pod("wide", claim="wide", **spec)
 
 
 async def refused(cluster: MovesCluster) -> None:
     async def told() -> bool:
-        annotations = (await cluster.claim("wide"))["metadata"].get("annotations") or {}
-        return "Unplaceable" in annotations.get(names.PLACEMENT_MESSAGE_ANNOTATION, "")
+        return "Unplaceable" in await cluster.message("wide")
 
     await until(told, what="the refusal of the wide pod")
 

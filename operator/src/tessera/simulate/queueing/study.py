@@ -2,7 +2,7 @@
 tables.
 
 Parts: `published` (the jobs of MIGBench's published runs, seed 20260914), `policies` (every policy, first
-come first served), `orders` (orders, reservations and moves with the policy fgd-h). All on 20 seeds but
+come first served), `orders` (orders, reservations and moves with the default policy). All on 20 seeds but
 the first. Tables are Markdown; a star marks a paired difference whose 95 % interval excludes 0.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tessera.gpu.profiles import model
-from tessera.placement.policies import POLICIES
+from tessera.placement.policies import DEFAULT_POLICY, POLICIES
 from tessera.simulate.queueing.experiment import (
     ARM_KEYS,
     Arm,
@@ -101,12 +101,12 @@ def policies() -> None:
 
 
 def orders() -> None:
-    """Orders, reservations and moves with the policy fgd-h."""
+    """Orders, reservations and moves with the default policy."""
     for load in LOADS:
         runs = []
         for variant in VARIANTS:
             experiment = replace(BASE, reservation=variant.reservation, moves=variant.moves)
-            for run in run_all(experiment, [Arm("fgd-h", variant.order, load)], seeds=SEEDS):
+            for run in run_all(experiment, [Arm(DEFAULT_POLICY, variant.order, load)], seeds=SEEDS):
                 waits = run["wait_mean_seconds_by_profile"], run["wait_max_seconds_by_profile"]
                 run |= {"order": variant.name, "whole_mean": waits[0].get("7g.80gb", 0.0)}
                 run |= {"whole_max": waits[1].get("7g.80gb", 0.0), "small_mean": waits[0].get("1g.10gb", 0.0)}

@@ -1,10 +1,12 @@
 """`tessera simulate queue --plot` draws every arm, and the same file for the same runs."""
 
+from pathlib import Path
+
 from click.testing import CliRunner
 from tessera.cli.simulate_queue import command
 
 
-def test_the_picture_names_every_arm_and_is_reproducible(tmp_path):
+def test_the_picture_names_every_arm_and_is_reproducible(tmp_path: Path) -> None:
     pictures = []
     for name in ("first.svg", "second.svg"):
         path = tmp_path / name

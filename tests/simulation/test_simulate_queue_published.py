@@ -24,7 +24,9 @@ MIGBENCH = Experiment(H100, mix_of(H100, SIX), geometry="gpc-slots", demand="mem
         ("migbench-dra", "93.6", "92.0", "3.39", "8.59", "264.2"),
     ],
 )
-def test_twenty_seeds_give_the_published_means(policy, utilisation, memory, physical, stranded, blocked):
+def test_twenty_seeds_give_the_published_means(
+    policy: str, utilisation: str, memory: str, physical: str, stranded: str, blocked: str
+) -> None:
     runs = run_all(MIGBENCH, [Arm(policy, load=None)], seeds=20)
     mean, _ = summarise(runs)
     # Half-way cases: Go prints 250.85 and 264.25 as 250.8 and 264.2, 275.55 as 275.6.

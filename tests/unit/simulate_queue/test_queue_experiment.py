@@ -2,9 +2,10 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from tessera.cli.simulate_queue import command
 from tessera.gpu.profiles import model
 from tessera.simulate.errors import BadSimulationInput
@@ -15,12 +16,12 @@ H100 = model("H100-80GB")
 SMALL = Experiment(H100, mix_of(H100), nodes=1, gpus_per_node=1, jobs=12)
 
 
-def run(*arguments):
+def run(*arguments: str) -> Result:
     small = ("--nodes", "1", "--gpus-per-node", "1", "--jobs", "12", "--seeds", "2")
     return CliRunner().invoke(command, [*small, *arguments], catch_exceptions=True)
 
 
-def test_arms_of_a_seed_have_the_same_jobs_and_differences_are_paired():
+def test_arms_of_a_seed_have_the_same_jobs_and_differences_are_paired() -> None:
     arms = [Arm("first_fit"), Arm("worst_fit"), Arm("first_fit", load=0.7), Arm("worst_fit", load=0.7)]
     runs = run_all(SMALL, arms, seeds=3)
     differences = paired_differences(runs)
@@ -35,12 +36,12 @@ def test_arms_of_a_seed_have_the_same_jobs_and_differences_are_paired():
     assert ci95["makespan_seconds"] is None
 
 
-def test_the_same_seed_gives_the_same_figures():
+def test_the_same_seed_gives_the_same_figures() -> None:
     arm = Arm("random", "smallest-work-aged")
     assert SMALL.simulation(arm, 4).run() == SMALL.simulation(arm, 4).run()
 
 
-def test_the_json_object_has_the_promised_keys():
+def test_the_json_object_has_the_promised_keys() -> None:
     result = run("--json", "--policy", "fgd")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
@@ -62,12 +63,12 @@ def test_the_json_object_has_the_promised_keys():
     assert promised <= set(report["mean"]) & set(report["ci95"])
 
 
-def test_several_arms_are_told_apart_in_the_json_object():
+def test_several_arms_are_told_apart_in_the_json_object() -> None:
     report = json.loads(run("--json", "--policy", "fgd", "--policy", "first_fit", "--order", "fifo").stdout)
     assert set(report["mean"]) == {"fgd", "first_fit"}
 
 
-def test_tables_fit_eighty_columns():
+def test_tables_fit_eighty_columns() -> None:
     for arguments in ((), ("--policy", "fgd", "--policy", "best_fit_hami_master", "--saturated")):
         result = run(*arguments)
         assert result.exit_code == 0, result.output
@@ -92,13 +93,13 @@ def test_tables_fit_eighty_columns():
         (("--reserve-after", "1", "--reserve-profiles", "4g.40gb"), "4g.40gb is not in the mix"),
     ],
 )
-def test_bad_input_is_told_in_one_line(arguments, said):
+def test_bad_input_is_told_in_one_line(arguments: tuple[str, ...], said: str) -> None:
     result = run(*arguments)
     assert isinstance(result.exception, BadSimulationInput)
     assert re.search(said, str(result.exception))
 
 
-def test_a_mix_file_is_read_as_for_the_other_simulations(tmp_path):
+def test_a_mix_file_is_read_as_for_the_other_simulations(tmp_path: Path) -> None:
     file = tmp_path / "mix.csv"
     file.write_text("profile, weight\n1g.10gb, 3\n7g.80gb, 1\n")
     assert json.loads(run("--mix", str(file), "--json").stdout)["config"]["mix"] == {

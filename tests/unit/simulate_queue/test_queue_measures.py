@@ -4,7 +4,7 @@ import pytest
 from tessera.simulate.queueing.measures import Integrals, Validity, quantile, wait_statistics
 
 
-def test_only_what_lies_in_the_window_counts():
+def test_only_what_lies_in_the_window_counts() -> None:
     integrals = Integrals(opens_ms=100, closes_ms=200)
     assert [integrals.overlap_ms(*span) for span in ((0, 50), (50, 150), (150, 300), (250, 300))] == [
         0,
@@ -14,7 +14,7 @@ def test_only_what_lies_in_the_window_counts():
     ]
 
 
-def test_a_mean_is_weighted_with_time():
+def test_a_mean_is_weighted_with_time() -> None:
     integrals = Integrals(opens_ms=0, closes_ms=100)
     integrals.add(25, waiting=True, shares={"compute": 1.0})
     integrals.add(75, waiting=False, shares={"compute": 0.2})
@@ -23,13 +23,13 @@ def test_a_mean_is_weighted_with_time():
     assert integrals.backlog() == 0.25
 
 
-def test_a_quantile_is_interpolated():
+def test_a_quantile_is_interpolated() -> None:
     assert quantile([40, 10, 20, 30], 0.5) == 25
     assert quantile([40, 10, 20, 30], 0.95) == pytest.approx(38.5)
     assert quantile([7], 0.99) == 7
 
 
-def test_waits_are_reported_by_profile_and_by_priority():
+def test_waits_are_reported_by_profile_and_by_priority() -> None:
     found = wait_statistics([("1g", 0, 10.0), ("1g", 1, 20.0), ("7g", 0, 90.0)])
     assert found["wait_mean_seconds"] == 40
     assert found["wait_max_seconds_by_profile"] == {"1g": 20, "7g": 90}
@@ -46,5 +46,7 @@ def test_waits_are_reported_by_profile_and_by_priority():
         (True, 0.95, 0.98, 1.0, False),
     ],
 )
-def test_a_run_is_valid_by_the_conditions_of_its_kind(saturated, utilisation, peak, backlog, holds):
+def test_a_run_is_valid_by_the_conditions_of_its_kind(
+    saturated: bool, utilisation: float, peak: float, backlog: float, holds: bool
+) -> None:
     assert Validity(saturated=saturated).holds(utilisation=utilisation, peak=peak, backlog=backlog) is holds

@@ -1,14 +1,18 @@
 """The event loop on small hand-made queues, where every time can be worked out by hand."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tessera.gpu.profiles import model
 from tessera.simulate.costs import MoveCosts
 from tessera.simulate.errors import BadSimulationInput
 from tessera.simulate.queueing.experiment import Arm, Experiment
+from tessera.simulate.queueing.geometry import GeometryKind
 from tessera.simulate.queueing.moving import MoveRule
+from tessera.simulate.queueing.queue import Order
 from tessera.simulate.queueing.reservations import ReservationRule
+from tessera.simulate.queueing.simulation import Stay
 from tessera.simulate.queueing.workload import Job, Workload, draw, mix_of
 
 H100 = model("H100-80GB")
@@ -18,7 +22,7 @@ ONE_GPU = Experiment(H100, MIX, nodes=1, gpus_per_node=1)
 WHOLE = frozenset({"7g.80gb"})
 
 
-def jobs(*wanted):
+def jobs(*wanted: tuple[Any, ...]) -> tuple[Job, ...]:
     """(arrival in s, size, runtime in s) or with a priority at the end."""
     return tuple(
         Job(
@@ -32,13 +36,15 @@ def jobs(*wanted):
     )
 
 
-def play(queue, experiment=ONE_GPU, order="fifo", policy="first_fit"):
+def play(
+    queue: tuple[Job, ...], experiment: Experiment = ONE_GPU, order: Order = "fifo", policy: str = "first_fit"
+) -> tuple[dict[str, Any], dict[int, Stay]]:
     run = replace(experiment, trace=queue).simulation(Arm(policy, order), 0)
     measures = run.run()
     return measures, {s.job.number: s for s in run.stays}
 
 
-def test_a_job_waits_for_the_slice_of_the_one_before_it():
+def test_a_job_waits_for_the_slice_of_the_one_before_it() -> None:
     measures, started = play(jobs((0, "7g", 100), (10, "7g", 50)))
     # Create 250 ms, run, delete 100 ms; the second is made ready after the first is gone.
     assert (started[0].start_ms, started[0].finish_ms) == (250, 100_350)
@@ -48,13 +54,13 @@ def test_a_job_waits_for_the_slice_of_the_one_before_it():
     assert measures["throughput_per_hour"] == pytest.approx(2 * 3600 / 150.7)
 
 
-def test_a_small_job_passes_a_large_one_that_must_wait():
+def test_a_small_job_passes_a_large_one_that_must_wait() -> None:
     _, started = play(jobs((0, "3g", 100), (1, "7g", 10), (2, "3g", 20)))
     assert started[2].start_ms == 2250
     assert started[1].start_ms == 100_600
 
 
-def test_smallest_work_first_is_compute_times_runtime():
+def test_smallest_work_first_is_compute_times_runtime() -> None:
     # The 1g is 500 compute-seconds; a 7g of 60 s is less (420), one of 80 s is more (560).
     less = jobs((0, "7g", 50), (1, "1g", 500), (2, "7g", 60))
     more = jobs((0, "7g", 50), (1, "7g", 80), (2, "1g", 500))
@@ -64,7 +70,7 @@ def test_smallest_work_first_is_compute_times_runtime():
     assert (started[2].start_ms, started[1].start_ms) == (50_600, 550_950)
 
 
-def test_with_ageing_a_large_job_is_tried_first_once_it_is_old():
+def test_with_ageing_a_large_job_is_tried_first_once_it_is_old() -> None:
     # Whenever room is free, a short 7g is there that has less work than the long one. By the time the third
     # ends, the long one has waited for more than the limit of 250 s.
     short = [(100 * k, "7g", 99) for k in range(6)]
@@ -76,7 +82,7 @@ def test_with_ageing_a_large_job_is_tried_first_once_it_is_old():
     assert 250_000 < aged[1].start_ms < 400_000
 
 
-def test_priority_goes_before_age():
+def test_priority_goes_before_age() -> None:
     queue = jobs((0, "7g", 50, 0), (1, "7g", 10, 0), (2, "7g", 10, 1))
     _, by_age = play(queue)
     _, by_priority = play(queue, order="priority")
@@ -87,7 +93,7 @@ def test_priority_goes_before_age():
 STEADY_SMALL = [(10 * k, "3g", 100) for k in range(40)]
 
 
-def test_a_reservation_ends_the_starvation_of_a_whole_gpu():
+def test_a_reservation_ends_the_starvation_of_a_whole_gpu() -> None:
     queue = jobs((5, "7g", 100), (0, "3g", 145), *STEADY_SMALL)
     reserving = replace(ONE_GPU, reservation=ReservationRule(50.0, WHOLE))
     _, starved = play(queue)
@@ -98,7 +104,7 @@ def test_a_reservation_ends_the_starvation_of_a_whole_gpu():
     assert measures["reservations"] == 1
 
 
-def test_a_job_that_ends_in_time_may_run_in_a_reserved_place():
+def test_a_job_that_ends_in_time_may_run_in_a_reserved_place() -> None:
     # The 3g at 0 runs until 1000.35 s. The 7g reserves at 60 s; the other half would stand idle until then.
     queue = jobs((0, "3g", 1000), (5, "7g", 10), (60, "1g", 100), (70, "1g", 2000))
     rule = ReservationRule(50.0, WHOLE)
@@ -110,7 +116,7 @@ def test_a_job_that_ends_in_time_may_run_in_a_reserved_place():
     assert closed[1].start_ms == backfilled[1].start_ms == 1_000_600
 
 
-def test_requests_blocked_by_fragmentation_are_counted_once_each():
+def test_requests_blocked_by_fragmentation_are_counted_once_each() -> None:
     # 1g jobs at slices 0 to 6; those at 1, 3 and 5 stay. Four compute and five memory slices are free then,
     # but no two neighbours at a start of a 2g.
     small = [(0, "1g", 10 if at % 2 == 0 else 500) for at in range(7)]
@@ -119,7 +125,7 @@ def test_requests_blocked_by_fragmentation_are_counted_once_each():
     assert started[7].start_ms > 500_000
 
 
-def test_a_job_that_can_never_run_is_an_error():
+def test_a_job_that_can_never_run_is_an_error() -> None:
     mix = replace(MIX, shapes=(replace(MIX.shapes[0], profile="2g.20gb"), *MIX.shapes[1:]))
     run = replace(ONE_GPU, trace=jobs((0, "7g", 1))).simulation(Arm("first_fit"), 0)
     run.cluster.occupy(99, mix.shapes[0], "node-0/gpu-0", 0)
@@ -127,7 +133,7 @@ def test_a_job_that_can_never_run_is_an_error():
         run.run()
 
 
-def one_long_job_in_each_half():
+def one_long_job_in_each_half() -> tuple[set[int], tuple[Job, ...]]:
     """Seven 1g jobs of which only one in each half lives long; then a 3g, which fits in no half."""
     _, stays = play(jobs(*[(0, "1g", 50)] * 7), policy="fgd")
     starts = {n: H100_STARTS[stay.index] for n, stay in stays.items()}
@@ -138,7 +144,7 @@ def one_long_job_in_each_half():
 H100_STARTS = [p.start for p in ONE_GPU.simulation(Arm("fgd"), 0).cluster.geometry.placements]
 
 
-def test_a_move_opens_a_half_and_the_moved_job_repeats_what_it_lost():
+def test_a_move_opens_a_half_and_the_moved_job_repeats_what_it_lost() -> None:
     long, queue = one_long_job_in_each_half()
     rule = MoveRule(most_victims=1, costs=MoveCosts(checkpoint_every=60.0, restart=5.0))
     without, stays = play(queue, policy="fgd")
@@ -157,7 +163,7 @@ def test_a_move_opens_a_half_and_the_moved_job_repeats_what_it_lost():
     assert measures["gpu_seconds_lost"] == pytest.approx((39.75 + 5 + 0.35) / 8)
 
 
-def test_a_job_opens_the_place_it_has_reserved_by_moving_what_drains_from_it():
+def test_a_job_opens_the_place_it_has_reserved_by_moving_what_drains_from_it() -> None:
     # Halves end at 100 s and 900 s on one GPU, at 150 s and 900 s on the other. At 60 s the 7g reserves the
     # other, whose halves end closer together. At 150 s half of it is free (and closed), and half of the first
     # is free for the 3g that must go.
@@ -178,7 +184,7 @@ def test_a_job_opens_the_place_it_has_reserved_by_moving_what_drains_from_it():
     assert unmoved[4].taken_ms == 900_350
 
 
-def test_moves_need_a_policy_with_values():
+def test_moves_need_a_policy_with_values() -> None:
     with pytest.raises(BadSimulationInput, match=r"first_fit.*has none"):
         replace(ONE_GPU, moves=MoveRule(most_victims=1)).simulation(Arm("first_fit"), 0)
 
@@ -187,7 +193,9 @@ def test_moves_need_a_policy_with_values():
 @pytest.mark.parametrize("geometry", ["memory", "gpc-slots"])
 @pytest.mark.parametrize("reserve", [None, 300.0])
 @pytest.mark.parametrize("victims", [0, 2])
-def test_every_job_runs_once_and_slices_never_overlap(order, geometry, reserve, victims):
+def test_every_job_runs_once_and_slices_never_overlap(
+    order: Order, geometry: GeometryKind, reserve: float | None, victims: int
+) -> None:
     experiment = replace(
         ONE_GPU,
         gpus_per_node=2,

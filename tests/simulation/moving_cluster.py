@@ -54,7 +54,13 @@ class MovingCluster(Cluster):
 
     def add_node(self, name: str, *, gpus: int = 1, cpu: str = "16") -> None:
         super().add_node(name, gpus=gpus, cpu=cpu)
-        entries = [{"uuid": f"GPU-gpu-{name}{at}", "partition": "pool"} for at in range(gpus)]
+        uuids = {
+            device["attributes"]["gpuUUID"]["string"]
+            for obj in self.store.all(RESOURCE_SLICES)
+            if obj["spec"]["nodeName"] == name
+            for device in obj["spec"].get("devices") or ()
+        }
+        entries = [{"uuid": uuid, "partition": "pool"} for uuid in sorted(uuids)]
         self.store.create(GPU_NODES, {"metadata": {"name": name}, "spec": {"gpus": entries}})
 
     def allow_moves(self, **moves: Any) -> None:

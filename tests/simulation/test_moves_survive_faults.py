@@ -1,0 +1,206 @@
+"""Moves and preemption on a simulated API server that loses, delays and refuses, with disruption budgets that
+say no and replicas that are killed at any call: nobody is evicted without need and right, a room goes to the
+pod for which it was made, no slice is given twice, and nothing stays held for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+
+import pytest
+from simulation.faulty_client import Faults, run_virtually
+from simulation.moving_cluster import MovingCluster
+from simulation.replicas import CALM_SECONDS, Replicas, actors, assert_settled
+
+
+def all_actors(cluster: MovingCluster) -> list[asyncio.Task[None]]:
+    return [
+        *actors(cluster),
+        asyncio.create_task(cluster.job_controller(), name="job-controller"),
+        asyncio.create_task(cluster.kubelets(), name="kubelets"),
+    ]
+
+
+def assert_moves_kept_the_rules(cluster: MovingCluster) -> None:
+    assert cluster.broken == []
+    assert_settled(cluster)
+
+
+async def empty(cluster: MovingCluster) -> None:
+    """No jobs and no pods; then nothing is allocated, and no placeholder is left."""
+    cluster.jobs.clear()
+    for _ in range(2):
+        for name in cluster.pods():
+            cluster.delete_pod(name)
+        await asyncio.sleep(100)
+    assert [c["metadata"]["name"] for c in cluster.claims().values() if (c.get("status") or {})] == []
+    assert cluster.placeholders() == []
+
+
+async def scattered(cluster: MovingCluster) -> None:
+    """Two GPUs on which a half fits only when the movable 1g goes to the other one."""
+    for name, profile, movable in (
+        ("first", "3g.40gb", False),
+        ("victim", "1g.10gb", True),
+        ("second", "3g.40gb", False),
+        ("third", "2g.20gb", False),
+    ):
+        cluster.add_job(name, profile, movable=movable)
+        await asyncio.sleep(2.0)
+
+
+async def earn(cluster: MovingCluster) -> None:
+    """Two placements, so that an account that was lost has tokens again."""
+    for number in range(3):
+        name = f"earner-{next(cluster._pod_numbers)}-{number}"
+        cluster.add_pod(name, "1g.10gb")
+        await asyncio.sleep(2.0)
+        cluster.delete_pod(name)
+        await asyncio.sleep(1.0)
+
+
+def bound(cluster: MovingCluster, name: str) -> bool:
+    return bool(cluster.pods()[name]["spec"].get("nodeName"))
+
+
+async def _until_moved(cluster: MovingCluster) -> None:
+    """Nothing is left to be done; or two minutes have passed, which is longer than any deadline."""
+    for _ in range(60):
+        await asyncio.sleep(2.0)
+        victims = [bool(p["spec"].get("nodeName")) for p in cluster.pods_of("victim")]
+        if bound(cluster, "waiting") and victims == [True] and not cluster.placeholders():
+            return
+
+
+async def _move(*, seed: int, dies_at: int | None) -> int:
+    """One leader makes room by a move and dies at its n-th call; another comes. The calls that it made."""
+    cluster = MovingCluster(random.Random(seed))
+    cluster.allow_moves(replacementTimeoutSeconds=30)
+    for node in ("a", "b"):
+        cluster.add_node(node)
+    replicas = Replicas(cluster, Faults(seed))
+    running = all_actors(cluster)
+    first = replicas.start()
+    await asyncio.sleep(3.0)
+    await scattered(cluster)
+    before = first.calls
+    if dies_at is not None:
+        first.dies_at = before + dies_at
+    cluster.add_pod("waiting", "3g.40gb")
+    await asyncio.sleep(12.0)
+    made = first.calls - before
+    if dies_at is not None:
+        replicas.start()
+        await asyncio.sleep(30.0)
+        await earn(cluster)
+        await _until_moved(cluster)
+    assert bound(cluster, "waiting")
+    assert len(cluster.evicted) == 1
+    assert [bool(p["spec"].get("nodeName")) for p in cluster.pods_of("victim")] == [True]
+    assert_moves_kept_the_rules(cluster)
+    if dies_at is not None and dies_at % 5 == 0:
+        await empty(cluster)
+    assert all(not task.done() for task in running)
+    return made
+
+
+def test_a_leader_may_be_killed_at_any_call_of_a_move() -> None:
+    calls = 0
+
+    async def count() -> None:
+        nonlocal calls
+        calls = await _move(seed=0, dies_at=None)
+
+    run_virtually(count(), seed=0)
+    assert calls > 12
+
+    for at in range(1, calls + 1):
+
+        async def once(at: int = at) -> None:
+            await _move(seed=at, dies_at=at)
+
+        run_virtually(once(), seed=at)
+
+
+async def storm(seed: int) -> None:
+    """A hundred seconds of users, jobs, faults, refused evictions, kills and stops; then calm."""
+    rng = random.Random(seed)
+    cluster = MovingCluster(rng)
+    cluster.allow_moves(replacementTimeoutSeconds=30, preemption="LowerPriority")
+    for node in ("a", "b", "c"):
+        cluster.add_node(node, gpus=2)
+    cluster.refusals = 0.3
+    faults = Faults(seed)
+    replicas = Replicas(cluster, faults)
+    running = all_actors(cluster)
+    for _ in range(2):
+        replicas.start()
+    await _scatter(cluster, rng)
+    faults.refused, faults.lost, faults.late, faults.doubled = 0.06, 0.04, 0.2, 0.1
+    faults.missed = faults.cut = 0.03
+    made = itertools.count()
+    for _ in range(70):
+        await asyncio.sleep(rng.choice([0.3, 1.0, rng.uniform(0.5, 4.0)]))
+        replicas.bury_the_dead()
+        _disturb(cluster, replicas, rng, next(made))
+        for _ in range(2 - len(replicas.clients)):
+            replicas.start()
+    faults.stop()
+    cluster.refusals = 0.0
+    for client in replicas.clients.values():
+        client.resume()
+    await asyncio.sleep(CALM_SECONDS)
+    assert cluster.evicted, "no move was tried, so nothing was tested"
+    assert_moves_kept_the_rules(cluster)
+    await empty(cluster)
+    assert all(not task.done() for task in running)
+
+
+async def _scatter(cluster: MovingCluster, rng: random.Random) -> None:
+    """Fill all GPUs with small slices, most of which end: free room, but few neighbours."""
+    for number in range(3):
+        cluster.add_job(f"old-{number}", "1g.10gb", size=14, movable=number < 2)
+    await asyncio.sleep(30.0)
+    for pod in rng.sample(sorted(cluster.pods()), 24):
+        cluster.finish(pod)
+    await asyncio.sleep(2.0)
+
+
+def _disturb(cluster: MovingCluster, replicas: Replicas, rng: random.Random, number: int) -> None:
+    steps = ["job"] * 8 + ["pod"] * 8 + ["end"] * 10 + ["end job"] * 2 + ["kill", "stop", "go", "go", "slow"]
+    match rng.choice(steps):
+        case "job":
+            cluster.add_job(
+                f"j{number}", rng.choice(["1g.10gb", "1g.10gb", "2g.20gb"]), size=rng.randrange(1, 5),
+                movable=rng.random() < 0.8, priority=rng.randrange(2),
+            )  # fmt: skip
+        case "pod":
+            profile = rng.choice(["3g.40gb", "3g.40gb", "7g.80gb"])
+            cluster.add_pod(f"p{number}", profile, priority=rng.randrange(4))
+        case "end" if pods := sorted(n for n, p in cluster.pods().items() if p["spec"].get("nodeName")):
+            name = rng.choice(pods)
+            if cluster.pods()[name]["status"]["phase"] == "Running" and rng.random() < 0.5:
+                cluster.finish(name)
+            else:
+                cluster.delete_pod(name)
+        case "end job" if cluster.jobs:
+            name = rng.choice(sorted(cluster.jobs))
+            del cluster.jobs[name]
+            for pod in cluster.pods_of(name):
+                cluster.delete_pod(pod["metadata"]["name"])
+        case "kill" if replicas.clients:
+            replicas.kill(rng.choice(sorted(replicas.clients)))
+        case "stop" if replicas.leader() in replicas.clients:
+            replicas.clients[replicas.leader()].pause()
+        case "go":
+            for client in replicas.clients.values():
+                client.resume()
+        case "slow":
+            cluster.longest_end_seconds = rng.choice([1.0, 10.0])
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_storm_of_faults_breaks_no_rule_of_moves(seed: int) -> None:
+    run_virtually(storm(seed), seed=seed)

@@ -56,7 +56,7 @@ check: lint ## Lint, types, layers, generated files, chart
 lint: ## Style, types and layers of the Python code
 	@$(DEV) ruff check .
 	@$(DEV) ruff format --check .
-	@$(DEV) mypy operator/src/tessera workloads/src/tessera_workloads
+	@$(DEV) mypy operator/src/tessera workloads/src/tessera_workloads tests
 	@$(DEV) lint-imports
 
 generate: ## Write what is generated: CRDs, their copies in the chart, the kind reference, requirements/

@@ -13,12 +13,19 @@ import random
 import selectors
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from simulation.api_store import Object, Store
 from tessera.kube.client import KubeClient, ObjectList, WatchEvent
 from tessera.kube.errors import ApiError, Conflict, Gone, TooManyRequests, Unreachable
 from tessera.kube.resources import EVENTS, NODES, PODS, RESOURCE_SLICES, Resource
+
+T = TypeVar("T")
+
+
+def _everything(_: Object) -> bool:
+    return True
+
 
 _SELECTORS: dict[str, Callable[[Object], bool]] = {
     "status.phase!=Succeeded,status.phase!=Failed": lambda o: (
@@ -97,7 +104,7 @@ class SimulatedClient(KubeClient):
         return await self._call(lambda: self._store.get(resource, name, namespace), write=False)
 
     async def list(self, resource: Resource, namespace: str | None = None, **more: Any) -> ObjectList:
-        admitted = _SELECTORS.get(more.get("field_selector") or "", lambda _: True)
+        admitted = _SELECTORS.get(more.get("field_selector") or "", _everything)
 
         def read() -> ObjectList:
             return ObjectList([o for o in self._store.all(resource) if admitted(o)], str(self._store.version))
@@ -139,7 +146,7 @@ class SimulatedClient(KubeClient):
         self, resource: Resource, namespace: str | None = None, *, resource_version: str | None = None,
         **more: Any,
     ) -> AsyncIterator[WatchEvent]:  # fmt: skip
-        admitted = _SELECTORS.get(more.get("field_selector") or "", lambda _: True)
+        admitted = _SELECTORS.get(more.get("field_selector") or "", _everything)
         seen = int(resource_version or 0)
         faults, rng = self._faults, self._faults.rng
         # Nodes and devices say so seldom something that a missed event would be a matter of luck.
@@ -176,7 +183,7 @@ class SimulatedClient(KubeClient):
 
     # The network.
 
-    async def _call(self, act: Callable[[], Any], *, write: bool = True) -> Any:
+    async def _call(self, act: Callable[[], T], *, write: bool = True) -> T:
         faults, rng = self._faults, self._faults.rng
         self.calls += 1
         last = self.calls == self.dies_at

@@ -38,8 +38,8 @@ def check(report: dict[str, Any], lines: Iterable[str], table: Path = TABLE) -> 
     compute = {m: max(p["compute"] for p in profiles[m].values()) for m in set(model_of)}
     size: dict[str, int] = {}
     for m in set(model_of):
-        for name, profile in profiles[m].items():
-            size[name] = min(profile["width"], size.get(name, profile["width"]))
+        for name, one in profiles[m].items():
+            size[name] = min(one["width"], size.get(name, one["width"]))
 
     held: dict[Any, tuple[int, str, int]] = {}
     on_gpu: list[dict[Any, tuple[str, int]]] = [{} for _ in model_of]

@@ -19,8 +19,8 @@ def draw(path: Path, *arguments: str) -> str:
 
 
 def test_a_picture_of_loads_and_policies_is_svg_with_its_words(tmp_path: Path) -> None:
-    arguments = ("online", "--gpus", "4", "--arrivals", "400", "--seeds", "2", "--policy", "fgd")
-    arguments += (
+    arguments = (
+        *("online", "--gpus", "4", "--arrivals", "400", "--seeds", "2", "--policy", "fgd"),
         "--policy",
         "first_fit",
         "--load",

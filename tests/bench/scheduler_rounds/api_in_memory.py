@@ -26,7 +26,7 @@ Key = tuple[str, str]
 NAMESPACE = "bench"
 CPU_OF_NODE, MEMORY_OF_NODE, PODS_OF_NODE = "128", "1Ti", "250"
 SPECS = {t["metadata"]["name"]: t["spec"]["spec"] for t in templates()}
-MANAGED = [
+MANAGED: list[Object] = [
     {
         "manager": manager,
         "operation": "Update",

@@ -53,7 +53,7 @@ class Rounds:
             self._another.set()
             return plan(planner, snapshot)
 
-        Planner.plan = counted  # type: ignore[method-assign]
+        Planner.plan = counted  # type: ignore[method-assign, assignment]
 
     async def next(self) -> None:
         """Wait until another round plans."""

@@ -120,7 +120,7 @@ def test_the_table_fits_80_columns_and_marks_what_is_missing() -> None:
 
 
 def test_ratios_need_the_trivial_arm() -> None:
-    alone = {"ours": {"pods_per_second": 9.0}}
+    alone: dict[str, dict[str, float | None]] = {"ours": {"pods_per_second": 9.0}}
     assert measures.beside_trivial(alone) == alone
     both = measures.beside_trivial({"trivial": {"pods_per_second": 10.0}, **alone})
     assert both["ours"]["pods_per_second_of_trivial"] == 0.9

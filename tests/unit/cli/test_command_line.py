@@ -9,6 +9,7 @@ import click
 import pytest
 from tessera.api.errors import TesseraError
 from tessera.cli import main as command_line
+from tessera.cli.lazy_group import LazyGroup
 from tessera.kube.errors import Forbidden, Unreachable
 
 
@@ -47,7 +48,7 @@ def test_an_error_is_one_line_and_status_1(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(command_line.LazyGroup, "get_command", lambda *_: failing(error))
+    monkeypatch.setattr(LazyGroup, "get_command", lambda *_: failing(error))
     with pytest.raises(SystemExit) as ended:
         command_line.main(["top"])
     assert ended.value.code == 1
@@ -55,14 +56,14 @@ def test_an_error_is_one_line_and_status_1(
 
 
 def test_a_defect_keeps_its_traceback(broken: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command_line.LazyGroup, "get_command", lambda *_: failing(KeyError("x")))
+    monkeypatch.setattr(LazyGroup, "get_command", lambda *_: failing(KeyError("x")))
     with pytest.raises(KeyError):
         command_line.main(["top"])
 
 
 def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(command_line.DEBUG_VARIABLE, "1")
-    monkeypatch.setattr(command_line.LazyGroup, "get_command", lambda *_: failing(TesseraError("x")))
+    monkeypatch.setattr(LazyGroup, "get_command", lambda *_: failing(TesseraError("x")))
     with pytest.raises(TesseraError):
         command_line.main(["top"])
 
@@ -94,7 +95,7 @@ def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize("name", sorted(command_line.COMMANDS))
 def test_every_command_of_the_overview_exists(name: str) -> None:
     group = command_line.command
-    assert isinstance(group, command_line.LazyGroup)
+    assert isinstance(group, LazyGroup)
     found = group.get_command(click.Context(group), name)
     assert isinstance(found, click.Command)
     assert found.help, "the command says what it does"

@@ -14,6 +14,7 @@ import yaml
 from click.testing import CliRunner, Result
 from tessera.api.errors import TesseraError
 from tessera.cli import demo
+from tessera.cli.frame import build_frame
 from tessera.kube.resources import HETEROGENEOUS_TRAINING_JOBS
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -135,8 +136,8 @@ def test_jobs_that_stand_still_end_it_after_all_that_it_has_was_printed(
 
 def test_only_a_time_without_progress_counts() -> None:
     def frame(step: int, reason: str = "Running") -> list[Any]:
-        status = {"progress": {"step": step, "steps": 100}}
-        return list(demo.build_frame([], [job("noiser-2g", reason=reason, **status)], []).jobs)
+        progress = {"step": step, "steps": 100}
+        return list(build_frame([], [job("noiser-2g", reason=reason, progress=progress)], []).jobs)
 
     stillness = demo.Stillness(0.0)
     assert stillness.seconds(frame(1), now=170.0) == 0

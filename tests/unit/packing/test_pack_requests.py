@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tessera.gpu.profiles import GPUModel, Placement, models
 from tessera.packing.boards import Pool
-from tessera.packing.errors import BadPackingInput, NotEnoughGpus
-from tessera.packing.plan import Group, Tile, WrongPlan, check_demand, check_layouts, counts_of
+from tessera.packing.errors import BadPackingInput, NotEnoughGpus, WrongPlan
+from tessera.packing.plan import Group, Tile, check_demand, check_layouts, counts_of
 from tessera.packing.requests import pack_requests
 
 W8 = models()["H100-80GB"]

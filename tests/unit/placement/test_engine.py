@@ -57,11 +57,11 @@ def _brute_force(state: ClusterState, policy: Policy, profile: str, allowed: int
                     policy.preference(gpu.geometry, gpu.layout, index),
                     legal.start,
                 )
-                if best is None or rank < best[0]:  # type: ignore[operator]
+                if best is None or rank < best[0]:
                     best = (rank, index)
         if best is not None:
             found.setdefault(best[0][:2], set()).add((gpu.number, best[1]))
-    return min(found.items())[1] if found else set()  # type: ignore[type-var]
+    return min(found.items())[1] if found else set()
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))

@@ -106,7 +106,7 @@ def test_a_key_says_exactly_what_a_layout_leaves_free(w8_all: Geometry, data: st
     geometry = w8_all
     layout: list[int] = []
     key = 0
-    while (fitting := geometry.occupancy(key).fitting) and data.draw(st.booleans()):
+    while (fitting := geometry.occupancy(key).fitting) and bool(data.draw(st.booleans())):
         chosen = data.draw(st.sampled_from(fitting))
         layout.append(chosen)
         key = geometry.with_placed(key, chosen)

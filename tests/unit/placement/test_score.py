@@ -9,7 +9,7 @@ from tessera.placement.score import ArrivalHistogram, configuration_capability, 
 
 def _key(geometry: Geometry, *placements: tuple[str, int]) -> int:
     indices = [geometry.index_of(profile, start) for profile, start in placements]
-    return geometry.key_of(i for i in indices if i is not None)
+    return geometry.key_of([i for i in indices if i is not None])
 
 
 def test_empty_and_full_gpus_have_no_unusable_slices(w8: Geometry) -> None:

@@ -41,7 +41,7 @@ def test_buckets_stay_equal_to_a_recount(w8_all: Geometry, w4: Geometry, data: s
         state.add_gpu(f"gpu-{i}", node=f"node-{i // 2}", geometry=w8_all if i % 2 else w4)
     for step in range(data.draw(st.integers(1, 40))):
         owners = sorted(map(str, state.owners()))
-        if owners and data.draw(st.booleans()):
+        if owners and bool(data.draw(st.booleans())):
             state.release(data.draw(st.sampled_from(owners)))
         else:
             gpu = data.draw(st.sampled_from(state.gpus))
@@ -70,7 +70,7 @@ def test_placing_then_releasing_changes_nothing(w8_double: Geometry, data: st.Da
     state = ClusterState()
     gpu = state.add_gpu("gpu-0", node="node-0", geometry=w8_double)
     owner = 0
-    while (fitting := w8_double.occupancy(gpu.key).fitting) and data.draw(st.booleans()):
+    while (fitting := w8_double.occupancy(gpu.key).fitting) and bool(data.draw(st.booleans())):
         before = gpu.key, _buckets(state)
         index = data.draw(st.sampled_from(fitting))
         state.occupy("gpu-0", index, owner="probe")

@@ -32,14 +32,14 @@ def test_the_least_important_then_the_fewest_then_the_cheapest(h100: Geometry) -
     request = request_for_profile(state, "7g.80gb")
     policy = FragmentationTenancy()
 
-    def plan(most: int, **feasible: int) -> set[Hashable] | None:
+    def plan(most: int, *, gpus: int | None = None) -> set[Hashable] | None:
         found = plan_preemption(
             state,
             policy,
             request,
             most_victims=most,
             evictable=lambda owner: victims[owner],  # type: ignore[index]
-            feasible=Feasible(**feasible) if feasible else None,
+            feasible=Feasible(gpus) if gpus is not None else None,
         )
         return None if found is None else set(found.victims)
 

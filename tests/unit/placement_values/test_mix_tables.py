@@ -34,7 +34,11 @@ def small_table() -> MixTable:
 
 
 def small_geometry(*, media: bool = False) -> Geometry:
-    shapes = [("one", 0, 1, ()), ("one", 1, 1, ()), ("two", 0, 2, ())]
+    shapes: list[tuple[str, int, int, tuple[str, ...]]] = [
+        ("one", 0, 1, ()),
+        ("one", 1, 1, ()),
+        ("two", 0, 2, ()),
+    ]
     if media:
         shapes += [("one+me", 0, 1, ("media",)), ("one+me", 1, 1, ("media",))]
     return geometry_of(

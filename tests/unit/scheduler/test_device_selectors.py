@@ -13,10 +13,14 @@ OURS = "gpu.tessera.dev"
 
 
 def view(**attributes: str | int | bool) -> DeviceView:
+    known: dict[tuple[str, str], str | int | bool | Version] = {
+        (OURS, "profile"): "2g.20gb",
+        (OURS, "start"): 4,
+        ("example.com", "rack"): "r7",
+    }
     return DeviceView(
         driver=OURS,
-        attributes={(OURS, "profile"): "2g.20gb", (OURS, "start"): 4, ("example.com", "rack"): "r7"}
-        | {(OURS, name): value for name, value in attributes.items()},
+        attributes=known | {(OURS, name): value for name, value in attributes.items()},
         capacity={(OURS, "memory"): parse_quantity("20090Mi"), (OURS, "multiprocessors"): Fraction(32)},
     )
 

@@ -141,7 +141,7 @@ def cluster(world: Any) -> Cluster:
     """3g and a movable 1g on a, 3g and 2g on b: a second half fits only when the 1g goes to b."""
     made = Cluster(world, a_planner())
     world.allow_moves("pool", A, B)
-    fixed = {"annotations": {}}
+    fixed: dict[str, Any] = {"annotations": {}}
     made.add_victim("fixed-a", "3g.40gb", f"{A}-3g-40gb-0", node="node-a", job="fixed", index="0", **fixed)
     made.add_victim("fixed-b", "3g.40gb", f"{B}-3g-40gb-0", node="node-b", job="fixed", index="1", **fixed)
     made.add_victim("fixed-c", "2g.20gb", f"{B}-2g-20gb-4", node="node-b", job="fixed", index="2", **fixed)

@@ -5,7 +5,7 @@ is forgotten.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hypothesis import given, settings
@@ -84,7 +84,8 @@ def test_no_sequence_of_events_leads_to_a_shared_slice(
         _carry_out(world, planner.plan(world.snapshot()), rng)
         _check(world)
     planner.plan(world.snapshot())
-    after = {h.claim for h in planner.occupancy.state.owners()}
+    owners: Iterator[Any] = planner.occupancy.state.owners()
+    after = {h.claim for h in owners}
     allocated = {f"default/{n}" for n, c in world.claims.items() if (c.get("status") or {}).get("allocation")}
     assert allocated <= after
 

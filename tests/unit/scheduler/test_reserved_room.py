@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -149,7 +149,8 @@ def rooms(planner: Planner, world: Any) -> list[tuple[str, str, int, int]]:
 
 
 def take(world: Any, planner: Planner, claim: Any) -> None:
-    holders = [h for h in planner.occupancy.state.owners() if h.claim_uid == claim["metadata"]["uid"]]
+    owners: Iterator[Any] = planner.occupancy.state.owners()
+    holders = [h for h in owners if h.claim_uid == claim["metadata"]["uid"]]
     name = claim["metadata"]["name"]
     if holders:
         world.allocate(name, *(h.device for h in holders), node="node-a", pod=name)

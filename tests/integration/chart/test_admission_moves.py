@@ -5,7 +5,6 @@ could be abused for is not.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -84,7 +83,10 @@ async def test_the_leader_holds_keeps_evicts_and_frees(
 ) -> None:
     hold = hold_for(chart_namespace)
     waiting = await chart_admin.create(RESOURCE_CLAIMS, claim("waiting"), namespace=chart_namespace)
-    victim = await chart_admin.create(PODS, pod("victim"), namespace=chart_namespace)
+    nowhere = pod("victim")
+    # No kubelet would end a pod here that is bound.
+    nowhere["spec"]["nodeSelector"] = {"kubernetes.io/hostname": "nowhere"}
+    victim = await chart_admin.create(PODS, nowhere, namespace=chart_namespace)
     await carry_out(
         leader,
         hold,
@@ -96,10 +98,7 @@ async def test_the_leader_holds_keeps_evicts_and_frees(
     assert "reservedFor" not in held["status"]
     kept = await chart_admin.get(RESOURCE_CLAIMS, "waiting", chart_namespace)
     assert names.ROOM_ANNOTATION in kept["metadata"]["annotations"]
-    # No kubelet ends a pod here that was bound by now.
-    with suppress(NotFound):
-        leaving = await chart_admin.get(PODS, "victim", chart_namespace)
-        assert "deletionTimestamp" in leaving["metadata"]
+    await eventually("the victim to be gone", gone(chart_admin, PODS, "victim", chart_namespace))
 
     await carry_out(leader, FreeTarget(read_claim(held), "abandoned"), KeepRoom(read_claim(kept), None))
     assert await gone(chart_admin, RESOURCE_CLAIMS, hold.name, SYSTEM)()

@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 
 import pytest
-from tessera.gpu.profiles import Placement, UnknownModel, UnknownProfile, board, boards, model, models
+from tessera.gpu.profiles import (
+    Placement,
+    UnknownModel,
+    UnknownProfile,
+    board,
+    boards,
+    model,
+    model_meant,
+    models,
+)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +78,35 @@ def test_an_unknown_model_names_the_nearest() -> None:
         model("H100-80")
     with pytest.raises(UnknownModel, match="nearest"):
         board("V100")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("H100-80GB", "H100-80GB"),
+        ("h100-80gb", "H100-80GB"),
+        ("A30", "A30-24GB"),
+        ("a30", "A30-24GB"),
+        ("h100-nvl", "H100-NVL-94GB"),
+        ("B200", "B200-180GB"),
+    ],
+)
+def test_the_only_model_that_begins_so_is_meant_in_any_case(text: str, name: str) -> None:
+    assert model_meant(text) is model(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("A100", "it may be A100-40GB, A100-80GB"),
+        ("h100", "it may be H100-80GB, H100-NVL-94GB"),
+        ("H100-8", "nearest: H100-80GB"),
+        ("", "nearest: "),
+    ],
+)
+def test_what_no_single_model_is_meant_by_is_refused(text: str, hint: str) -> None:
+    with pytest.raises(UnknownModel, match=f"GPU model '{text}' is not in the profile table; {hint}"):
+        model_meant(text)
 
 
 def test_an_unknown_profile_names_the_nearest_of_that_model() -> None:

@@ -33,6 +33,7 @@ class TestCluster:
             {"model": "H100-80GB", "gpus": 3, "first_gpu": 0},
             {"model": "A30-24GB", "gpus": 2, "first_gpu": 3},
         ]
+        assert parse_cluster(["h100-80gb:3", "a30:2"], gpus=None) == cluster
         assert cluster.memory_slices == 3 * 8 + 2 * 4
         assert [g.memory_slices for g in cluster.geometry_by_gpu()] == [8, 8, 8, 4, 4]
 

@@ -81,6 +81,7 @@ def test_tables_fit_eighty_columns() -> None:
     [
         (("--policy", "nonsense"), "--policy nonsense does not exist"),
         (("--model", "A30-24GB"), "no 3g profile"),
+        (("--model", "a30"), "A30-24GB.*no 3g profile"),
         (("--model", "H999"), "H999.*nearest"),
         (("--mix", "1g.10gb=x"), "is no number"),
         (("--mix", "1g.10gb=-1"), "not above 0"),

@@ -172,11 +172,11 @@ def command(as_json: bool, plot: Path | None, seeds: int, **options: Any) -> Non
 
 def _plan(options: dict[str, Any]) -> tuple[Experiment, list[Arm]]:
     """The experiment and its arms. Raises BadSimulationInput."""
+    from tessera.simulate.cluster import model_given
     from tessera.simulate.experiment import policies_given
     from tessera.simulate.queueing.experiment import Arm, Experiment
     from tessera.simulate.queueing.options import (
         mix_given,
-        model_given,
         moves_given,
         priorities_given,
         reservation_given,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import csv
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -25,12 +25,13 @@ MIB = 1024 * 1024
 
 
 class UnknownModel(LookupError):
-    """No row of the shipped table has this model's name."""
+    """No row of the shipped table has this model's name, or several begin so (`begun`)."""
 
-    def __init__(self, name: str, known: Iterable[str]) -> None:
+    def __init__(self, name: str, known: Iterable[str], *, begun: Sequence[str] = ()) -> None:
         known = list(known)
         nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known
-        super().__init__(f"GPU model {name!r} is not in the profile table; nearest: {', '.join(nearest)}")
+        hint = f"it may be {', '.join(begun)}" if begun else f"nearest: {', '.join(nearest)}"
+        super().__init__(f"GPU model {name!r} is not in the profile table; {hint}")
 
 
 class UnknownProfile(LookupError):
@@ -231,6 +232,20 @@ def model(name: str) -> GPUModel:
         return models()[name]
     except KeyError:
         raise UnknownModel(name, models()) from None
+
+
+def model_meant(text: str) -> GPUModel:
+    """The shipped model that a user names, in any case; `A30` stands for the only one that begins so, up to a
+    dash. Raises `UnknownModel`: with the ones that begin so, or else with the nearest names.
+    """
+    by_lower_case = {name.lower(): name for name in models()}
+    wanted = text.lower()
+    if wanted in by_lower_case:
+        return model(by_lower_case[wanted])
+    begun = [name for lower, name in by_lower_case.items() if lower.startswith(f"{wanted}-")]
+    if len(begun) == 1:
+        return model(begun[0])
+    raise UnknownModel(text, models(), begun=begun)
 
 
 def board(name: str) -> Board:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from tessera.boards import every_profile, geometry_of_model
-from tessera.gpu.profiles import GPUModel, UnknownModel, model, models
+from tessera.gpu.profiles import GPUModel, UnknownModel, model_meant
 from tessera.packing.errors import BadPackingInput
 from tessera.placement.geometry import Geometry
 
@@ -41,7 +41,7 @@ class Pool:
 def parse_pool(text: str) -> Pool:
     """The pool that `MODEL` or `MODEL:limit=10,cost=2` describes.
 
-    `A30` stands for the only model that begins with it and a dash. Raises BadPackingInput.
+    `A30` stands for the only model that begins so. Raises BadPackingInput.
     """
     name, _, settings = text.partition(":")
     board = board_named(name.strip())
@@ -65,13 +65,8 @@ def parse_pool(text: str) -> Pool:
 
 
 def board_named(name: str) -> GPUModel:
-    """The model of this name in the profile table. Raises BadPackingInput with the nearest names."""
+    """The model that is meant (see `model_meant`). Raises BadPackingInput with the nearest names."""
     try:
-        return model(name)
+        return model_meant(name)
     except UnknownModel as unknown:
-        begun = [known for known in models() if known.lower().startswith(f"{name.lower()}-")] if name else []
-        if len(begun) == 1:
-            return model(begun[0])
-        if begun:
-            raise BadPackingInput(f"GPU model {name!r} may be {', '.join(begun)}") from unknown
         raise BadPackingInput(str(unknown)) from unknown

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tessera.boards import geometry_of_model, plain_profiles
-from tessera.gpu.profiles import GPUModel, UnknownModel, model, models
+from tessera.gpu.profiles import GPUModel, UnknownModel, model, model_meant
 from tessera.placement.geometry import Geometry
 from tessera.placement.state import ClusterState
 from tessera.simulate.errors import BadSimulationInput
@@ -160,19 +160,15 @@ def parse_cluster(texts: Sequence[str], *, gpus: int | None) -> Cluster:
     return Cluster(tuple(parts))
 
 
+def model_given(text: str) -> GPUModel:
+    """The model of `--model` (see `model_meant`). Raises BadSimulationInput."""
+    try:
+        return model_meant(text)
+    except UnknownModel as unknown:
+        raise BadSimulationInput(f"--model {text}", str(unknown)) from unknown
+
+
 def _part(name: str, gpus: int) -> Part:
     if gpus < 1:
         raise BadSimulationInput(f"{name} with {gpus} GPUs", remedy="Give at least one GPU.")
-    return Part(_model_name(name), gpus)
-
-
-def _model_name(text: str) -> str:
-    """The model of this name; `A30` stands for the only model that begins with it and a dash."""
-    try:
-        return model(text).name
-    except UnknownModel as unknown:
-        begun = [name for name in models() if name.startswith(f"{text}-")]
-        if len(begun) == 1:
-            return begun[0]
-        why = f"it may be {', '.join(begun)}" if begun else f"known are {', '.join(models())}"
-        raise BadSimulationInput(f"--model {text!r} is not in the profile table", why) from unknown
+    return Part(model_given(name).name, gpus)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessera.gpu.profiles import GPUModel, UnknownModel, UnknownProfile, model
+from tessera.gpu.profiles import GPUModel, UnknownProfile
 from tessera.simulate.costs import MoveCosts
 from tessera.simulate.errors import BadSimulationInput
 from tessera.simulate.mixes import read_weights, weight_of
@@ -16,14 +16,6 @@ from tessera.simulate.queueing.workload import Mix, mix_of
 
 DEFAULT_PRIORITIES = (80.0, 20.0)
 """Weights of the priorities 0 and 1 when a queue is ordered by priority and nothing is said."""
-
-
-def model_given(name: str) -> GPUModel:
-    """The model of `--model`. Raises BadSimulationInput."""
-    try:
-        return model(name)
-    except UnknownModel as unknown:
-        raise BadSimulationInput(f"--model {name}", str(unknown)) from unknown
 
 
 def mix_given(text: str | None, board: GPUModel) -> Mix:

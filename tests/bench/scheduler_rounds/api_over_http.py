@@ -78,8 +78,12 @@ class Server:
         return web.json_response({})
 
     async def bound(self, request: web.Request) -> web.Response:
-        """Wait until no pod is unbound, and tell what was written so far."""
-        await self._store.all_bound.wait()
+        """Wait until no pod is unbound, 20 s at most, and tell what was written so far."""
+        try:
+            async with asyncio.timeout(20):
+                await self._store.all_bound.wait()
+        except TimeoutError:
+            return web.json_response({}, status=503)
         return web.json_response({"writes": self._store.writes, "events": self._store.events})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tessera.metrics.registry import REGISTRY
 from tessera.placement.policies import FirstFit
-from tessera.scheduler.gauges import clear_state, show_state
+from tessera.scheduler.gauges import StateGauges, clear_state
 from tessera.scheduler.planner import Planner
 
 
@@ -20,7 +20,8 @@ def test_gauges_show_what_is_held_and_what_still_fits(world: Any) -> None:
     world.allocate("a", "gpu-aaaaaaaa-4g-40gb-0", node="node-a", pod="a")
     planner = Planner(FirstFit(), grace_seconds=30)
     planner.plan(world.snapshot())
-    show_state(planner.occupancy.state, planner.engine.policy)
+    gauges = StateGauges()
+    gauges.show(planner.occupancy.state, planner.engine.policy)
     assert sample("allocated_slices", profile="4g.40gb") == 1
     assert sample("allocated_slices", profile="7g.80gb") == 0
     assert sample("largest_placeable_profile_slices", node="node-a", gpu="gpu-aaaaaaaa") == 4
@@ -32,3 +33,21 @@ def test_gauges_show_what_is_held_and_what_still_fits(world: Any) -> None:
     clear_state()
     assert sample("allocated_slices", profile="4g.40gb") is None
     assert sample("fragmentation_ratio", node="node-a", gpu="gpu-aaaaaaaa") is None
+
+
+def test_gauges_follow_a_gpu_that_changes_and_forget_one_that_goes(world: Any) -> None:
+    planner, gauges = Planner(FirstFit(), grace_seconds=30), StateGauges()
+    planner.plan(world.snapshot())
+    gauges.show(planner.occupancy.state, planner.engine.policy)
+    world.add_pod_with_claim("a", "4g.40gb", gates=())
+    world.allocate("a", "gpu-aaaaaaaa-4g-40gb-0", node="node-a", pod="a")
+    planner.plan(world.snapshot())
+    gauges.show(planner.occupancy.state, planner.engine.policy)
+    assert sample("largest_placeable_profile_slices", node="node-a", gpu="gpu-aaaaaaaa") == 4
+    assert sample("allocated_slices", profile="4g.40gb") == 1
+    world.slices = [s for s in world.slices if s["spec"]["nodeName"] != "node-b"]
+    planner.plan(world.snapshot())
+    gauges.show(planner.occupancy.state, planner.engine.policy)
+    assert sample("largest_placeable_profile_slices", node="node-b", gpu="gpu-bbbbbbbb") is None
+    assert sample("largest_placeable_profile_slices", node="node-a", gpu="gpu-aaaaaaaa") == 4
+    clear_state()

@@ -8,10 +8,12 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tessera.placement.policies import FirstFit
-from tessera.scheduler.actions import Place
+from tessera.scheduler import planner as planner_module
+from tessera.scheduler.actions import Place, Refuse
 from tessera.scheduler.planner import Planner
 from tessera.scheduler.snapshot import News, Snapshot, SnapshotReader
 from tessera.scheduler.takeback import find_take_backs
@@ -283,3 +285,43 @@ def test_a_snapshot_that_was_skipped_is_made_up_for(world: Any) -> None:
     del world.pods["p"]
     planner.open_books(reader.read(**everything(world), now=3.0))
     assert set(planner.index.keys) == {"pod-q"}
+
+
+def test_a_burst_is_served_in_parts_that_other_events_can_come_between(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner_module, "_MOST_TRIED", 2)
+    planner = Planner(FirstFit(), grace_seconds=30)
+    for number in range(3):
+        world.add_pod_with_claim(f"p{number}", "1g.10gb", created=float(number))
+    first = [p.pod.key[1] for a in planner.plan(world.snapshot()) if isinstance(a, Place) for p in a.pods]
+    assert first == ["p0", "p1"]
+    assert planner.unfinished
+    assert planner.waiting == 1
+    for name in first:
+        world.let_go(name)
+        world.allocate(name, "gpu-aaaaaaaa-1g-10gb-" + name[1], node="node-a", pod=name)
+    (last,) = planner.plan(world.snapshot())
+    assert isinstance(last, Place)
+    assert last.pods[0].pod.key[1] == "p2"
+    assert not planner.unfinished
+
+
+def test_of_pods_that_ask_the_same_one_is_asked_again_when_room_becomes_free(world: Any) -> None:
+    planner = Planner(FirstFit(), grace_seconds=30)
+    for number, node in enumerate(("node-a", "node-b")):
+        world.add_pod_with_claim(f"r{number}", "7g.80gb", gates=(), nodeName=node)
+        world.allocate(f"r{number}", f"gpu-{node[-1] * 8}-7g-80gb-0", node=node, pod=f"r{number}")
+    for number in range(3):
+        world.add_pod_with_claim(f"p{number}", "4g.40gb", created=float(number))
+    assert [type(a) for a in planner.plan(world.snapshot())] == [Refuse] * 3
+    assert planner.plan(world.snapshot()) == []
+    del world.pods["r0"], world.claims["r0"]
+    placed, refused = planner.plan(world.snapshot())
+    assert isinstance(placed, Place)
+    assert isinstance(refused, Refuse)
+    assert (placed.pods[0].pod.key[1], refused.pod.key[1]) == ("p0", "p1")
+    assert planner.waiting == 2
+    world.now += 31
+    del world.pods["p0"], world.claims["p0"]
+    assert [type(a) for a in planner.plan(world.snapshot())] == [Place, Refuse]

@@ -3,33 +3,85 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
+
+from prometheus_client import Gauge
 
 from tessera.metrics import registry as metrics
 from tessera.placement.geometry import Geometry
 from tessera.placement.policies import FragmentationGradient, Policy
-from tessera.placement.state import ClusterState
+from tessera.placement.state import ClusterState, Gpu
 from tessera.scheduler.reserves import Reserves
 
 
-def show_state(state: ClusterState, policy: Policy) -> None:
-    """Set the gauges anew; GPUs that are gone vanish from them. Costs a pass over all GPUs."""
-    measure = policy if isinstance(policy, FragmentationGradient) else FragmentationGradient()
-    allocated: Counter[str] = Counter()
-    stranded = 0
-    clear_state()
-    for gpu in state.gpus:
-        geometry = gpu.geometry
-        allocated.update(geometry.placements[index].profile for index in gpu.held.values())
-        occupancy = geometry.occupancy(gpu.key)
-        ratio = measure.fragmentation(geometry, gpu.layout) / geometry.memory_slices
-        largest = max((geometry.placements[index].width for index in occupancy.fitting), default=0)
-        name = gpu.name.rpartition("/")[2]
-        stranded += stranded_slices(geometry, gpu.key)
-        metrics.FRAGMENTATION_RATIO.labels(gpu.node, name).set(ratio)
-        metrics.LARGEST_PLACEABLE_PROFILE_SLICES.labels(gpu.node, name).set(largest)
-    metrics.STRANDED_SLICES.set(stranded)
-    for profile in {p for g in state.geometries() for p in g.profiles}:
-        metrics.ALLOCATED_SLICES.labels(profile).set(allocated[profile])
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What the gauges say of GPUs with one layout: fragmentation, the widest profile that fits in memory
+    slices, stranded memory slices, and the profiles that are placed.
+    """
+
+    fragmentation: float
+    largest: int
+    stranded: int
+    profiles: tuple[str, ...]
+
+
+class StateGauges:
+    """The gauges of one cluster state. Each layout is judged once, and a GPU's gauges are set when they
+    change.
+    """
+
+    def __init__(self) -> None:
+        self._state: ClusterState | None = None
+        self._gauges: list[tuple[Gauge, Gauge]] = []
+        self._shown: list[tuple[float, int]] = []
+
+    def show(self, state: ClusterState, policy: Policy) -> None:
+        """Set the gauges; GPUs that are gone vanish from them."""
+        if state is not self._state:
+            clear_state()
+            self._state = state
+            named = [(gpu.node, gpu.name.rpartition("/")[2]) for gpu in state.gpus]
+            self._gauges = [
+                (
+                    metrics.FRAGMENTATION_RATIO.labels(*name),
+                    metrics.LARGEST_PLACEABLE_PROFILE_SLICES.labels(*name),
+                )
+                for name in named
+            ]
+            self._shown = [(-1.0, -1)] * len(named)
+        measure = policy if isinstance(policy, FragmentationGradient) else FragmentationGradient()
+        looks: dict[tuple[int, int], _Look] = {}
+        count: Counter[tuple[int, int]] = Counter()
+        for gpu in state.gpus:
+            kind = (id(gpu.geometry), gpu.layout)
+            look = looks.get(kind)
+            if look is None:
+                look = looks[kind] = _look_of(gpu, measure)
+            count[kind] += 1
+            shown = (look.fragmentation, look.largest)
+            if self._shown[gpu.number] != shown:
+                self._shown[gpu.number] = shown
+                fragmentation, largest = self._gauges[gpu.number]
+                fragmentation.set(look.fragmentation)
+                largest.set(look.largest)
+        metrics.STRANDED_SLICES.set(sum(look.stranded * count[kind] for kind, look in looks.items()))
+        allocated: Counter[str] = Counter()
+        for kind, look in looks.items():
+            for profile in look.profiles:
+                allocated[profile] += count[kind]
+        for profile in {p for g in state.geometries() for p in g.profiles}:
+            metrics.ALLOCATED_SLICES.labels(profile).set(allocated[profile])
+
+
+def _look_of(gpu: Gpu, measure: FragmentationGradient) -> _Look:
+    geometry = gpu.geometry
+    return _Look(
+        fragmentation=measure.fragmentation(geometry, gpu.layout) / geometry.memory_slices,
+        largest=max((geometry.placements[i].width for i in geometry.occupancy(gpu.key).fitting), default=0),
+        stranded=stranded_slices(geometry, gpu.key),
+        profiles=tuple(geometry.placements[index].profile for index in gpu.held.values()),
+    )
 
 
 def show_reserves(reserves: Reserves) -> None:

@@ -22,7 +22,7 @@ from tessera.kube.lease import LeaderElector, LeadershipLost
 from tessera.metrics import registry as metrics
 from tessera.placement.policies import POLICIES
 from tessera.scheduler.following import Following
-from tessera.scheduler.gauges import clear_state, show_reserves, show_state
+from tessera.scheduler.gauges import StateGauges, clear_state, show_reserves
 from tessera.scheduler.planner import GANG_TIME_LIMIT_SECONDS, Planner
 from tessera.scheduler.queue import clear_queue
 from tessera.scheduler.snapshot import SnapshotReader
@@ -134,7 +134,7 @@ class Scheduler:
             clock=self._clock,
         )
         planner, reader = self._new_planner(), SnapshotReader()
-        gauges_at = float("-inf")
+        gauges, gauges_at = StateGauges(), float("-inf")
         # From here on: the first round may be the one that hangs.
         self._round_ended_at = self._monotonic()
         while True:
@@ -147,10 +147,14 @@ class Scheduler:
                 snapshot = reader.update(news, now=self._clock())
                 actions = planner.plan(snapshot)
                 planning_seconds = self._monotonic() - started
+                if planner.unfinished:
+                    self._changed.set()
                 await writer.carry_out(actions, now=snapshot.now)
                 metrics.PENDING_PODS.set(planner.waiting)
                 if started - gauges_at >= _GAUGE_SECONDS:
-                    self._show(planner)
+                    gauges.show(planner.occupancy.state, planner.engine.policy)
+                    show_reserves(planner.reserves)
+                    planner.queue.show()
                     writer.forget_all_but(set(planner.index.keys))
                     gauges_at = started
                 self._trouble = None
@@ -177,12 +181,6 @@ class Scheduler:
             gang_time_limit_seconds=self._settings.gang_time_limit_seconds,
             namespace=self._settings.lease_namespace,
         )
-
-    @staticmethod
-    def _show(planner: Planner) -> None:
-        show_state(planner.occupancy.state, planner.engine.policy)
-        show_reserves(planner.reserves)
-        planner.queue.show()
 
     async def _wait(self, *, at_least: float) -> None:
         """Until something changes, at most one tick; a burst of changes is gathered into one round, and

@@ -90,8 +90,10 @@ class Placing:
 
         `barred` are choices that must not be made again, `only` is the place that is kept for the pod.
         """
-        wanted = self.wanted(pod)
-        shares = self._shares(wanted)
+        return self._place(self.wanted(pod), barred, only)
+
+    def _place(self, wanted: Wanted, barred: Barred | None, only: Only | None) -> PodPlacement:
+        pod, shares = wanted.pod, self._shares(wanted)
         if not wanted.todo:
             if shares or self._is_promised(wanted):
                 self._check_shared_node(wanted)
@@ -103,20 +105,19 @@ class Placing:
         )
         return self._take(PodPlacement(pod, claims, shares))
 
-    def place_alone(self, pod: Pod) -> PodPlacement:
+    def place_alone(self, wanted: Wanted) -> PodPlacement:
         """As `place`, for a pod that is not tried together with others. While such pods are served room only
         shrinks, so that the next one that asks the same of the same nodes has the same answer.
         """
-        wanted = self.wanted(pod)
         question = self.question(wanted)
         try:
             if question in self._refused:
                 raise self._refused[question]
-            return self.place(pod)
+            return self._place(wanted, None, None)
         except Unserved as refused:
             if question is not None:
                 self._refused[question] = refused
-                self.refused_for[pod.uid] = question
+                self.refused_for[wanted.pod.uid] = question
             raise
 
     def _question(self, wanted: Wanted) -> Hashable:

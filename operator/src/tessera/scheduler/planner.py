@@ -36,6 +36,10 @@ from tessera.scheduler.units import Unit, check_gang, unit_claims
 
 GANG_TIME_LIMIT_SECONDS = 600.0
 _FORGET_SECONDS = 60.0
+_MOST_TRIED = 256
+"""Units that are tried in one round, so that the first of a burst do not wait until the last is decided, and
+the process is not deaf for longer than a tenth of a second.
+"""
 
 
 class Planner:
@@ -58,6 +62,8 @@ class Planner:
         self.index = Index()
         self.queue = Queue()
         self.moving = moving or Moving(policy, namespace=namespace)
+        self.unfinished = False
+        """Whether the last round left units for the next one that it could have tried."""
         self._grace_seconds = grace_seconds
         self._gang_time_limit_seconds = gang_time_limit_seconds
         self._selectors = SelectorCache()
@@ -98,10 +104,17 @@ class Planner:
         stuck = {t.pod.key for t in given_up if t.pod is not None}
         world = (self.occupancy.releases, self._load.freed, self.moving.changes)
         self._retries.begin(world=world, now=snapshot.now)
+        tried = 0
         for unit in self.index.units(snapshot, stuck):
-            if not self._retries.sleeps(unit) or self.moving.has_place(unit):
-                actions.extend(self._serve(unit, placing))
-                placing.settle()
+            if self._retries.sleeps(unit) and not self.moving.has_place(unit):
+                continue
+            if tried == _MOST_TRIED:
+                self.queue.still_waits(unit)
+                continue
+            actions.extend(self._serve(unit, placing))
+            placing.settle()
+            tried += 1
+        self.unfinished = tried == _MOST_TRIED
         return actions
 
     def open_books(self, snapshot: Snapshot) -> Placing:
@@ -138,14 +151,13 @@ class Planner:
     def place_unit(self, unit: Unit, placing: Placing) -> tuple[PodPlacement, ...]:
         """All pods of a unit, or none. Raises Unserved or NotYet, with the books as they were."""
         check_gang(unit)
-        for pod in unit.pods:
-            wanted = placing.wanted(pod)
+        everyone = [placing.wanted(pod) for pod in unit.pods]
+        for wanted in everyone:
             for claim, read in zip(wanted.todo, wanted.read, strict=True):
                 self._count_arrival(claim, read)
         if unit.gang:
             return place_together(unit.pods, placing)
-        pod = unit.pods[0]
-        return (self.moving.place_held(pod) or placing.place_alone(pod),)
+        return (self.moving.place_held(unit.pods[0]) or placing.place_alone(everyone[0]),)
 
     def _new_reader(self) -> RequestReader:
         return RequestReader(

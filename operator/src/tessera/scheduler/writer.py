@@ -133,15 +133,8 @@ class Writer:
                 metrics.PLACED_AFTER_SECONDS.labels(profile).observe(waited)
             devices = ", ".join(r.device for c in placement.claims for r in c.results)
             message = f"{devices} on node {placement.claims[0].node}"
+            # On the pod only: the claim's status says the same.
             self._pen.tell(placement.pod.raw, "Normal", Reason.PLACED, "Allocate", message)
-            for claim in placement.claims:
-                self._pen.tell(
-                    claim.claim.raw,
-                    "Normal",
-                    Reason.PLACED,
-                    "Allocate",
-                    f"{message}, for pod {placement.pod.key[1]}",
-                )
         return all(done)
 
     async def _allocate(self, placement: ClaimPlacement, pod: Pod, together: list[Pod], now: float) -> bool:

@@ -7,6 +7,8 @@ can join them, and a test can ask for each.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class TesseraError(Exception):
     """Something failed, for a reason that we know, with a remedy that we know.
@@ -23,3 +25,11 @@ class TesseraError(Exception):
     def __str__(self) -> str:
         text = f"{self.what}: {self.why}" if self.why else self.what
         return f"{text}. {self.remedy}" if self.remedy else text
+
+
+def did_you_mean(name: str, known: Iterable[str], *, most: int = 1) -> str:
+    """For a remedy: `Did you mean X?` with the nearest names, at most so many; empty when none is near."""
+    import difflib  # Here, because every command imports this module and few have to guess.
+
+    near = difflib.get_close_matches(name, known, n=most, cutoff=0.5)
+    return f"Did you mean {' or '.join(near)}?" if near else ""

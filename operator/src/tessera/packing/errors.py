@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
-
 from tessera.api.errors import TesseraError
 
 
@@ -26,9 +23,3 @@ class NoPlanInTime(TesseraError):
 
 class WrongPlan(AssertionError):
     """A plan failed the independent check: a defect of this program, never of its input."""
-
-
-def did_you_mean(name: str, known: Sequence[str], *, most: int = 1) -> str:
-    """`Did you mean X?` with the nearest names, at most so many; empty when none is near."""
-    near = difflib.get_close_matches(name, known, n=most, cutoff=0.5)
-    return f"Did you mean {' or '.join(near)}?" if near else ""

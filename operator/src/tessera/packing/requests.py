@@ -15,9 +15,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tessera.api.errors import did_you_mean
 from tessera.packing.boards import Pool
 from tessera.packing.configurations import catalogue
-from tessera.packing.errors import BadPackingInput, NoPlanInTime, NotEnoughGpus, did_you_mean
+from tessera.packing.errors import BadPackingInput, NoPlanInTime, NotEnoughGpus
 from tessera.packing.layout import Column, arranged, columns_of, trimmed
 from tessera.packing.plan import Group, Proof, check_demand, check_layouts, gpus_by_model, gpus_of
 from tessera.packing.program import Answer, Program, Row, solve

@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
+from tessera.api.errors import did_you_mean
 from tessera.packing.boards import Pool, board_named, parse_pool
-from tessera.packing.errors import BadPackingInput, did_you_mean
+from tessera.packing.errors import BadPackingInput
 from tessera.packing.services import HeadRoom, Measurement, Question, Service
 
 TOP_KEYS = ("gpus", "utilisation", "latency_share", "share_slices", "measurements", "services")

@@ -10,11 +10,11 @@ nobody asks for should not count as room that is lost.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from tessera.api.errors import did_you_mean
 from tessera.boards import geometry_of_model, plain_profiles
 from tessera.gpu.profiles import GPUModel, UnknownModel, model, model_meant
 from tessera.placement.geometry import Geometry
@@ -100,11 +100,9 @@ class Cluster:
     def check_profile(self, profile: str, *, where: str) -> None:
         """Raises BadSimulationInput, which names `where` it stood, when no GPU offers this profile."""
         if profile not in self.sizes:
-            near = difflib.get_close_matches(profile, self.sizes, n=1, cutoff=0.5)
-            hint = f"Did you mean {near[0]}? " if near else ""
             raise BadSimulationInput(
                 f"{where}: profile {profile!r} does not exist on {self.describe()}",
-                remedy=f"{hint}It offers {', '.join(self.sizes)}.",
+                remedy=f"{did_you_mean(profile, self.sizes)} It offers {', '.join(self.sizes)}.".lstrip(),
             )
 
     def describe(self) -> str:

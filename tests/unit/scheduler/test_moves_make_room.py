@@ -228,6 +228,14 @@ def test_nobody_else_gets_the_room_or_the_target(cluster: Cluster) -> None:
     assert len(set(held)) == len(held)
 
 
+def test_a_plan_closes_its_places_in_the_round_in_which_it_is_made(cluster: Cluster) -> None:
+    cluster.ask()
+    cluster.ask("late", "1g.10gb", created=5.0)
+    cluster.round()
+    assert len(cluster.placeholders) == 1
+    assert cluster.device("late") is None
+
+
 def test_a_kept_room_is_closed_for_more_urgent_pods(cluster: Cluster) -> None:
     begin(cluster)
     cluster.go("victim")
@@ -356,13 +364,21 @@ def test_a_reserve_is_not_filled_by_moves(cluster: Cluster) -> None:
     assert of(cluster.round(), HoldTarget) == []
 
 
-def test_a_room_that_a_user_wrote_himself_evicts_nobody_who_does_not_allow_it(cluster: Cluster) -> None:
-    cluster.ask()
+@pytest.mark.parametrize(
+    ("preemption", "victim"),
+    [("Never", "victim"), ("LowerPriority", "fixed-a"), ("LowerPriority", "elsewhere")],
+)
+def test_a_room_that_a_user_wrote_himself_evicts_nobody_but_by_the_rules(
+    cluster: Cluster, preemption: str, victim: str
+) -> None:
+    cluster.add_victim("elsewhere", "1g.10gb", f"{B}-1g-10gb-6", node="node-b", job="elsewhere")
+    cluster.world.allow_moves("pool", A, B, preemption=preemption, perHour=0)
+    cluster.ask(priority=9)
     claim = cluster.world.claims["waiting"]
     room = {
-        "pool": "node-a", "device": f"{A}-3g-40gb-0", "evictUntil": cluster.world.now + 50,
+        "pool": "node-a", "device": f"{A}-3g-40gb-4", "evictUntil": cluster.world.now + 50,
         "deadline": cluster.world.now + 100,
-        "victims": [{"namespace": "default", "name": "fixed-a", "uid": "pod-fixed-a", "preempted": True}],
+        "victims": [{"namespace": "default", "name": victim, "uid": f"pod-{victim}", "preempted": True}],
     }  # fmt: skip
     claim["metadata"]["annotations"] = {"tessera.dev/room": json.dumps(room)}
     cluster.world.touch(claim)

@@ -2,14 +2,14 @@
 
 Most pods of a cluster run and most claims are in use, round after round. What a round has to look at is here:
 the units to serve in their order, pods that kube-scheduler refuses, claims that nobody has reserved, claims
-without the finalizer. A pod is looked at again when it or one of its claims has changed, and for the members
-of a gang when any of them has.
+without the finalizer, claims with records of moves, pods of Indexed Jobs by their place in the Job. A pod is
+looked at again when it or one of its claims has changed, and for the members of a gang when any of them has.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -41,7 +41,10 @@ class Index:
         """Claims that hold devices of ours, with no consumer written on them."""
         self.unprotected: dict[Key, None] = {}
         """Claims that hold devices of ours without the finalizer."""
+        self.recorded: dict[Key, None] = {}
+        """Claims on which something about moves is written."""
         self._pods: dict[Key, Pod] = {}
+        self._of_job: dict[tuple[str, str], dict[Key, None]] = {}
         self._users: dict[Key, dict[Key, None]] = {}
         self._members: dict[Owner, dict[Key, None]] = {}
         self._units: dict[Owner, tuple[Unit, ...]] = {}
@@ -91,6 +94,14 @@ class Index:
             units += units_of(owner, self._members[owner], snapshot, stuck)
         return sorted(units, key=Unit.order)
 
+    def users(self, claim: Key) -> Iterable[Key]:
+        """The pods that name the claim."""
+        return self._users.get(claim, {})
+
+    def of_job(self, job_uid: str, completion_index: str) -> Iterable[Key]:
+        """The pods of an Indexed Job with this completion index."""
+        return self._of_job.get((job_uid, completion_index), {})
+
     def is_used(self, claim: Key) -> bool:
         """Whether a pod names the claim."""
         return claim in self._users
@@ -103,6 +114,8 @@ class Index:
         for claim in _claims_named(pod):
             self._users.setdefault(claim, {})[pod.key] = None
         self._members.setdefault(owner_of(pod), {})[pod.key] = None
+        if place := _place_in_job(pod):
+            self._of_job.setdefault(place, {})[pod.key] = None
         if pod.unschedulable_since is not None and not (pod.gates or pod.node or pod.deleting):
             self.unscheduled[pod.key] = None
 
@@ -112,10 +125,13 @@ class Index:
         for claim in _claims_named(pod):
             _discard(self._users, claim, pod.key)
         _discard(self._members, owner_of(pod), pod.key)
+        if place := _place_in_job(pod):
+            _discard(self._of_job, place, pod.key)
         self.unscheduled.pop(pod.key, None)
 
     def _judge(self, key: Key, claim: Claim | None) -> None:
         holds = claim is not None and claim.holds_ours
+        _keep(self.recorded, key, claim is not None and bool(claim.move or claim.room))
         _keep(self.unreserved, key, holds and claim is not None and not claim.reserved_for)
         _keep(
             self.unprotected,
@@ -135,6 +151,11 @@ class Index:
             del self._order[at]
         for unit in units:
             insort(self._order, (unit.order(), unit), key=lambda entry: entry[0])
+
+
+def _place_in_job(pod: Pod) -> tuple[str, str] | None:
+    """The Indexed Job and the completion index of a pod, or None."""
+    return (pod.job_uid, pod.completion_index) if pod.job_uid and pod.completion_index else None
 
 
 def _claims_named(pod: Pod) -> dict[Key, None]:

@@ -145,7 +145,7 @@ class Planner:
             avoidance=self.avoidance,
             load=self._load,
         )
-        self.moving.begin(placing)
+        self.moving.begin(placing, self.index)
         return placing
 
     def place_unit(self, unit: Unit, placing: Placing) -> tuple[PodPlacement, ...]:

@@ -18,6 +18,7 @@ from tessera.placement.policies import Policy
 from tessera.placement.policies_value import FragmentationTenancy, ValuePolicy
 from tessera.scheduler.actions import Action, Evict, FreeTarget, KeepRoom, PodPlacement
 from tessera.scheduler.barred import Only
+from tessera.scheduler.index import Index
 from tessera.scheduler.move_records import ELSEWHERE, REFUSED, RoomRecord
 from tessera.scheduler.moving.beginnings import Beginnings, first_steps
 from tessera.scheduler.moving.plans import Plan
@@ -64,9 +65,9 @@ class Moving:
 
     # The round.
 
-    def begin(self, placing: Placing) -> None:
+    def begin(self, placing: Placing, index: Index) -> None:
         """Read what is under way and close the kept rooms in the books."""
-        under_way = read_under_way(placing, namespace=self.namespace)
+        under_way = read_under_way(placing, index, namespace=self.namespace)
         self._round = MovingRound(placing, under_way, Closed(placing.state), busy=under_way.gpus())
         self._follow_rules(placing)
         parts = under_way.parts()

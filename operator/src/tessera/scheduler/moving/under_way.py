@@ -7,10 +7,11 @@ for the replacement, until that has a place or the deadline is over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from tessera.scheduler.barred import Only
+from tessera.scheduler.index import Index
 from tessera.scheduler.move_records import (
     ABANDONED,
     ELSEWHERE,
@@ -129,13 +130,13 @@ class UnderWay:
         return bits
 
 
-def read_under_way(placing: Placing, *, namespace: str) -> UnderWay:
+def read_under_way(placing: Placing, index: Index, *, namespace: str) -> UnderWay:
     """The moves under way."""
     snapshot = placing.snapshot
     found = UnderWay()
     placeholders: list[Placeholder] = []
     marked: list[Claim] = []
-    for claim in snapshot.claims.values():
+    for claim in (snapshot.claims[key] for key in sorted(index.recorded)):
         if claim.move and is_placeholder(claim, namespace):
             record = read_move(claim.move)
             assert record is not None
@@ -144,7 +145,7 @@ def read_under_way(placing: Placing, *, namespace: str) -> UnderWay:
             marked.append(claim)
     if not placeholders and not marked:
         return found
-    pods = _Pods(snapshot)
+    pods = _Pods(snapshot, index)
     held = {
         (p.record.waiting_claim_uid, p.record.victim_pod.uid): p.place
         for p in placeholders
@@ -162,39 +163,34 @@ def read_under_way(placing: Placing, *, namespace: str) -> UnderWay:
     return found
 
 
+@dataclass(frozen=True, slots=True)
 class _Pods:
-    """The pods of a snapshot, asked by name and life, and by identity."""
+    """The pods of a snapshot, asked by name and life, by claim, and by identity."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-        self._by_uid: Mapping[str, Pod] | None = None
-        self._replacements: dict[Identity, list[Pod]] | None = None
+    snapshot: Snapshot
+    index: Index
 
     def staying(self, ref: PodRef | RoomVictim) -> Pod | None:
         """The pod while it is there and has not begun to end."""
         pod = self.snapshot.pods.get((ref.namespace, ref.name))
         return None if pod is None or pod.uid != ref.uid or pod.deleting or pod.finished else pod
 
-    def users_of(self, claim: Claim) -> Iterable[Pod]:
-        """Pods that name the claim."""
-        if claim.owner_uid:
-            if self._by_uid is None:
-                self._by_uid = {pod.uid: pod for pod in self.snapshot.pods.values()}
-            owner = self._by_uid.get(claim.owner_uid)
-            return () if owner is None else (owner,)
-        pods = self.snapshot.pods.values()
-        return (
-            p for p in pods if p.key[0] == claim.key[0] and any(e.claim == claim.key[1] for e in p.claims)
-        )
+    def users_of(self, claim: Claim) -> list[Pod]:
+        """Pods that name the claim; of a template's claim its own pod."""
+        pods = [self.snapshot.pods[key] for key in self.index.users(claim.key)]
+        return [pod for pod in pods if claim.owner_uid in ("", pod.uid)]
 
     def replacements(self, record: MoveRecord) -> list[Pod]:
         """Pods that came in the victim's place."""
-        if self._replacements is None:
-            self._replacements = {}
-            for pod in self.snapshot.pods.values():
-                if is_replaceable(pod) and not pod.deleting:
-                    self._replacements.setdefault(identity_of(pod), []).append(pod)
-        return [p for p in self._replacements.get(record.identity, ()) if p.uid != record.victim_pod.uid]
+        keys = self.index.of_job(record.job_uid, record.completion_index)
+        return [
+            pod
+            for pod in (self.snapshot.pods[key] for key in keys)
+            if pod.uid != record.victim_pod.uid
+            and not pod.deleting
+            and is_replaceable(pod)
+            and identity_of(pod) == record.identity
+        ]
 
 
 def _judge_room(

@@ -6,27 +6,20 @@ evidence, with intervals, is docs/results/value-table.md.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from statistics import fmean
 
 import pytest
-from click.testing import CliRunner
-from tessera.cli.simulate import command
 from tessera.placement.policies import DEFAULT_POLICY
+
+from simulation.simulate_command import report
 
 PROFILES = ("1g.10gb", "1g.20gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")
 
 
 def gaps(*arguments: str) -> dict[str, float]:
     """Mean gap to the ideal pool by policy."""
-    policies = ("--policy", "fgd", "--policy", "default")
-    done = CliRunner().invoke(command, ["online", *policies, "--json", *arguments], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    found: dict[str, list[float]] = {}
-    for run in json.loads(done.stdout)["runs"]:
-        found.setdefault(run["policy"], []).append(run["gap_to_pool_pct"])
-    return {policy: fmean(values) for policy, values in found.items()}
+    means = report("online", "--policy", "fgd", "--policy", "default", *arguments)["mean"]
+    return {policy: figures["gap_to_pool_pct"] for policy, figures in means.items()}
 
 
 @pytest.mark.parametrize("mix", ["uniform", "skew-small", "skew-big", "bimodal"])

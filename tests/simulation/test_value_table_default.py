@@ -9,9 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tessera.placement.policies import DEFAULT_POLICY
-
 from simulation.simulate_command import report
+from tessera.placement.policies import DEFAULT_POLICY
 
 PROFILES = ("1g.10gb", "1g.20gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")
 

@@ -14,11 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
+from tessera.api import names
 from tessera.gpu.profiles import GPUModel, Profile, model
 from tessera.placement.geometry import Geometry, LegalPlacement, geometry_of
-
-MEDIA_EXTENSIONS = "media-extensions"
-MEDIA_ENGINES = "media-engines"
 
 
 def geometry_for(name: str, *, profiles: Sequence[str] | None = None) -> Geometry:
@@ -48,8 +46,8 @@ def every_profile(board: GPUModel) -> tuple[str, ...]:
 
 
 @cache
-def _geometry(board: GPUModel, names: tuple[str, ...]) -> Geometry:
-    chosen = [board.profile(name) for name in names]
+def _geometry(board: GPUModel, profiles: tuple[str, ...]) -> Geometry:
+    chosen = [board.profile(name) for name in profiles]
     # Without a profile that takes them all, the media engines cannot run out before the slices do.
     engines = board.media_engines if any(profile.all_media for profile in chosen) else 0
     return geometry_of(
@@ -62,15 +60,15 @@ def _geometry(board: GPUModel, names: tuple[str, ...]) -> Geometry:
                 start=start,
                 width=profile.memory_slices,
                 compute=profile.compute_slices,
-                exclusive=(MEDIA_EXTENSIONS,) if profile.media_extensions else (),
+                exclusive=(names.COUNTER_MEDIA_EXTENSIONS,) if profile.media_extensions else (),
                 draws=_draws(profile) if engines else (),
             )
             for profile in chosen
             for start in profile.starts
         ),
-        limits=((MEDIA_ENGINES, engines),) if engines else (),
+        limits=((names.COUNTER_MEDIA_ENGINES, engines),) if engines else (),
     )
 
 
 def _draws(profile: Profile) -> tuple[tuple[str, int], ...]:
-    return ((MEDIA_ENGINES, profile.decoders),) if profile.decoders else ()
+    return ((names.COUNTER_MEDIA_ENGINES, profile.decoders),) if profile.decoders else ()

@@ -117,15 +117,19 @@ def _resource_slice(owner: Owner, number: int, body: Object, *, generation: int,
 
 
 def _counter_set(gpu: GPU, model: GPUModel) -> Object:
-    counters: dict[str, int] = {f"memory-slice-{number}": 1 for number in range(model.memory_slices)}
-    counters["compute-slices"] = model.compute_slices
+    counters = _memory_slices(range(model.memory_slices))
+    counters[names.COUNTER_COMPUTE_SLICES] = model.compute_slices
     if any(profile.media_extensions for profile in model.profiles):
-        counters["media-extensions"] = 1
+        counters[names.COUNTER_MEDIA_EXTENSIONS] = 1
     if model.media_engines:
-        counters["media-engines"] = model.media_engines
+        counters[names.COUNTER_MEDIA_ENGINES] = model.media_engines
     if len(counters) > COUNTERS_PER_SET:
         raise TooManyCounters(model.name, len(counters))
     return {"name": counter_set_name(gpu.uuid), "counters": _values(counters)}
+
+
+def _memory_slices(numbers: Iterable[int]) -> dict[str, int]:
+    return {f"{names.COUNTER_MEMORY_SLICE}{number}": 1 for number in numbers}
 
 
 def _values(counters: dict[str, int]) -> dict[str, dict[str, str]]:
@@ -145,14 +149,12 @@ def _taint(key: str) -> Object:
 
 def _device(gpu: GPU, model: GPUModel, placement: Placement, *, in_the_way: bool) -> Object:
     profile = placement.profile
-    consumed = {
-        f"memory-slice-{number}": 1 for number in range(placement.start, placement.start + placement.size)
-    }
-    consumed["compute-slices"] = profile.compute_slices
+    consumed = _memory_slices(range(placement.start, placement.start + placement.size))
+    consumed[names.COUNTER_COMPUTE_SLICES] = profile.compute_slices
     if profile.media_extensions:
-        consumed["media-extensions"] = 1
+        consumed[names.COUNTER_MEDIA_EXTENSIONS] = 1
     if model.media_engines and profile.decoders:
-        consumed["media-engines"] = profile.decoders
+        consumed[names.COUNTER_MEDIA_ENGINES] = profile.decoders
     return {
         "name": encode(gpu_uuid=gpu.uuid, profile=profile.name, start=placement.start),
         "attributes": {

@@ -37,6 +37,13 @@ ATTRIBUTE_PRODUCT_NAME: Final = "productName"
 CAPACITY_MEMORY: Final = "memory"
 CAPACITY_MULTIPROCESSORS: Final = "multiprocessors"
 
+# Counters of a GPU, of which its devices consume.
+COUNTER_MEMORY_SLICE: Final = "memory-slice-"
+"""The beginning; the number of the memory slice follows."""
+COUNTER_COMPUTE_SLICES: Final = "compute-slices"
+COUNTER_MEDIA_EXTENSIONS: Final = "media-extensions"
+COUNTER_MEDIA_ENGINES: Final = "media-engines"
+
 # Scheduling.
 PLACEMENT_GATE: Final = "tessera.dev/placement"
 PLACEMENT_MESSAGE_ANNOTATION: Final = "tessera.dev/placement-message"

@@ -89,7 +89,7 @@ class GPU:
         return sum(
             max(0, total - self.taken.get(counter, 0))
             for counter, total in self.counters.items()
-            if counter.startswith("memory-slice-")
+            if counter.startswith(names.COUNTER_MEMORY_SLICE)
         )
 
     def _fits(self, device: Device, used: Mapping[str, int]) -> bool:

@@ -21,8 +21,6 @@ from tessera.scheduler.selectors import AttributeValue, DeviceView, Version
 
 _log = logging.getLogger(__name__)
 
-_MEMORY_COUNTER = "memory-slice-"
-_COMPUTE_COUNTER = "compute-slices"
 VARYING = frozenset({names.ATTRIBUTE_GPU_UUID, names.ATTRIBUTE_GPU_INDEX})
 """Attributes that tell GPUs of one model apart."""
 
@@ -172,7 +170,7 @@ def _read_gpu(
     geometry = geometry_of(
         model=str(first[names.DRIVER, names.ATTRIBUTE_MODEL]),
         memory_slices=int(first[names.DRIVER, names.ATTRIBUTE_GPU_MEMORY_SLICES]),
-        compute_slices=totals[_COMPUTE_COUNTER],
+        compute_slices=totals[names.COUNTER_COMPUTE_SLICES],
         placements=tuple(sorted(legal)),
         limits=tuple(sorted((name, total) for name, total in totals.items() if _is_shared(name, total))),
     )
@@ -225,17 +223,17 @@ def _placement(device: Mapping[str, Any], view: DeviceView, totals: Mapping[str,
     }
     start = int(view.attributes[names.DRIVER, names.ATTRIBUTE_START])
     width = int(view.attributes[names.DRIVER, names.ATTRIBUTE_MEMORY_SLICES])
-    covered = {f"{_MEMORY_COUNTER}{start + i}" for i in range(width)}
-    if {name for name in drawn if name.startswith(_MEMORY_COUNTER)} != covered:
+    covered = {f"{names.COUNTER_MEMORY_SLICE}{start + i}" for i in range(width)}
+    if {name for name in drawn if name.startswith(names.COUNTER_MEMORY_SLICE)} != covered:
         raise ValueError(
             f"{device['name']}: counters {sorted(drawn)} disagree with start {start}, {width} slices"
         )
-    others = {n: a for n, a in drawn.items() if not n.startswith(_MEMORY_COUNTER) and n != _COMPUTE_COUNTER}
+    others = {n: a for n, a in drawn.items() if not _counts_slices(n)}
     return LegalPlacement(
         profile=str(view.attributes[names.DRIVER, names.ATTRIBUTE_PROFILE]),
         start=start,
         width=width,
-        compute=drawn.get(_COMPUTE_COUNTER, 0),
+        compute=drawn.get(names.COUNTER_COMPUTE_SLICES, 0),
         exclusive=tuple(sorted(name for name in others if totals[name] == 1)),
         draws=tuple(
             sorted((name, amount) for name, amount in others.items() if _is_shared(name, totals[name]))
@@ -245,7 +243,11 @@ def _placement(device: Mapping[str, Any], view: DeviceView, totals: Mapping[str,
 
 def _is_shared(counter: str, total: int) -> bool:
     """Whether the counter is an amount that placements share, beside slices and what exists only once."""
-    return total > 1 and counter != _COMPUTE_COUNTER and not counter.startswith(_MEMORY_COUNTER)
+    return total > 1 and not _counts_slices(counter)
+
+
+def _counts_slices(counter: str) -> bool:
+    return counter.startswith(names.COUNTER_MEMORY_SLICE) or counter == names.COUNTER_COMPUTE_SLICES
 
 
 def _amounts(counters: Mapping[str, Any]) -> dict[str, int]:

@@ -93,15 +93,20 @@ class Written:
 
     def remove(self, obj: Mapping[str, Any]) -> None:
         """The object was deleted, by us: it is not shown any more."""
-        self._gone[_life(obj)] = False
         self.forget(_key(obj))
-        while len(self._gone) > _MOST_GONE:
-            del self._gone[next(iter(self._gone))]
+        self._hide(obj)
 
     def forget(self, key: Key) -> None:
-        """The store has no such object."""
-        self._objects.pop(key, None)
+        """The store has no object of that name: what we have written there is gone."""
+        ours = self._objects.pop(key, None)
         self._unseen.discard(key)
+        if ours is not None:
+            self._hide(ours)
+
+    def _hide(self, obj: Mapping[str, Any]) -> None:
+        self._gone[_life(obj)] = False
+        while len(self._gone) > _MOST_GONE:
+            del self._gone[next(iter(self._gone))]
 
     def unseen(self) -> list[Key]:
         """Created objects that the informer has not shown yet."""

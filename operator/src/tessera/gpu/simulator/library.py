@@ -1,9 +1,9 @@
 """The simulated `libnvidia-ml.so.1`: an object whose attributes are NVML's C symbols.
 
 `pynvml` looks functions up by name on its library object. Here `__getattr__` finds the symbol in the
-registry and wraps it: refuse before init, inject faults, refuse lost GPUs; an unknown symbol raises
-AttributeError, which pynvml reports as FUNCTION_NOT_FOUND, as with an old driver. Symbols themselves are
-plain functions in `device_symbols` and `instance_symbols`, registered by `@symbol`.
+registry and wraps it: refuse before init and without permission, inject faults, refuse lost GPUs; an
+unknown symbol raises AttributeError, which pynvml reports as FUNCTION_NOT_FOUND, as with an old driver.
+Symbols themselves are plain functions in the `*_symbols` modules, registered by `@symbol`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tessera.gpu.simulator import device_symbols, instance_symbols
+from tessera.gpu.simulator import device_symbols, instance_symbols, privileges
 from tessera.gpu.simulator.faults import FaultInjector
 from tessera.gpu.simulator.registry import Lost, Missing, Symbol, symbols
 from tessera.gpu.simulator.rules import GPU_IS_LOST, INVALID_ARGUMENT
 from tessera.gpu.simulator.state import Node, StateFile
 
 UNINITIALIZED = 1
+NO_PERMISSION = 4
 _ALWAYS = {"nvmlInitWithFlags", "nvmlInit_v2", "nvmlErrorString"}
 
 __all__ = ["SimulatedLibrary", "device_symbols", "instance_symbols"]
@@ -41,6 +42,8 @@ class _Function:
             return self._body(library, *arguments)
         if not library.references and self._name not in _ALWAYS:
             return UNINITIALIZED
+        if library.privilege < privileges.required(self._name):
+            return NO_PERMISSION
         return library.faults.around(self._name, lambda: self._guarded(arguments))
 
     def _guarded(self, arguments: tuple[Any, ...]) -> int:
@@ -58,6 +61,7 @@ class SimulatedLibrary:
     def __init__(self, state: StateFile) -> None:
         self._state = state
         self.faults = FaultInjector(state.directory)
+        self.privilege = privileges.from_environment()
         self.references = 0
 
     @classmethod

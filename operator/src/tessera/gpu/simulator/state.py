@@ -42,6 +42,7 @@ class Process:
 
     pid: int
     started: int
+    memory_mib: int = 0
 
     def alive(self) -> bool:
         """Whether that very process still runs."""
@@ -79,7 +80,10 @@ class Instance:
 
 @dataclass(slots=True)
 class SimulatedGPU:
-    """A GPU. `serial` numbers every object of the node once, and is what handles carry."""
+    """A GPU. `serial` numbers every object of the node once, and is what handles carry.
+
+    `virtualization` is NVML's mode: 0 bare metal, 1 passed through to a VM, 2 a vGPU inside a VM.
+    """
 
     index: int
     uuid: str
@@ -88,8 +92,20 @@ class SimulatedGPU:
     mig_current: bool = False
     mig_pending: bool = False
     lost: bool = False
+    virtualization: int = 0
     instances: list[Instance] = field(default_factory=list)
     clients: list[Process] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Event:
+    """An Xid error that the driver reported; `number` only grows. Ids of -1: it concerns the whole GPU."""
+
+    number: int
+    gpu: int
+    xid: int
+    gpu_instance: int = -1
+    compute_instance: int = -1
 
 
 @dataclass(slots=True)
@@ -103,6 +119,7 @@ class Node:
     nvml_version: str = "13.580.65.06"
     cuda_version: int = 13000
     version: int = VERSION
+    events: list[Event] = field(default_factory=list)
 
     def next_serial(self) -> int:
         """A number that no object of this node ever had."""
@@ -173,7 +190,8 @@ def _node(data: dict[str, Any]) -> Node:
         )
         for gpu in data["gpus"]
     ]
-    return Node(**{**data, "gpus": gpus})
+    events = [Event(**event) for event in data.get("events", [])]
+    return Node(**{**data, "gpus": gpus, "events": events})
 
 
 class StateFile:
@@ -234,7 +252,9 @@ class StateFile:
             raise DamagedState(self.path, f"has another shape ({error!r})") from error
 
     def _store(self, node: Node) -> None:
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        temporary = self.path.with_suffix(
+            ".tmp"
+        )  # one name: the lock is held, and a killed writer's is reused
         with temporary.open("w", encoding="utf-8") as file:
             json.dump(asdict(node), file, indent=1)
             file.flush()

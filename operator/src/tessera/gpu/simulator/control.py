@@ -10,9 +10,15 @@ from pathlib import Path
 from tessera.gpu.simulator import rules
 from tessera.gpu.simulator.state import Process, StateFile, process_start
 
+_MODES = {"none": rules.BARE_METAL, "passthrough": rules.PASSTHROUGH, "vgpu": rules.VGPU}
 
-def occupy(directory: Path, *, mig_uuid: str, pid: int) -> None:
-    """A process starts to use a MIG device: its instance is in use until the process ends.
+
+class NotPossible(RuntimeError):
+    """The hardware cannot do this now."""
+
+
+def occupy(directory: Path, *, mig_uuid: str, pid: int, memory_mib: int = 0) -> None:
+    """A process starts to use a MIG device and that much of its memory, until the process ends.
 
     Raises `LookupError` when no such device or process exists.
     """
@@ -22,7 +28,7 @@ def occupy(directory: Path, *, mig_uuid: str, pid: int) -> None:
     with StateFile(directory).change() as node:
         for compute in (item for gpu in node.gpus for instance in gpu.instances for item in instance.compute):
             if compute.uuid == mig_uuid:
-                compute.processes.append(Process(pid=pid, started=started))
+                compute.processes.append(Process(pid=pid, started=started, memory_mib=memory_mib))
                 return
     raise LookupError(f"no MIG device {mig_uuid}")
 
@@ -36,16 +42,58 @@ def hold(directory: Path, *, index: int, pid: int) -> None:
         node.gpus[index].clients.append(Process(pid=pid, started=started))
 
 
-def lose(directory: Path, *, index: int) -> None:
-    """The GPU falls off the bus: every call on it answers GPU_IS_LOST until a reset."""
+def virtualize(directory: Path, *, index: int, mode: str) -> None:
+    """Put the GPU into a virtual machine: `passthrough` or `vgpu`; `none` is bare metal.
+
+    Raises `ValueError` for another mode.
+    """
+    if mode not in _MODES:
+        raise ValueError(f"virtualization mode {mode!r}; use {', '.join(_MODES)}")
     with StateFile(directory).change() as node:
-        node.gpus[index].lost = True
+        node.gpus[index].virtualization = _MODES[mode]
+
+
+def lose(directory: Path, *, index: int) -> None:
+    """The GPU falls off the bus (Xid 79): every call on it answers GPU_IS_LOST until a reset."""
+    with StateFile(directory).change() as node:
+        rules.lose(node, node.gpus[index])
+
+
+def report_xid(directory: Path, *, index: int, xid: int, mig_uuid: str = "") -> None:
+    """The driver reports an Xid error: of one MIG device, or of the whole GPU when none is named.
+
+    Raises `LookupError` when the GPU has no such MIG device.
+    """
+    with StateFile(directory).change() as node:
+        gpu = node.gpus[index]
+        if not mig_uuid:
+            rules.report_xid(node, gpu, xid)
+            return
+        for instance in gpu.instances:
+            for compute in instance.compute:
+                if compute.uuid == mig_uuid:
+                    rules.report_xid(node, gpu, xid, instance=instance.id, compute=compute.id)
+                    return
+        raise LookupError(f"no MIG device {mig_uuid} on GPU {index}")
 
 
 def reset(directory: Path, *, index: int) -> None:
-    """Reset one GPU."""
+    """Reset one GPU. Raises `NotPossible` inside a virtual machine, which cannot: reboot it."""
     with StateFile(directory).change() as node:
-        rules.reset(node.gpus[index])
+        gpu = node.gpus[index]
+        if gpu.virtualization != rules.BARE_METAL:
+            raise NotPossible(f"GPU {index} is in a virtual machine and cannot be reset; reboot the machine")
+        rules.reset(gpu)
+
+
+def reload_driver(directory: Path) -> None:
+    """Unload and load the kernel modules of the driver. Raises `NotPossible` while a process uses a GPU."""
+    with StateFile(directory).change() as node:
+        for gpu in node.gpus:
+            if rules.in_use(gpu):
+                raise NotPossible(f"GPU {gpu.index} is in use; end its processes before unloading the driver")
+        for gpu in node.gpus:
+            rules.reload_driver(gpu)
 
 
 def reboot(directory: Path) -> None:

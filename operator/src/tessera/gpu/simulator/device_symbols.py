@@ -196,7 +196,15 @@ def nvmlDeviceSetMigMode(library: Library, device: Any, mode: Any, activation: A
         return INVALID_ARGUMENT
     with library.change() as node:
         gpu = find_gpu(node, device)
+        if gpu.virtualization == rules.VGPU:  # the host decides
+            return NOT_SUPPORTED
         put(activation, rules.set_mig_mode(gpu, enabled=bool(number(mode))))
+    return SUCCESS
+
+
+@symbol
+def nvmlDeviceGetVirtualizationMode(library: Library, device: Any, mode: Any) -> int:
+    put(mode, find_gpu(library.read(), device).virtualization)
     return SUCCESS
 
 

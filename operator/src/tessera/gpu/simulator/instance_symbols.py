@@ -147,7 +147,7 @@ def nvmlDeviceCreateGpuInstanceWithPlacement(
 @symbol
 def nvmlDeviceCreateGpuInstance(library: Library, device: Any, profile_id: Any, instance: Any) -> int:
     gpu = find_gpu(library.read(), device)
-    if not gpu.mig_current:
+    if not rules.can_change(gpu):
         return NOT_SUPPORTED
     try:
         profile = rules.geometry(gpu).profile_by_id(number(profile_id))
@@ -163,6 +163,8 @@ def nvmlDeviceCreateGpuInstance(library: Library, device: Any, profile_id: Any, 
 def nvmlGpuInstanceDestroy(library: Library, instance: Any) -> int:
     with library.change() as node:
         gpu, found = find_instance(node, instance)
+        if not rules.can_change(gpu):
+            return NOT_SUPPORTED
         if found.compute:
             return IN_USE
         gpu.instances.remove(found)

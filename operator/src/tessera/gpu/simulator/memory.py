@@ -19,6 +19,7 @@ class Kind(IntEnum):
     INSTANCE = 2
     COMPUTE = 3
     MIG_DEVICE = 4
+    EVENT_SET = 5
 
 
 def handle(kind: Kind, serial: int) -> int:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tessera.gpu.simulator.memory import Kind, read_handle
 from tessera.gpu.simulator.state import Compute, Instance, Node, SimulatedGPU
+
+if TYPE_CHECKING:
+    from tessera.gpu.simulator.event_symbols import EventSet
 
 
 class Missing(Exception):
@@ -22,6 +25,7 @@ class Library(Protocol):
     """What a symbol may use."""
 
     references: int
+    event_sets: dict[int, EventSet]
 
     def read(self) -> Node:
         """The state, not to be changed."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 
 from tessera.gpu.profiles import GPUModel, Placement, Profile, UnknownProfile, board, model
-from tessera.gpu.simulator.state import Compute, Instance, Node, SimulatedGPU
+from tessera.gpu.simulator.state import Compute, Event, Instance, Node, SimulatedGPU
 
 SUCCESS = 0
 INVALID_ARGUMENT = 2
@@ -22,6 +22,13 @@ RESET_REQUIRED = 16
 IN_USE = 19
 INSUFFICIENT_RESOURCES = 23
 
+BARE_METAL = 0
+PASSTHROUGH = 1
+VGPU = 2
+FELL_OFF_THE_BUS = 79
+"""Xid of a GPU that does not answer any more (NVIDIA's Xid catalogue)."""
+
+_MOST_EVENTS = 256
 _GPU_INSTANCE_IDS = range(1, 15)
 _DRIVER_PREFERENCE = {1: (6, 4, 5, 0, 2, 1, 3), 4: (4, 0)}
 """Start order of the driver's unplaced choice by width in memory slices, on 8-slice boards."""
@@ -60,9 +67,14 @@ def _refuses(gpu: SimulatedGPU, profile: Profile, start: int) -> bool:
     return not profile.no_media and any(other.all_media for other in present)
 
 
+def can_change(gpu: SimulatedGPU) -> bool:
+    """Whether instances can be made and destroyed at all: MIG is on, and this is no vGPU in a VM."""
+    return gpu.mig_current and gpu.virtualization != VGPU
+
+
 def check_create(gpu: SimulatedGPU, *, profile_id: int, start: int, size: int) -> int:
     """What creating a GPU instance at that placement answers."""
-    if not gpu.mig_current:
+    if not can_change(gpu):
         return NOT_SUPPORTED
     try:
         profile = geometry(gpu).profile_by_id(profile_id)
@@ -201,9 +213,35 @@ def reset(gpu: SimulatedGPU) -> None:
     gpu.lost = False
 
 
+def reload_driver(gpu: SimulatedGPU) -> None:
+    """Unload and load the kernel modules: instances vanish; Hopper and newer forget the MIG mode too."""
+    gpu.instances.clear()
+    if board(gpu.model).architecture != "ampere":
+        gpu.mig_current = gpu.mig_pending = False
+
+
+def in_use(gpu: SimulatedGPU) -> bool:
+    """Whether a live process holds the GPU or one of its MIG devices."""
+    return any(client.alive() for client in gpu.clients) or any(
+        compute_in_use(compute) for instance in gpu.instances for compute in instance.compute
+    )
+
+
+def report_xid(node: Node, gpu: SimulatedGPU, xid: int, *, instance: int = -1, compute: int = -1) -> None:
+    """Put an Xid error on record. The oldest go when there are many, as in a driver's ring buffer."""
+    event = Event(node.next_serial(), gpu.serial, xid, gpu_instance=instance, compute_instance=compute)
+    node.events = [*node.events, event][-_MOST_EVENTS:]
+
+
+def lose(node: Node, gpu: SimulatedGPU) -> None:
+    """The GPU falls off the bus, which is Xid 79."""
+    gpu.lost = True
+    report_xid(node, gpu, FELL_OFF_THE_BUS)
+
+
 def reboot(gpu: SimulatedGPU) -> None:
     """Reboot the node: Ampere keeps its MIG mode (InfoROM), Hopper and newer lose it."""
-    reset(gpu)
+    reset(gpu)  # a VM can reboot where it cannot reset
     gpu.clients.clear()
     if board(gpu.model).architecture != "ampere":
         gpu.mig_current = gpu.mig_pending = False

@@ -55,6 +55,12 @@ class MoveRules:
             )
         return MovePlanner(policy)
 
+    def budget_for(self, *, gpus: int) -> MoveBudget | None:
+        """The account of the ration, on so many GPUs; None without a ration."""
+        if self.moves_per_100 is None:
+            return None
+        return MoveBudget(gpus=gpus, rule=BudgetRule(moves_per_100=self.moves_per_100))
+
 
 RanFor = Callable[[Hashable], float | None]
 """For how many seconds what runs there has run since it was (re)started; None: it may not be moved."""
@@ -70,11 +76,8 @@ class RationedPlanner:
         self._most_victims = rules.most_victims
         self._costs = costs
         self._planner = rules.planner_for(policy)
-        self._budget: MoveBudget | None = None
-        self._price = PlanPrice()
-        if rules.moves_per_100 is not None:
-            self._budget = MoveBudget(gpus=gpus, rule=BudgetRule(moves_per_100=rules.moves_per_100))
-            self._price = UNDER_BUDGET
+        self._budget = rules.budget_for(gpus=gpus)
+        self._price = PlanPrice() if self._budget is None else UNDER_BUDGET
 
     def accepted(self) -> None:
         """A request was accepted."""

@@ -58,7 +58,7 @@ def test_absent_profiles_are_not_supported_and_the_end_of_the_list_is_an_invalid
 
 def test_a_struct_of_another_version_is_refused(gpu: Any) -> None:
     info = pynvml.c_nvmlGpuInstanceProfileInfo_v2_t()
-    info.version = 0x03000098
+    info.version = 0x04000098
     function = pynvml._nvmlGetFunctionPointer("nvmlDeviceGetGpuInstanceProfileInfoV")
     assert function(gpu, 0, ctypes.byref(info)) == pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH
 

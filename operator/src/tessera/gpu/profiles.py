@@ -77,6 +77,11 @@ class Profile:
         """Whether this profile has no media engine at all (`-me`)."""
         return self.name.endswith("-me")
 
+    @property
+    def graphics(self) -> bool:
+        """Whether programs on this profile can use graphics APIs (`+gfx`)."""
+        return self.name.endswith("+gfx")
+
     def placements(self) -> tuple[Placement, ...]:
         """Every legal placement, by start."""
         return tuple(Placement(self, start) for start in self.starts)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pynvml
+
 from tessera.gpu import faults as catalogue
 from tessera.gpu.profiles import board
 from tessera.gpu.simulator import rules
@@ -24,6 +26,8 @@ from tessera.gpu.simulator.registry import Library, find_compute, find_gpu, is_m
 from tessera.gpu.simulator.rules import INVALID_ARGUMENT, NOT_FOUND, NOT_SUPPORTED, SUCCESS
 
 INSUFFICIENT_SIZE = 7
+VERSION_MISMATCH = 25
+_MEMORY_V2 = pynvml.nvmlMemory_v2
 _ARCHITECTURES = {"ampere": 7, "ada": 8, "hopper": 9, "blackwell": 10}
 _MIB = 1024 * 1024
 
@@ -166,11 +170,22 @@ def nvmlDeviceGetMemoryInfo(library: Library, device: Any, info: Any) -> int:
     node = library.read()
     if is_mig_device(device):
         gpu, instance, _ = find_compute(node, device, Kind.MIG_DEVICE)
-        mib = rules.nominal_memory_mib(gpu, rules.geometry(gpu).profile_by_id(instance.profile_id))
+        total = rules.nominal_memory_mib(gpu, rules.geometry(gpu).profile_by_id(instance.profile_id))
+        used = rules.used_memory_mib(instance)
     else:
-        mib = board(find_gpu(node, device).model).memory_mib
-    put_struct(info, total=mib * _MIB, free=mib * _MIB, used=0)
+        gpu = find_gpu(node, device)
+        total = board(gpu.model).memory_mib
+        used = sum(client.memory_mib for client in gpu.clients if client.alive())
+        used += sum(rules.used_memory_mib(instance) for instance in gpu.instances)
+    put_struct(info, total=total * _MIB, free=(total - used) * _MIB, used=used * _MIB, reserved=0)
     return SUCCESS
+
+
+@symbol
+def nvmlDeviceGetMemoryInfo_v2(library: Library, device: Any, info: Any) -> int:
+    if target(info).version != _MEMORY_V2:
+        return VERSION_MISMATCH
+    return int(nvmlDeviceGetMemoryInfo(library, device, info))
 
 
 @symbol
@@ -276,28 +291,28 @@ def nvmlDeviceGetAttributes_v2(library: Library, mig_device: Any, attributes: An
 @symbol
 def nvmlDeviceGetComputeRunningProcesses_v3(library: Library, device: Any, count: Any, infos: Any) -> int:
     node = library.read()
+    none = 0xFFFFFFFF
     if is_mig_device(device):
         _, instance, compute = find_compute(node, device, Kind.MIG_DEVICE)
-        running = [(process.pid, instance.id, compute.id) for process in compute.processes if process.alive()]
+        running = [(process, instance.id, compute.id) for process in compute.processes]
     else:
         gpu = find_gpu(node, device)
-        none = 0xFFFFFFFF
-        running = [(process.pid, none, none) for process in gpu.clients if process.alive()]
+        running = [(process, none, none) for process in gpu.clients]
         running += [
-            (process.pid, instance.id, compute.id)
+            (process, instance.id, compute.id)
             for instance in gpu.instances
             for compute in instance.compute
             for process in compute.processes
-            if process.alive()
         ]
+    running = [entry for entry in running if entry[0].alive()]
     room = number(target(count))
     put(count, len(running))
     if len(running) > room or (running and is_null(infos)):
         return INSUFFICIENT_SIZE
-    for position, (pid, gpu_instance, compute_instance) in enumerate(running):
+    for position, (process, gpu_instance, compute_instance) in enumerate(running):
         entry = target(infos)[position]
-        entry.pid = pid
-        entry.usedGpuMemory = 0
+        entry.pid = process.pid
+        entry.usedGpuMemory = process.memory_mib * _MIB
         entry.gpuInstanceId = gpu_instance
         entry.computeInstanceId = compute_instance
     return SUCCESS

@@ -20,7 +20,7 @@ from tessera.gpu.simulator.memory import (
     put_struct,
     target,
 )
-from tessera.gpu.simulator.registry import Library, find_compute, find_gpu, find_instance, symbol
+from tessera.gpu.simulator.registry import Library, find_gpu, find_instance, symbol
 from tessera.gpu.simulator.rules import (
     IN_USE,
     INSUFFICIENT_RESOURCES,
@@ -34,9 +34,10 @@ from tessera.gpu.simulator.state import SimulatedGPU
 INSUFFICIENT_SIZE = 7
 VERSION_MISMATCH = 25
 _GPU_PROFILE_COUNT = pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT
-_COMPUTE_PROFILE_COUNT = pynvml.NVML_COMPUTE_INSTANCE_PROFILE_COUNT
-_GPU_PROFILE_V2 = pynvml.nvmlGpuInstanceProfileInfo_v2
-_COMPUTE_PROFILE_V2 = pynvml.nvmlComputeInstanceProfileInfo_v2
+_VERSIONS = (pynvml.nvmlGpuInstanceProfileInfo_v2, 0x03000098)
+"""Struct versions 2 and 3: the size in bytes, and the number in the highest byte."""
+
+_GRAPHICS = 2  # NVML_GPU_INSTANCE_PROFILE_CAPS_GFX; peer to peer (1) exists between no two instances
 
 
 def _put_profile(gpu: SimulatedGPU, profile: Profile, info: Any) -> int:
@@ -53,6 +54,7 @@ def _put_profile(gpu: SimulatedGPU, profile: Profile, info: Any) -> int:
         jpegCount=profile.jpeg_engines or 0,
         ofaCount=profile.optical_flow_engines or 0,
         memorySizeMB=rules.nominal_memory_mib(gpu, profile),
+        capabilities=_GRAPHICS if profile.graphics else 0,
         name=f"MIG {profile.name}".encode(),
     )
     return SUCCESS
@@ -71,7 +73,7 @@ def nvmlDeviceGetGpuInstanceProfileInfo(library: Library, device: Any, enum: Any
 
 @symbol
 def nvmlDeviceGetGpuInstanceProfileInfoV(library: Library, device: Any, enum: Any, info: Any) -> int:
-    if target(info).version != _GPU_PROFILE_V2:
+    if target(info).version not in _VERSIONS:
         return VERSION_MISMATCH
     return int(nvmlDeviceGetGpuInstanceProfileInfo(library, device, enum, info))
 
@@ -81,7 +83,7 @@ def nvmlDeviceGetGpuInstanceProfileInfoByIdV(
     library: Library, device: Any, profile_id: Any, info: Any
 ) -> int:
     gpu = find_gpu(library.read(), device)
-    if target(info).version != _GPU_PROFILE_V2:
+    if target(info).version not in _VERSIONS:
         return VERSION_MISMATCH
     try:
         return _put_profile(gpu, rules.geometry(gpu).profile_by_id(number(profile_id)), info)
@@ -204,111 +206,4 @@ def nvmlGpuInstanceGetInfo(library: Library, instance: Any, info: Any) -> int:
     struct.profileId = found.profile_id
     struct.placement.start = found.start
     struct.placement.size = found.size
-    return SUCCESS
-
-
-@symbol
-def nvmlGpuInstanceGetComputeInstanceProfileInfo(
-    library: Library, instance: Any, enum: Any, engines: Any, info: Any
-) -> int:
-    gpu, found = find_instance(library.read(), instance)
-    if number(enum) >= _COMPUTE_PROFILE_COUNT or number(engines) != 0:
-        return INVALID_ARGUMENT
-    compute = rules.compute_profiles(gpu, found).get(number(enum))
-    if compute is None:
-        return NOT_SUPPORTED
-    profile_id, width = compute
-    profile = rules.geometry(gpu).profile_by_id(found.profile_id)
-    put_struct(
-        info,
-        id=profile_id,
-        sliceCount=width,
-        instanceCount=len(rules.compute_starts(gpu, found, width)),
-        multiprocessorCount=(profile.multiprocessors or 0) * width // profile.compute_slices,
-        sharedCopyEngineCount=profile.copy_engines or 0,
-        sharedDecoderCount=profile.decoders or 0,
-        sharedEncoderCount=profile.encoders or 0,
-        sharedJpegCount=profile.jpeg_engines or 0,
-        sharedOfaCount=profile.optical_flow_engines or 0,
-        name=(
-            f"MIG {profile.name}" if width == profile.compute_slices else f"MIG {width}c.{profile.name}"
-        ).encode(),
-    )
-    return SUCCESS
-
-
-@symbol
-def nvmlGpuInstanceGetComputeInstanceProfileInfoV(
-    library: Library, instance: Any, enum: Any, engines: Any, info: Any
-) -> int:
-    if target(info).version != _COMPUTE_PROFILE_V2:
-        return VERSION_MISMATCH
-    return int(nvmlGpuInstanceGetComputeInstanceProfileInfo(library, instance, enum, engines, info))
-
-
-@symbol
-def nvmlGpuInstanceCreateComputeInstance(
-    library: Library, instance: Any, profile_id: Any, compute: Any
-) -> int:
-    with library.change() as node:
-        gpu, found = find_instance(node, instance)
-        widths = dict(rules.compute_profiles(gpu, found).values())
-        width = widths.get(number(profile_id))
-        if width is None:
-            return INVALID_ARGUMENT
-        start = rules.free_compute_start(gpu, found, width)
-        if start is None:
-            return INSUFFICIENT_RESOURCES
-        created = rules.create_compute(
-            node, gpu, found, profile_id=number(profile_id), start=start, size=width
-        )
-        put_handle(compute, handle(Kind.COMPUTE, created.serial))
-    return SUCCESS
-
-
-@symbol
-def nvmlGpuInstanceGetComputeInstances(
-    library: Library, instance: Any, profile_id: Any, computes: Any, count: Any
-) -> int:
-    _, found = find_instance(library.read(), instance)
-    handles = [
-        handle(Kind.COMPUTE, item.serial) for item in found.compute if item.profile_id == number(profile_id)
-    ]
-    put_handles(computes, handles)
-    put(count, len(handles))
-    return SUCCESS
-
-
-@symbol
-def nvmlGpuInstanceGetComputeInstanceById(
-    library: Library, instance: Any, compute_id: Any, compute: Any
-) -> int:
-    _, found = find_instance(library.read(), instance)
-    for item in found.compute:
-        if item.id == number(compute_id):
-            put_handle(compute, handle(Kind.COMPUTE, item.serial))
-            return SUCCESS
-    return NOT_FOUND
-
-
-@symbol
-def nvmlComputeInstanceGetInfo_v2(library: Library, compute: Any, info: Any) -> int:
-    _, instance, found = find_compute(library.read(), compute)
-    struct = target(info)
-    put_handle(field(struct, "device"), handle(Kind.MIG_DEVICE, found.serial))
-    put_handle(field(struct, "gpuInstance"), handle(Kind.INSTANCE, instance.serial))
-    struct.id = found.id
-    struct.profileId = found.profile_id
-    struct.placement.start = found.start
-    struct.placement.size = found.size
-    return SUCCESS
-
-
-@symbol
-def nvmlComputeInstanceDestroy(library: Library, compute: Any) -> int:
-    with library.change() as node:
-        _, instance, found = find_compute(node, compute)
-        if rules.compute_in_use(found):
-            return IN_USE
-        instance.compute.remove(found)
     return SUCCESS

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tessera.gpu.simulator import device_symbols, event_symbols, instance_symbols, privileges
+from tessera.gpu.simulator import compute_symbols, device_symbols, event_symbols, instance_symbols, privileges
 from tessera.gpu.simulator.faults import FaultInjector
 from tessera.gpu.simulator.registry import Lost, Missing, Symbol, symbols
 from tessera.gpu.simulator.rules import GPU_IS_LOST, INVALID_ARGUMENT
@@ -23,7 +23,7 @@ UNINITIALIZED = 1
 NO_PERMISSION = 4
 _ALWAYS = {"nvmlInitWithFlags", "nvmlInit_v2", "nvmlErrorString"}
 
-__all__ = ["SimulatedLibrary", "device_symbols", "event_symbols", "instance_symbols"]
+__all__ = ["SimulatedLibrary", "compute_symbols", "device_symbols", "event_symbols", "instance_symbols"]
 
 
 class _Function:

@@ -148,12 +148,13 @@ def compute_starts(gpu: SimulatedGPU, instance: Instance, width: int) -> tuple[i
     return tuple(range(0, whole - width + 1, width))
 
 
-def free_compute_start(gpu: SimulatedGPU, instance: Instance, width: int) -> int | None:
-    """The lowest legal start whose compute slices are free."""
-    for start in compute_starts(gpu, instance, width):
-        if all(start + width <= item.start or item.start + item.size <= start for item in instance.compute):
-            return start
-    return None
+def free_compute_starts(gpu: SimulatedGPU, instance: Instance, width: int) -> list[int]:
+    """The legal starts whose compute slices are free, lowest first."""
+    return [
+        start
+        for start in compute_starts(gpu, instance, width)
+        if all(start + width <= item.start or item.start + item.size <= start for item in instance.compute)
+    ]
 
 
 def create_compute(
@@ -224,6 +225,13 @@ def in_use(gpu: SimulatedGPU) -> bool:
     """Whether a live process holds the GPU or one of its MIG devices."""
     return any(client.alive() for client in gpu.clients) or any(
         compute_in_use(compute) for instance in gpu.instances for compute in instance.compute
+    )
+
+
+def used_memory_mib(instance: Instance) -> int:
+    """Memory that live processes use in a GPU instance; its compute instances share one memory."""
+    return sum(
+        process.memory_mib for compute in instance.compute for process in compute.processes if process.alive()
     )
 
 

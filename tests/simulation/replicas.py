@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 
 from simulation.cluster_actors import Cluster, wall_clock
 from simulation.faulty_client import Faults, SimulatedClient
@@ -55,6 +56,21 @@ class Replicas:
         client.kill()
         # Kept, so that nothing of it is collected and comes to life again in doing so.
         self._dead.append((client, self._tasks.pop(identity)))
+
+    def suffer(self, fault: str, rng: random.Random) -> None:
+        """One is killed ("kill"), the leader is stopped ("stop"), or all that were stopped go on ("go")."""
+        match fault:
+            case "kill" if self.clients:
+                self.kill(rng.choice(sorted(self.clients)))
+            case "stop" if self.leader() in self.clients:
+                self.clients[self.leader()].pause()
+            case "go":
+                self.resume()
+
+    def resume(self) -> None:
+        """All that were stopped go on."""
+        for client in self.clients.values():
+            client.resume()
 
     def bury_the_dead(self) -> None:
         for identity in [i for i, client in self.clients.items() if client.dead.is_set()]:

@@ -149,8 +149,7 @@ async def storm(seed: int) -> None:
             replicas.start()
     faults.stop()
     cluster.refusals = 0.0
-    for client in replicas.clients.values():
-        client.resume()
+    replicas.resume()
     await asyncio.sleep(CALM_SECONDS)
     assert cluster.evicted, "no move was tried, so nothing was tested"
     assert_moves_kept_the_rules(cluster)
@@ -190,13 +189,8 @@ def _disturb(cluster: MovingCluster, replicas: Replicas, rng: random.Random, num
             del cluster.jobs[name]
             for pod in cluster.pods_of(name):
                 cluster.delete_pod(pod["metadata"]["name"])
-        case "kill" if replicas.clients:
-            replicas.kill(rng.choice(sorted(replicas.clients)))
-        case "stop" if replicas.leader() in replicas.clients:
-            replicas.clients[replicas.leader()].pause()
-        case "go":
-            for client in replicas.clients.values():
-                client.resume()
+        case "kill" | "stop" | "go" as fault:
+            replicas.suffer(fault, rng)
         case "slow":
             cluster.longest_end_seconds = rng.choice([1.0, 10.0])
 

@@ -35,8 +35,7 @@ async def storm(seed: int) -> None:
         for _ in range(2 - len(replicas.clients)):
             replicas.start()
     faults.stop()
-    for client in replicas.clients.values():
-        client.resume()
+    replicas.resume()
     cluster.bind_delay_seconds = 0.2
     await asyncio.sleep(CALM_SECONDS)
     assert cluster.allocations > 5
@@ -75,13 +74,8 @@ def _disturb(cluster: Cluster, replicas: Replicas, rng: random.Random, made: ite
                 cluster.finish(name)
             else:
                 cluster.delete_pod(name)
-        case "kill" if replicas.clients:
-            replicas.kill(rng.choice(sorted(replicas.clients)))
-        case "stop" if replicas.leader() in replicas.clients:
-            replicas.clients[replicas.leader()].pause()
-        case "go":
-            for client in replicas.clients.values():
-                client.resume()
+        case "kill" | "stop" | "go" as fault:
+            replicas.suffer(fault, rng)
         case "bind":
             # kube-scheduler restarts, or is back.
             cluster.bind_delay_seconds = rng.choice([0.2, 8.0])

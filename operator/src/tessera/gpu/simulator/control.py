@@ -42,6 +42,16 @@ def hold(directory: Path, *, index: int, pid: int) -> None:
         node.gpus[index].clients.append(Process(pid=pid, started=started))
 
 
+def publish_capabilities(directory: Path) -> Path:
+    """Write the node's `/proc/driver/nvidia*` and `/dev/nvidia-caps` below the directory that is returned.
+
+    From then on the files follow the instances.
+    """
+    state = StateFile(directory)
+    state.publish()
+    return state.root
+
+
 def virtualize(directory: Path, *, index: int, mode: str) -> None:
     """Put the GPU into a virtual machine: `passthrough` or `vgpu`; `none` is bare metal.
 

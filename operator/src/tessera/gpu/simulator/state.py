@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.gpu.profiles import board
+from tessera.gpu.simulator import capabilities
 
 log = logging.getLogger(__name__)
 
@@ -210,6 +211,7 @@ class StateFile:
             if self.path.exists():
                 node = self._load()
                 if [gpu.model for gpu in node.gpus] == [model] * count:
+                    self._follow(node)
                     return
                 log.warning("simulated hardware changes to %d x %s; all instances are gone", count, model)
             self._store(new_node(model=model, count=count, seed=seed))
@@ -229,6 +231,21 @@ class StateFile:
             node = self._load()
             yield node
             self._store(node)
+
+    @property
+    def root(self) -> Path:
+        """Where this node's `/proc` and `/dev` are, once `publish` has made them."""
+        return self.directory / "root"
+
+    def publish(self) -> None:
+        """Write the capability files below `root`; from now on they follow the instances."""
+        with self._locked():
+            capabilities.publish(self.root, self._load())
+
+    def _follow(self, node: Node) -> None:
+        """A process killed before this leaves old files; the next change or start brings them in step."""
+        if capabilities.published(self.root):
+            capabilities.publish(self.root, node)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -265,3 +282,4 @@ class StateFile:
             os.fsync(directory)
         finally:
             os.close(directory)
+        self._follow(node)

@@ -34,7 +34,14 @@ from tessera.local.ports import free_ports
 from tessera.scheduler.loop import Scheduler, Settings
 from tessera.scheduler.planner import Planner
 
-SETTINGS = Settings(lease_namespace="tessera-system", identity="bench", settle_seconds=0.0)
+SETTINGS = Settings(
+    lease_namespace="tessera-system",
+    identity="bench",
+    settle_seconds=0.0,
+    # Older versions read thousands of GPUs in one piece, longer than the Lease lasts.
+    lease_seconds=600.0,
+    renew_deadline_seconds=500.0,
+)
 QUIET_ROUNDS = 20
 LONE_PODS = 20
 BURST = 1_000

@@ -12,7 +12,8 @@ from tessera.agent.devices import Owner, slices_for
 from tessera.boards import every_profile, geometry_for
 from tessera.gpu.driver import GPU
 from tessera.gpu.profiles import models
-from tessera.scheduler.inventory import InventoryReader, PublishedGpu
+from tessera.scheduler.inventory import PublishedGpu
+from tessera.scheduler.published import InventoryReader
 
 
 def published(name: str) -> tuple[PublishedGpu, list[dict[str, int]], dict[str, int]]:

@@ -51,6 +51,9 @@ class NothingFollowed:
     async def start(self) -> None:
         await self.listed.wait()
 
+    async def read_devices(self, reader: object) -> None:
+        """There are none."""
+
     async def stop(self) -> None:
         """Nothing runs."""
 

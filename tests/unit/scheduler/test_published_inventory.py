@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tessera.scheduler.inventory import Inventory, InventoryReader
+from tessera.scheduler.inventory import Inventory
+from tessera.scheduler.published import InventoryReader
 
 Publish = Callable[..., list[dict[str, Any]]]
 

@@ -28,12 +28,13 @@ from tessera.kube.resources import (
     Resource,
 )
 from tessera.scheduler.reserves import has_rules
-from tessera.scheduler.snapshot import News, Written
+from tessera.scheduler.snapshot import News, SnapshotReader, Written
 
 _log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 60.0
 _GPU_NODES_SECONDS = 30.0
+_SLICES_AT_ONCE = 250
 
 
 class Followed:
@@ -128,6 +129,15 @@ class Following:
             partitions=self._partitions.informer.items(),
             gpu_nodes=gpu_nodes,
         )
+
+    async def read_devices(self, reader: SnapshotReader) -> None:
+        """Let a new reader read the devices. Thousands of GPUs take seconds, in which others must have their
+        turn: the Lease is to be renewed.
+        """
+        slices = list(self.slices.take().items())
+        for at in range(0, len(slices), _SLICES_AT_ONCE):
+            reader.read_devices(dict(slices[at : at + _SLICES_AT_ONCE]))
+            await asyncio.sleep(0)
 
     def start_over(self) -> None:
         """Let the next news tell everything, for a reader that knows nothing yet."""

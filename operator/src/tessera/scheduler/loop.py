@@ -134,6 +134,7 @@ class Scheduler:
             clock=self._clock,
         )
         planner, reader = self._new_planner(), SnapshotReader()
+        await follow.read_devices(reader)
         gauges, gauges_at = StateGauges(), float("-inf")
         # From here on: the first round may be the one that hangs.
         self._round_ended_at = self._monotonic()
@@ -171,6 +172,7 @@ class Scheduler:
                 # Nobody knows how far the books got.
                 planner, reader = self._new_planner(), SnapshotReader()
                 follow.start_over()
+                await follow.read_devices(reader)
             self._round_ended_at = self._monotonic()
             await self._wait(at_least=max(_GATHER_SECONDS, planning_seconds))
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from tessera.scheduler.changes import Changes, Table, differing
 from tessera.scheduler.classes import NO_OBJECTS, Classes, ClassReader
-from tessera.scheduler.inventory import Inventory, InventoryReader
+from tessera.scheduler.inventory import Inventory
 from tessera.scheduler.objects import Claim, Key, Node, Pod, read_claim, read_node, read_pod
+from tessera.scheduler.published import InventoryReader
 from tessera.scheduler.reserves import PartitionReserves, ReserveReader
 from tessera.scheduler.selectors import SelectorCache
 
@@ -204,6 +205,12 @@ class SnapshotReader:
             gpu_nodes=list(gpu_nodes),
         )
         return self.update(news, now=now)
+
+    def read_devices(self, slices: Mapping[Key, Mapping[str, Any] | None]) -> None:
+        """Read a part of the ResourceSlices before the snapshot of which they will be: all of a large cluster
+        take seconds.
+        """
+        self._inventory.take_note(slices)
 
     def update(self, news: News, *, now: float) -> Snapshot:
         """The snapshot after these changes."""

@@ -68,6 +68,13 @@ async def refused(cluster: MovesCluster) -> None:
     await until(told, what="the refusal of the wide pod")
 
 
+async def begun(cluster: MovesCluster) -> None:
+    async def held() -> bool:
+        return len(await cluster.placeholders()) == 1 and bool(await cluster.room_of("wide"))
+
+    await until(held, what="a place held and a room kept")
+
+
 async def test_a_pod_that_fits_nowhere_gets_room_and_the_victim_another_place(
     cluster: MovesCluster, admin: KubeClient
 ) -> None:
@@ -101,11 +108,7 @@ async def test_a_disruption_budget_that_forbids_it_ends_the_move_and_everybody_s
     async with replica(admin, cluster.namespace, clock):
         await cluster.earn(2)
         await ask_for_a_half(cluster)
-
-        async def held() -> bool:
-            return len(await cluster.placeholders()) == 1 and bool(await cluster.room_of("wide"))
-
-        await until(held, what="a place held and a room kept")
+        await begun(cluster)
         # A minute of refused evictions.
         clock.ahead_seconds = 61.0
         await cluster.settled()
@@ -126,11 +129,7 @@ async def test_a_replacement_that_never_comes_is_not_waited_for_past_the_deadlin
     async with replica(admin, cluster.namespace, clock):
         await cluster.earn(2)
         await ask_for_a_half(cluster)
-
-        async def held() -> bool:
-            return len(await cluster.placeholders()) == 1 and bool(await cluster.room_of("wide"))
-
-        await until(held, what="a place held and a room kept")
+        await begun(cluster)
         await admin.delete(JOBS, "spread", namespace=cluster.namespace, propagation="Background")
         await cluster.running("wide")
         # Somebody might still make the replacement.

@@ -108,6 +108,8 @@ def main() -> None:
             pool = pool_decisions(workload, cluster)
             figures, _ = measure(workload, cluster, outcome, pool=pool, costs=MoveCosts())
             spent = rules.milliseconds
+            if len(spent) < 2:
+                parser.error(f"{name}, seed {seed}: {arrivals} arrivals do not fill the cluster")
             runs.append(
                 {
                     "gap_to_pool_pct": figures["gap_to_pool_pct"],

@@ -28,6 +28,7 @@ COMMANDS: dict[str, Target] = {
     "top": Target("tessera.cli.top:command", "Show the mosaic of slices and the progress of jobs."),
     "simulate": Target("tessera.cli.simulate:command", "Try placement policies on workloads, offline."),
     "pack": Target("tessera.cli.pack:command", "The fewest GPUs for a list of requests or services."),
+    "gpu": Target("tessera.cli.gpu:command", "Show and change the layout of this machine's GPUs."),
     "explain": Target("tessera.cli.explain:command", "Say why a pod has no slice yet, and what would help."),
     "generate": Target("tessera.cli.generate:command", "Write the generated files: CRDs, schemas, tables."),
     "demo": Target("tessera.cli.demo:command", "Run the demonstration on a local cluster."),

@@ -40,7 +40,7 @@ def render(frame: Frame, *, width: int = 80) -> RenderableType:
             _note("No GPUNode: no agent runs. Label GPU nodes and install the chart, or run `make demo`.")
         )
     else:
-        parts += [Text(), _legend()]
+        parts += [Text(), legend(_LEGEND)]
     parts += [Text(), _heading("TRAINING JOBS", width)]
     for job in frame.jobs:
         parts += _job(job, colours[job.key], width)
@@ -94,16 +94,21 @@ def _node(node: Node, colours: Mapping[str, str], width: int) -> list[Renderable
     if node.problem:
         parts.append(_reason_line(node.problem, BAD))
     for gpu in node.gpus:
-        parts += _gpu(gpu, colours, width)
+        parts += gpu_rows(gpu, colours, width)
     return parts
 
 
-def _gpu(gpu: GPU, colours: Mapping[str, str], width: int) -> list[RenderableType]:
+def gpu_rows(
+    gpu: GPU, colours: Mapping[str, str], width: int, *, label: str = "", room: bool = True
+) -> list[RenderableType]:
+    """One GPU: two lines of tiles behind a label (default: its index), and, with `room`, what is left."""
     if not gpu.memory_slices:
         return [_note(f"GPU {gpu.index}: no MIG slices ({gpu.mig_mode or 'MIG mode unknown'})")]
     pitch = (width - LABEL_WIDTH - 1) // gpu.memory_slices
     upper = Text(no_wrap=True)
-    upper.append(f" GPU {gpu.index}".ljust(LABEL_WIDTH), "bold" if gpu.healthy else f"bold {BAD}")
+    upper.append(
+        f" {label or f'GPU {gpu.index}'}".ljust(LABEL_WIDTH), "bold" if gpu.healthy else f"bold {BAD}"
+    )
     lower = Text(" " * LABEL_WIDTH, no_wrap=True)
     tiles = {tile.start: tile for tile in gpu.tiles}
     position = 0
@@ -115,7 +120,7 @@ def _gpu(gpu: GPU, colours: Mapping[str, str], width: int) -> list[RenderableTyp
         upper.append_text(first).append(" ")
         lower.append_text(second).append(" ")
         position += span
-    return [upper, lower, _room(gpu)]
+    return [upper, lower, _room(gpu)] if room else [upper, lower]
 
 
 def _room(gpu: GPU) -> Text:
@@ -157,16 +162,19 @@ def _fit(words: str, columns: int) -> str:
     return words.ljust(columns) if len(words) <= columns else words[: columns - 1] + "…"
 
 
-def _legend() -> Text:
-    parts: Sequence[tuple[str, str, str]] = (
-        ("▎  ", f"{INK} on {PALETTE[0]}", "in use"),
-        ("▎  ", f"{PALETTE[0]} on {ALLOCATED}", "being cut"),
-        ("▎  ", WARM, "warm"),
-        ("▎  ", FOREIGN, "foreign"),
-        ("░░░", FREE, "free"),
-    )
+_LEGEND = (
+    ("▎  ", f"{INK} on {PALETTE[0]}", "in use"),
+    ("▎  ", f"{PALETTE[0]} on {ALLOCATED}", "being cut"),
+    ("▎  ", WARM, "warm"),
+    ("▎  ", FOREIGN, "foreign"),
+    ("░░░", FREE, "free"),
+)
+
+
+def legend(entries: Sequence[tuple[str, str, str]]) -> Text:
+    """One line that says what the tiles mean: (swatch, style, words) of each."""
     line = Text(" " * LABEL_WIDTH, no_wrap=True, overflow="ellipsis")
-    for swatch, style, words in parts:
+    for swatch, style, words in entries:
         line.append(swatch, style).append(f" {words}  ", FAINT)
     return line
 

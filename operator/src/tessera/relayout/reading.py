@@ -1,0 +1,79 @@
+"""What the driver says about every GPU, as the values that plans are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tessera.boards import every_profile, geometry_of_model
+from tessera.gpu.driver import GPU, Driver, GPUInstance, Inventory
+from tessera.gpu.faults import NVMLFault
+from tessera.placement.geometry import Geometry
+from tessera.relayout.plan import Standing
+
+_NOT_FOUND = 6
+
+
+@dataclass(frozen=True, slots=True)
+class ReadGPU:
+    """A GPU, its instances with the processes inside, and the processes that hold the GPU as a whole."""
+
+    gpu: GPU
+    standing: tuple[Standing, ...]
+    pids: tuple[int, ...]
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """What the GPU allows; None where it cannot do MIG or does not answer."""
+        if self.gpu.model is None or not self.gpu.model.profiles:
+            return None
+        return geometry_of_model(self.gpu.model, profiles=every_profile(self.gpu.model))
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Everything at one moment."""
+
+    inventory: Inventory
+    gpus: tuple[ReadGPU, ...]
+    simulated: bool
+
+
+async def read_machine(driver: Driver) -> Machine:
+    """Ask the driver for everything. Raises `NVMLFault` when it does not answer at all."""
+    inventory = await driver.inventory()
+    gpus = tuple([await _read_gpu(driver, gpu) for gpu in inventory.gpus])
+    return Machine(inventory=inventory, gpus=gpus, simulated=driver.simulated)
+
+
+async def _read_gpu(driver: Driver, gpu: GPU) -> ReadGPU:
+    if gpu.fault or gpu.model is None:
+        return ReadGPU(gpu=gpu, standing=(), pids=())
+    standing = tuple([await _read_instance(driver, gpu, instance) for instance in gpu.instances])
+    inside = {pid for instance in standing for pid in instance.pids}
+    everyone = await driver.processes(gpu.uuid)
+    return ReadGPU(gpu=gpu, standing=standing, pids=tuple(pid for pid in everyone if pid not in inside))
+
+
+async def _read_instance(driver: Driver, gpu: GPU, instance: GPUInstance) -> Standing:
+    assert gpu.model is not None
+    return Standing(
+        profile=gpu.model.profile_name(instance.profile_id),
+        profile_id=instance.profile_id,
+        start=instance.start,
+        size=instance.size,
+        compute_instances=len(instance.compute),
+        uuids=tuple(compute.uuid for compute in instance.compute),
+        pids=await pids_in(driver, instance),
+    )
+
+
+async def pids_in(driver: Driver, instance: GPUInstance) -> tuple[int, ...]:
+    """The processes that run in an instance; none in one that has just gone."""
+    found: set[int] = set()
+    for compute in instance.compute:
+        try:
+            found.update(await driver.processes(compute.uuid))
+        except NVMLFault as fault:
+            if fault.code != _NOT_FOUND:
+                raise
+    return tuple(sorted(found))

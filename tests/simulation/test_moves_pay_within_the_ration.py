@@ -57,7 +57,7 @@ def test_moves_gain_more_than_a_point_and_keep_the_ration(mix: str) -> None:
         for rules in (MoveRules(), MoveRules(most_victims=2, moves_per_100=5.0))
     ]
     without, moved = (accepted_slices(workload, cluster, outcome) for outcome in outcomes)
-    # Over 40,000 arrivals the gain is 2 to 3 points (docs/moves.md).
+    # Over 40,000 arrivals on 100 GPUs it is about 2 points (docs/results/online.md).
     assert 100 * (moved - without) / offered_slices(workload, cluster) > 1.0
     moves = [len(outcomes[1].relocations.get(request, ())) for request in range(len(workload))]
     accepted = accumulate(place is not None for place in outcomes[1].placed)

@@ -29,7 +29,7 @@ from tessera.scheduler.moving.victims import identity_of, is_replaceable
 from tessera.scheduler.objects import Claim, Pod
 from tessera.scheduler.occupancy import Holder
 from tessera.scheduler.placing import Placing, Wanted
-from tessera.scheduler.refusals import Unserved
+from tessera.scheduler.refusals import NotYet, Unserved
 from tessera.scheduler.units import Unit
 
 ASK_AGAIN_SECONDS = 5.0
@@ -155,13 +155,14 @@ class Moving:
 
     def _place_on_target(self, pod: Pod, claim: Claim, place: Only) -> PodPlacement | None:
         placing = self._now.placing
-        placing.wanted(pod)  # Raises NotYet while its claim is still to be made.
         holder = _holder_of(claim)
         placing.state.release(holder)
         try:
             placed = placing.place(pod, only=place)
-        except Unserved:
+        except (Unserved, NotYet) as refused:
             placing.state.occupy(placing.state.gpus[place.gpu].name, place.index, owner=holder)
+            if isinstance(refused, NotYet):
+                raise  # Its claim is still to be made.
             self._now.lost.append(FreeTarget(claim, ELSEWHERE))
             return None
         self._now.frees[pod.uid] = (claim,)

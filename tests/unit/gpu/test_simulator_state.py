@@ -11,7 +11,7 @@ import pytest
 from tessera.gpu.driver import LocalDriver
 from tessera.gpu.faults import NVMLFault
 from tessera.gpu.nvml import NVML
-from tessera.gpu.simulator.faults import ENVIRONMENT, Fault, parse
+from tessera.gpu.simulator.faults import ENVIRONMENT, Fault, FaultInjector, parse
 from tessera.gpu.simulator.library import SimulatedLibrary
 from tessera.gpu.simulator.state import DamagedState, StateFile
 
@@ -116,6 +116,43 @@ def test_calls_are_counted_across_processes(tmp_path: Path) -> None:
     assert in_another_process(tmp_path, "nvml.create_gpu_instance(gpu, 14, 0, 2)").returncode == 0
     with pytest.raises(NVMLFault, match="MEMORY"):
         nvml.create_gpu_instance(uuid, 14, 2, 2)
+
+
+def test_a_slow_call_waits_and_then_does_its_work(tmp_path: Path) -> None:
+    waited: list[float] = []
+    injector = FaultInjector(tmp_path, sleep=waited.append)
+    injector.set([Fault(CREATE, action="delay", seconds=12.5)])
+    assert [injector.around(CREATE, lambda: 7) for _ in range(2)] == [7, 7]
+    assert waited == [12.5]
+
+
+def test_a_gpu_is_lost_at_the_nth_call_and_stays_lost_for_everyone(tmp_path: Path) -> None:
+    nvml, uuid, simulated = enabled(tmp_path)
+    simulated.faults.set([Fault(CREATE, nth=2, action="lose", index=0)])
+    nvml.create_gpu_instance(uuid, 14, 0, 2)
+    for _ in range(2):
+        with pytest.raises(NVMLFault, match="GPU_IS_LOST"):
+            nvml.create_gpu_instance(uuid, 14, 2, 2)
+    assert library(tmp_path).read().gpus[0].lost
+    assert len(library(tmp_path).read().gpus[0].instances) == 1
+
+
+def test_a_rule_for_every_symbol_counts_all_calls(tmp_path: Path) -> None:
+    nvml, uuid, simulated = enabled(tmp_path)
+    failed = set()
+    for nth in range(1, 5):
+        simulated.faults.set([Fault("*", nth=nth, code=20)])
+        with pytest.raises(NVMLFault) as raised:
+            nvml.create_compute_instance(uuid, nvml.create_gpu_instance(uuid, 14, 0, 2))
+        failed.add(raised.value.call)
+        simulated.faults.set([])
+        for instance in nvml.instances(uuid):
+            nvml.destroy_gpu_instance(uuid, instance.id)
+    assert failed == {
+        "nvmlDeviceGetHandleByUUID",
+        "nvmlDeviceCreateGpuInstanceWithPlacement",
+        "nvmlGpuInstanceGetInfo",
+    }
 
 
 def test_faults_come_from_the_environment_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

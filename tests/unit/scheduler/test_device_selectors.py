@@ -129,6 +129,8 @@ def test_gpus_are_told_apart_only_as_far_as_the_expression_can(expression: str, 
         ('device.attributes["gpu.tessera.dev"].start > "3"', "failed on a device"),
         ("claim.name == 'x'", "undeclared reference to 'claim'"),
         ('quantity("many").isInteger()', "failed on a device"),
+        ('quantity("1e999999999").isInteger()', "failed on a device"),
+        (f'quantity("{"9" * 5000}").isInteger()', "failed on a device"),
         ("launch(device)", "undeclared reference to 'launch'"),
     ],
 )

@@ -179,6 +179,13 @@ def test_a_target_and_the_room_are_held_before_anybody_is_asked_to_leave(cluster
     assert of(second, Refuse) == []
 
 
+def test_a_checkpoint_interval_that_is_no_time_counts_as_none(cluster: Cluster) -> None:
+    annotations = cluster.world.pods["victim"]["metadata"]["annotations"]
+    annotations["tessera.dev/checkpoint-interval-seconds"] = "9" * 5000
+    cluster.world.touch(cluster.world.pods["victim"])
+    begin(cluster)
+
+
 def test_an_eviction_is_asked_for_again_every_five_seconds(cluster: Cluster) -> None:
     begin(cluster)
     for _ in range(4):

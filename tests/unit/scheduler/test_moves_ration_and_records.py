@@ -44,6 +44,8 @@ def test_records_are_read_as_they_were_written() -> None:
         write_move(MOVE).replace("1790000000.25", '"soon"'),
         write_room(ROOM).replace("400.5", "Infinity"),
         write_room(ROOM).replace("400.5", "true"),
+        write_room(ROOM).replace("400.5", "9" * 400),
+        "[" * 100_000,
     ],
 )
 def test_what_cannot_be_read_is_no_record(text: str) -> None:

@@ -357,7 +357,7 @@ def test_a_member_that_comes_after_the_start_is_served_alone(world: Any, planner
     assert placed(planner.plan(world.snapshot())) == {"m1": ("gpu-aaaaaaaa-3g-40gb-4",)}
 
 
-@pytest.mark.parametrize("size", ["", "0", "two", "-1"])
+@pytest.mark.parametrize("size", ["", "0", "two", "-1", "9" * 5000])
 def test_a_gang_size_that_is_no_number_is_refused_with_the_remedy(
     world: Any, planner: Planner, size: str
 ) -> None:

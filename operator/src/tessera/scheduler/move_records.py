@@ -36,6 +36,10 @@ PREEMPTED = "preempted"
 """Evicted for a pod of higher priority; nothing is held for it."""
 
 
+_UNREADABLE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+"""What text can raise that is no record: numbers beyond a float and endless nesting too."""
+
+
 class PodRef(NamedTuple):
     """One pod in one life."""
 
@@ -137,7 +141,7 @@ def read_move(text: str) -> MoveRecord | None:
             waiting_claim_uid=str(read["waitingClaim"]),
             deadline=_seconds(read["deadline"]),
         )
-    except (ValueError, KeyError, TypeError):
+    except _UNREADABLE:
         return None
 
 
@@ -153,7 +157,7 @@ def read_room(text: str) -> RoomRecord | None:
             evict_until=_seconds(read["evictUntil"]),
             deadline=_seconds(read["deadline"]),
         )
-    except (ValueError, KeyError, TypeError):
+    except _UNREADABLE:
         return None
 
 

@@ -271,13 +271,19 @@ def _gang(annotations: Mapping[str, str]) -> Gang | None:
         return None
     return Gang(
         name,
-        _positive(annotations.get(names.GANG_SIZE_ANNOTATION, "")),
-        _positive(annotations.get(names.GANG_TIMEOUT_ANNOTATION, "")),
+        positive(annotations.get(names.GANG_SIZE_ANNOTATION, "")),
+        positive(annotations.get(names.GANG_TIMEOUT_ANNOTATION, "")),
     )
 
 
-def _positive(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
+_MOST_DIGITS = 9
+"""Of a number in an annotation. Users write these, and int() raises for numbers of thousands of digits."""
+
+
+def positive(text: str) -> int | None:
+    """The whole number above 0 that an annotation says, or None."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    return int(text) or None if is_number else None
 
 
 def _classes(spec: Mapping[str, Any]) -> list[str]:

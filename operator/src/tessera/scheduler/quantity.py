@@ -26,6 +26,11 @@ _SUFFIXES = {
 }
 _PATTERN = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|([numkMGTPE]|[KMGTPE]i)?)$")
 
+# Users write quantities into selectors. Kubernetes knows none beyond 2^63 and below 1/10^9; the exact value
+# of "1e9999999" would take this process minutes.
+_MOST_CHARACTERS = 200
+_MOST_EXPONENT = 100
+
 
 @lru_cache(maxsize=8192)
 def parse_quantity(text: str) -> Fraction:
@@ -34,6 +39,8 @@ def parse_quantity(text: str) -> Fraction:
     if not found:
         raise ValueError(f"{text!r} is not a quantity")
     number, exponent, suffix = found.groups()
+    if len(text) > _MOST_CHARACTERS or (exponent and abs(int(exponent[1:])) > _MOST_EXPONENT):
+        raise ValueError(f"{text[:_MOST_CHARACTERS]!r} is too large or too fine for a quantity")
     if exponent:
         return Fraction(number) * Fraction(10) ** int(exponent[1:])
     return Fraction(number) * _SUFFIXES[suffix or ""]

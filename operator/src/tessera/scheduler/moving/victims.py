@@ -15,7 +15,7 @@ from tessera.api import names
 from tessera.placement.geometry import Geometry, LegalPlacement
 from tessera.placement.move_plans import gpu_seconds_lost
 from tessera.placement.request import Offer
-from tessera.scheduler.objects import Claim, Pod
+from tessera.scheduler.objects import Claim, Pod, positive
 from tessera.scheduler.occupancy import Holder
 from tessera.scheduler.placing import Placing
 from tessera.scheduler.requests import InvalidRequest
@@ -103,7 +103,7 @@ def seconds_lost(found: Candidate, geometry: Geometry, placement: LegalPlacement
     assert found.claim.allocated is not None
     worked = max(0.0, now - found.claim.allocated.since)
     annotations = found.pod.raw["metadata"].get("annotations") or {}
-    interval = _positive(annotations.get(names.CHECKPOINT_ANNOTATION, ""))
+    interval = positive(annotations.get(names.CHECKPOINT_ANNOTATION, ""))
     return gpu_seconds_lost(
         geometry,
         placement,
@@ -144,7 +144,3 @@ def targets_of(
                 allowed &= ~(1 << number)
             offers.append(Offer(geometry, profiled, allowed))
     return tuple(one for one in offers if one.placements and one.gpus)
-
-
-def _positive(text: str) -> float | None:
-    return float(text) if text.isascii() and text.isdigit() and int(text) > 0 else None

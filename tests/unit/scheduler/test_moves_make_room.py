@@ -255,6 +255,16 @@ def test_a_kept_room_is_closed_for_more_urgent_pods(cluster: Cluster) -> None:
     assert not inside & {cluster.device(f"urgent-{number}") for number in range(4)}
 
 
+def test_a_room_stays_when_a_victims_claim_is_free_before_its_pod_is_seen_to_end(cluster: Cluster) -> None:
+    begin(cluster)
+    cluster.world.claims["victim"]["status"] = {}
+    cluster.world.touch(cluster.world.claims["victim"])
+    cluster.ask("urgent", "3g.40gb", priority=9)
+    cluster.round()
+    assert cluster.device("waiting") == f"{A}-3g-40gb-4"
+    assert cluster.device("urgent") is None
+
+
 def test_who_may_not_be_evicted_in_time_is_left_alone_for_ten_minutes(cluster: Cluster) -> None:
     begin(cluster)
     actions = cluster.round(seconds=61.0)

@@ -171,9 +171,14 @@ class _Pods:
     index: Index
 
     def staying(self, ref: PodRef | RoomVictim) -> Pod | None:
-        """The pod while it is there and has not begun to end."""
+        """The pod while it is there, has not begun to end, and holds a slice of ours. Of a pod that has ended
+        by itself we may see first that its claim is free.
+        """
         pod = self.snapshot.pods.get((ref.namespace, ref.name))
-        return None if pod is None or pod.uid != ref.uid or pod.deleting or pod.finished else pod
+        if pod is None or pod.uid != ref.uid or pod.deleting or pod.finished:
+            return None
+        claims = (self.snapshot.claim_of(pod, entry.claim) for entry in pod.claims)
+        return pod if any(claim is not None and claim.holds_ours for claim in claims) else None
 
     def users_of(self, claim: Claim) -> list[Pod]:
         """Pods that name the claim; of a template's claim its own pod."""

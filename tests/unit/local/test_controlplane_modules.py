@@ -64,5 +64,13 @@ def test_programs_of_one_module_are_built_together() -> None:
     batches = batches_of(PROGRAMS)
     assert sorted(name for batch in batches for name in batch) == sorted(PROGRAMS)
     for batch in batches:
-        assert len({(PROGRAMS[name].module, PROGRAMS[name].linker_flags) for name in batch}) == 1
+        assert len({PROGRAMS[name].module for name in batch}) == 1
+        assert len({PROGRAMS[name].linker_flags for name in batch}) == 1
     assert len(batches) == len({program.module for program in PROGRAMS.values()})
+
+
+@pytest.mark.parametrize(
+    ("name", "built"), [("etcd", "server"), ("helm", "helm"), ("kubelet", "kubelet"), ("bridge", "bridge")]
+)
+def test_a_binary_is_found_under_the_name_that_go_gives_it(name: str, built: str) -> None:
+    assert PROGRAMS[name].built_name == built

@@ -26,7 +26,8 @@ from tessera.gpu.simulator.state import DamagedState
 from tessera.relayout.errors import JournalInTheWay
 from tessera.relayout.journal import Journal
 from tessera.relayout.reading import Machine, read_machine
-from tessera.relayout.transaction import Settled, recover
+from tessera.relayout.settling import Settled
+from tessera.relayout.transaction import recover
 
 _NO_PERMISSION = 4
 _NO_DRIVER = (9, 12, 28)

@@ -24,7 +24,7 @@ MODEL = "A100-80GB"
 
 
 def killed_at_every_line(action: Callable[[], None], *, module: Any) -> Iterator[int]:
-    """Fork a child for each writing line of `module` that the action runs, kill it there, and yield its number."""
+    """For each writing line of `module` that the action runs: fork a child, kill it there, yield."""
     number = 0
     while True:
         number += 1

@@ -15,6 +15,8 @@ from typing import Any
 
 from tessera.gpu.simulator import compute_symbols, device_symbols, event_symbols, instance_symbols, privileges
 from tessera.gpu.simulator.faults import FaultInjector
+from tessera.gpu.simulator.latency import Latency
+from tessera.gpu.simulator.memory import text
 from tessera.gpu.simulator.registry import Lost, Missing, Symbol, symbols
 from tessera.gpu.simulator.rules import GPU_IS_LOST, INVALID_ARGUMENT
 from tessera.gpu.simulator.state import Node, StateFile
@@ -24,6 +26,13 @@ NO_PERMISSION = 4
 _ALWAYS = {"nvmlInitWithFlags", "nvmlInit_v2", "nvmlErrorString"}
 
 __all__ = ["SimulatedLibrary", "compute_symbols", "device_symbols", "event_symbols", "instance_symbols"]
+
+
+def _walked(node: Node, uuid: Any) -> int:
+    """How many MIG devices a look-up of that UUID walks over: none for a GPU's own."""
+    if not text(uuid).startswith("MIG-"):
+        return 0
+    return sum(len(instance.compute) for gpu in node.gpus for instance in gpu.instances)
 
 
 class _Function:
@@ -47,8 +56,10 @@ class _Function:
         return library.faults.around(self._name, lambda: self._guarded(arguments))
 
     def _guarded(self, arguments: tuple[Any, ...]) -> int:
+        library = self._library
+        library.latency.spend(self._name, mig_devices=lambda: _walked(library.read(), arguments[0]))
         try:
-            return int(self._body(self._library, *arguments))
+            return int(self._body(library, *arguments))
         except Lost:
             return GPU_IS_LOST
         except Missing:  # a handle whose object is gone
@@ -61,6 +72,7 @@ class SimulatedLibrary:
     def __init__(self, state: StateFile) -> None:
         self._state = state
         self.faults = FaultInjector(state.directory)
+        self.latency = Latency(state.directory)
         self.privilege = privileges.from_environment()
         self.references = 0
         self.event_sets: dict[int, event_symbols.EventSet] = {}

@@ -361,6 +361,15 @@ def test_who_does_not_allow_it_or_cannot_be_recognised_again_is_not_moved(
     assert [told.reason for told in of(actions, Refuse)] == ["Unplaceable"]
 
 
+def test_nobody_is_moved_for_a_less_important_pod(cluster: Cluster) -> None:
+    cluster.world.pods["victim"]["spec"]["priority"] = 5
+    cluster.world.touch(cluster.world.pods["victim"])
+    cluster.ask("low", priority=4)
+    assert of(cluster.round(), HoldTarget) == []
+    cluster.ask("equal", priority=5)
+    assert len(of(cluster.round(seconds=6.0), HoldTarget)) == 1
+
+
 def test_nothing_is_moved_where_the_partition_does_not_say_so(cluster: Cluster) -> None:
     cluster.world.partitions["pool"]["spec"]["dynamic"] = {}
     cluster.world.touch(cluster.world.partitions["pool"])

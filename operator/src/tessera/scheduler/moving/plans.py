@@ -159,6 +159,8 @@ class _Victims:
                 return None
             self.found[owner] = found
             return Victim(gpu_seconds=lost, priority=found.pod.priority)
+        if found.pod.priority > self._asked.pod.priority:
+            return None  # A move is a restart; nobody is disturbed for somebody less important.
         targets = targets_of(
             found,
             profile=placement.profile,

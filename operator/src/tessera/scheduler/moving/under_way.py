@@ -234,6 +234,8 @@ def _may_leave(
     if victim.preempted:
         _, rule = placing.reserves.movable[room.partition]
         return rule.preempts and may_preempt(room.pod, pod)
+    if pod.priority > room.pod.priority:
+        return False
     target = held.get((room.claim.uid, victim.uid))
     # As its replacement will be: bound to no node.
     return target is not None and bool(placing.load.fit(replace(pod, node="")).gpus >> target.gpu & 1)

@@ -18,8 +18,9 @@ from tessera.placement.request import Offer
 from tessera.scheduler.actions import PodPlacement
 from tessera.scheduler.barred import Barred
 from tessera.scheduler.objects import Pod
-from tessera.scheduler.placing import Placing, Wanted
+from tessera.scheduler.placing import Placing
 from tessera.scheduler.refusals import NotYet, Unserved
+from tessera.scheduler.wanted import Wanted
 
 MOST_TRIES = 500
 """Decisions for one gang in one round; about 50 ms."""

@@ -8,14 +8,12 @@ placed together are placed by trying.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Hashable, Sequence
 
 from tessera.api.reasons import Reason
 from tessera.metrics import registry as metrics
 from tessera.placement.engine import Engine
-from tessera.placement.request import Constraint, Feasible, Placement, Request, Unplaceable
+from tessera.placement.request import Feasible, Placement, Unplaceable
 from tessera.scheduler.actions import PodPlacement
 from tessera.scheduler.allocation import ClaimPlacement, Result
 from tessera.scheduler.barred import Barred, Only
@@ -29,29 +27,10 @@ from tessera.scheduler.reserves import Reserves
 from tessera.scheduler.snapshot import Snapshot
 from tessera.scheduler.takeback import Avoidance, pinned_node
 from tessera.scheduler.units import claims_of
+from tessera.scheduler.wanted import Wanted
 
 MOST_CONSUMERS = 256
 """The API's limit of `status.reservedFor`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a pod asks for: its claims, those that must be placed now, and how they were read."""
-
-    pod: Pod
-    claims: tuple[Claim, ...]
-    todo: tuple[Claim, ...]
-    read: tuple[ClaimRequests, ...]
-
-    @property
-    def requests(self) -> list[Request]:
-        """To the engine."""
-        return [request for one in self.read for request in one.requests]
-
-    @property
-    def constraints(self) -> list[Constraint]:
-        """Within the claims."""
-        return [constraint for one in self.read for constraint in one.constraints]
 
 
 class Placing:
@@ -189,7 +168,7 @@ class Placing:
         counted_on = self.load.node_of(pod)
         if counted_on in verdicts:
             verdicts[counted_on] = self.load.verdict(pod, counted_on)
-        pinned = _pinned(wanted)
+        pinned = wanted.node_terms
         promised = self._promised_nodes(wanted)
         for name in self._avoidance.nodes(pod, now=self.snapshot.now):
             if verdicts.get(name, NO_NODE) != NO_NODE:
@@ -207,7 +186,7 @@ class Placing:
         pod = wanted.pod
         return bool(
             pod.node
-            or _pinned(wanted)
+            or wanted.node_terms
             or self.load.node_of(pod)
             or self._promised_nodes(wanted)
             or self._avoidance.nodes(pod, now=self.snapshot.now)
@@ -348,15 +327,6 @@ class Placing:
             self._counted.add(placed.pod.uid)
             self.load.put(placed.pod, node)
         return placed
-
-
-def _pinned(wanted: Wanted) -> list[tuple[Mapping[str, Any], ...]]:
-    """The node terms of the pod's claims that are allocated already, by us or by others."""
-    return [
-        c.allocated.node_terms
-        for c in wanted.claims
-        if c.allocated is not None and c.allocated.node_terms is not None
-    ]
 
 
 def _holder(placement: ClaimPlacement, result: Result) -> Holder:

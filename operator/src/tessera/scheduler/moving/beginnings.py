@@ -20,7 +20,8 @@ from tessera.scheduler.moving.ration import Account
 from tessera.scheduler.moving.rounds import MovingRound
 from tessera.scheduler.moving.under_way import EVICT_SECONDS
 from tessera.scheduler.objects import Claim, Pod
-from tessera.scheduler.placing import Placing, Wanted
+from tessera.scheduler.placing import Placing
+from tessera.scheduler.wanted import Wanted
 
 MOST_SEARCHES = 4
 """New plans that are looked for in one round."""

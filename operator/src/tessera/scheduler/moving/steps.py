@@ -28,9 +28,10 @@ from tessera.scheduler.moving.under_way import Room, UnderWay, partition_of, rea
 from tessera.scheduler.moving.victims import identity_of, is_replaceable
 from tessera.scheduler.objects import Claim, Pod
 from tessera.scheduler.occupancy import Holder
-from tessera.scheduler.placing import Placing, Wanted
+from tessera.scheduler.placing import Placing
 from tessera.scheduler.refusals import NotYet, Unserved
 from tessera.scheduler.units import Unit
+from tessera.scheduler.wanted import Wanted
 
 ASK_AGAIN_SECONDS = 5.0
 

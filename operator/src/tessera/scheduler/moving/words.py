@@ -11,7 +11,8 @@ from tessera.scheduler.moving.steps import Moving
 from tessera.scheduler.moving.under_way import Room
 from tessera.scheduler.moving.victims import candidate_of
 from tessera.scheduler.objects import Pod
-from tessera.scheduler.placing import Placing, Wanted
+from tessera.scheduler.placing import Placing
+from tessera.scheduler.wanted import Wanted
 
 NOT_NEEDED = "none is needed"
 

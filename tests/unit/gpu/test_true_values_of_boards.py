@@ -186,8 +186,14 @@ def test_profiles_have_the_multiprocessors_and_engines_of_the_transcripts(bind: 
     bind(board)
     found = {}
     for info in profiles(pynvml.nvmlDeviceGetHandleByIndex(0)).values():
-        engines = (info.copyEngineCount, info.decoderCount, info.encoderCount, info.jpegCount, info.ofaCount)
-        found[name(info)] = (info.multiprocessorCount, *engines)
+        found[name(info)] = (
+            info.multiprocessorCount,
+            info.copyEngineCount,
+            info.decoderCount,
+            info.encoderCount,
+            info.jpegCount,
+            info.ofaCount,
+        )
     for wanted, engines in TRANSCRIPTS[board].items():
         values = {value for key, value in found.items() if wanted in (key, _without_memory(key))}
         assert values == {engines}, wanted

@@ -149,23 +149,6 @@ def nvmlDeviceGetCudaComputeCapability(library: Library, device: Any, major: Any
 
 
 @symbol
-def nvmlDeviceGetPciInfo_v3(library: Library, device: Any, info: Any) -> int:
-    gpu = find_gpu(library.read(), device)
-    bus = 0x18 + 0x11 * gpu.index
-    put_struct(
-        info,
-        domain=0,
-        bus=bus,
-        device=0,
-        pciDeviceId=(board(gpu.model).pci_device_ids[0] << 16) | 0x10DE,
-        pciSubSystemId=0,
-        busId=f"00000000:{bus:02X}:00.0".encode(),
-        busIdLegacy=f"0000:{bus:02X}:00.0".encode(),
-    )
-    return SUCCESS
-
-
-@symbol
 def nvmlDeviceGetMemoryInfo(library: Library, device: Any, info: Any) -> int:
     node = library.read()
     if is_mig_device(device):

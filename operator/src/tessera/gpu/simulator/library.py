@@ -13,7 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tessera.gpu.simulator import compute_symbols, device_symbols, event_symbols, instance_symbols, privileges
+from tessera.gpu.simulator import (
+    board_symbols,
+    compute_symbols,
+    device_symbols,
+    event_symbols,
+    instance_symbols,
+    privileges,
+)
 from tessera.gpu.simulator.faults import FaultInjector
 from tessera.gpu.simulator.latency import Latency
 from tessera.gpu.simulator.memory import text
@@ -25,7 +32,14 @@ UNINITIALIZED = 1
 NO_PERMISSION = 4
 _ALWAYS = {"nvmlInitWithFlags", "nvmlInit_v2", "nvmlErrorString"}
 
-__all__ = ["SimulatedLibrary", "compute_symbols", "device_symbols", "event_symbols", "instance_symbols"]
+__all__ = [
+    "SimulatedLibrary",
+    "board_symbols",
+    "compute_symbols",
+    "device_symbols",
+    "event_symbols",
+    "instance_symbols",
+]
 
 
 def _walked(node: Node, uuid: Any) -> int:

@@ -1,0 +1,104 @@
+"""NVML symbols about the board that other tools ask for: device plugin, DRA driver, exporter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pynvml
+
+from tessera.gpu.profiles import board
+from tessera.gpu.simulator.memory import Kind, handle, put, put_handle, put_struct, target, text
+from tessera.gpu.simulator.registry import Library, find_gpu, is_mig_device, symbol
+from tessera.gpu.simulator.rules import NOT_FOUND, NOT_SUPPORTED, SUCCESS
+from tessera.gpu.simulator.state import SimulatedGPU
+
+VERSION_MISMATCH = 25
+_FABRIC_VERSIONS = (pynvml.nvmlGpuFabricInfo_v2, pynvml.nvmlGpuFabricInfo_v3)
+
+
+def pci_bus_id(gpu: SimulatedGPU) -> str:
+    """Domain, bus, device and function of the GPU, as nvidia-smi prints them."""
+    return f"00000000:{pci_bus(gpu):02X}:00.0"
+
+
+def pci_bus(gpu: SimulatedGPU) -> int:
+    """The bus that the GPU is on."""
+    return 0x18 + 0x11 * gpu.index
+
+
+@symbol
+def nvmlDeviceGetPciInfo_v3(library: Library, device: Any, info: Any) -> int:
+    gpu = find_gpu(library.read(), device)
+    put_struct(
+        info,
+        domain=0,
+        bus=pci_bus(gpu),
+        device=0,
+        pciDeviceId=(board(gpu.model).pci_device_ids[0] << 16) | 0x10DE,
+        pciSubSystemId=0,
+        busId=pci_bus_id(gpu).encode(),
+        busIdLegacy=pci_bus_id(gpu)[4:].encode(),
+    )
+    return SUCCESS
+
+
+@symbol
+def nvmlDeviceGetHandleByPciBusId_v2(library: Library, bus_id: Any, device: Any) -> int:
+    wanted = text(bus_id).upper()
+    for gpu in library.read().gpus:
+        if wanted in (pci_bus_id(gpu), pci_bus_id(gpu)[4:]):  # the domain has eight digits, or four
+            put_handle(device, handle(Kind.GPU, gpu.serial))
+            return SUCCESS
+    return NOT_FOUND
+
+
+@symbol
+def nvmlDeviceGetBrand(library: Library, device: Any, brand: Any) -> int:
+    product = board(find_gpu(library.read(), device).model).product
+    put(brand, pynvml.NVML_BRAND_NVIDIA_RTX if "RTX" in product else pynvml.NVML_BRAND_NVIDIA)
+    return SUCCESS
+
+
+@symbol
+def nvmlDeviceGetModuleId(library: Library, device: Any, module: Any) -> int:
+    put(module, find_gpu(library.read(), device).index)
+    return SUCCESS
+
+
+@symbol
+def nvmlDeviceGetAddressingMode(library: Library, device: Any, mode: Any) -> int:
+    """Grace boards share their address space with the processor (ATS); the others do not."""
+    gpu = find_gpu(library.read(), device)
+    if target(mode).version != pynvml.nvmlDeviceAddressingMode_v1:
+        return VERSION_MISMATCH
+    grace = gpu.model.startswith("G")
+    shared, none = pynvml.NVML_DEVICE_ADDRESSING_MODE_ATS, pynvml.NVML_DEVICE_ADDRESSING_MODE_NONE
+    put_struct(mode, value=shared if grace else none)
+    return SUCCESS
+
+
+@symbol
+def nvmlDeviceGetGpuFabricInfo(library: Library, device: Any, info: Any) -> int:
+    """No fabric is simulated."""
+    find_gpu(library.read(), device)
+    put_struct(info, state=pynvml.NVML_GPU_FABRIC_STATE_NOT_SUPPORTED, cliqueId=0, status=0)
+    return SUCCESS
+
+
+@symbol
+def nvmlDeviceGetGpuFabricInfoV(library: Library, device: Any, info: Any) -> int:
+    if target(info).version not in _FABRIC_VERSIONS:
+        return VERSION_MISMATCH
+    return int(nvmlDeviceGetGpuFabricInfo(library, device, info))
+
+
+@symbol
+def nvmlDeviceGetProcessUtilization(
+    library: Library, device: Any, samples: Any, count: Any, since: Any
+) -> int:
+    """Not available under MIG, nor for a MIG device; elsewhere nothing is sampled."""
+    node = library.read()
+    if is_mig_device(device) or find_gpu(node, device).mig_current:
+        return NOT_SUPPORTED
+    put(count, 0)
+    return NOT_FOUND

@@ -336,6 +336,63 @@ def test_a_pod_that_fits_elsewhere_meanwhile_goes_there(cluster: Cluster) -> Non
     assert "victim" in cluster.world.pods
 
 
+@pytest.fixture
+def crowded(world: Any) -> Cluster:
+    """Two movable 1g are in the way of a half on a; b has room for both, but none for a half."""
+    made = Cluster(world, a_planner())
+    world.allow_moves("pool", A, B)
+    fixed = {"annotations": {}}
+    made.add_victim("fixed-a", "3g.40gb", f"{A}-3g-40gb-0", node="node-a", job="fixed", index="0", **fixed)
+    made.add_victim("fixed-b", "3g.40gb", f"{B}-3g-40gb-0", node="node-b", job="fixed", index="1", **fixed)
+    made.add_victim("fixed-c", "1g.10gb", f"{B}-1g-10gb-4", node="node-b", job="fixed", index="2", **fixed)
+    made.add_victim("one", "1g.10gb", f"{A}-1g-10gb-4", node="node-a", index="1")
+    made.add_victim("two", "1g.10gb", f"{A}-1g-10gb-5", node="node-a", index="2")
+    made.ask()
+    return made
+
+
+def test_victims_leave_one_after_the_other(crowded: Cluster) -> None:
+    crowded.round()
+    assert len(crowded.placeholders) == 2
+    crowded.round()
+    (first,) = crowded.evicted
+    crowded.round(seconds=1.0)
+    assert crowded.evicted == [first]
+    crowded.end(first)
+    crowded.round(seconds=1.0)
+    assert sorted(crowded.evicted) == ["one", "two"]
+    for index, name in (("1", "one"), ("2", "two")):
+        crowded.go(name)
+        crowded.add_job_pod(f"again-{name}", "1g.10gb", index=index)
+    crowded.round()
+    assert crowded.device("waiting") == f"{A}-3g-40gb-4"
+    assert {crowded.device("again-one"), crowded.device("again-two")} == {
+        f"{B}-1g-10gb-5",
+        f"{B}-1g-10gb-6",
+    }
+    assert crowded.placeholders == []
+
+
+def test_who_has_left_keeps_his_new_place_when_another_may_not_leave(crowded: Cluster) -> None:
+    crowded.round()
+    crowded.round()
+    (first,) = crowded.evicted
+    crowded.go(first)
+    actions = crowded.round(seconds=61.0)
+    assert [free.outcome for free in of(actions, FreeTarget)] == ["refused"]
+    assert len(crowded.placeholders) == 1
+    target = crowded.device(crowded.placeholders[0])
+    crowded.add_job_pod("again", "1g.10gb", index="1" if first == "one" else "2")
+    crowded.round()
+    assert crowded.device("again") == target
+    assert crowded.placeholders == []
+
+
+def test_a_partition_says_how_many_may_leave_at_once(crowded: Cluster) -> None:
+    crowded.world.allow_moves("pool", A, B, maxVictims=1)
+    assert of(crowded.round(), HoldTarget) == []
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -110,6 +110,19 @@ def test_a_fault_after_the_call_loses_the_answer_but_not_the_change(tmp_path: Pa
     assert [instance.start for instance in nvml.instances(uuid)] == [0]
 
 
+def test_a_compute_instance_can_be_gone_while_its_gpu_instance_is_still_in_use(tmp_path: Path) -> None:
+    """Seen on real GPUs: the first destroy succeeds, the second one answers IN_USE for a while."""
+    nvml, uuid, simulated = enabled(tmp_path)
+    number = nvml.create_gpu_instance(uuid, 14, 2, 2)
+    compute = nvml.create_compute_instance(uuid, number)
+    simulated.faults.set([Fault("nvmlGpuInstanceDestroy", code=19)])
+    nvml.destroy_compute_instance(uuid, number, compute.id)
+    with pytest.raises(NVMLFault, match="IN_USE"):
+        nvml.destroy_gpu_instance(uuid, number)
+    assert [instance.compute for instance in nvml.instances(uuid)] == [()]
+    nvml.destroy_gpu_instance(uuid, number)
+
+
 def test_calls_are_counted_across_processes(tmp_path: Path) -> None:
     nvml, uuid, simulated = enabled(tmp_path)
     simulated.faults.set([Fault(CREATE, nth=2, code=20)])

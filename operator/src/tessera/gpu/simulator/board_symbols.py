@@ -8,8 +8,8 @@ import pynvml
 
 from tessera.gpu.profiles import board
 from tessera.gpu.simulator.memory import Kind, handle, put, put_handle, put_struct, target, text
-from tessera.gpu.simulator.registry import Library, find_gpu, is_mig_device, symbol
-from tessera.gpu.simulator.rules import NOT_FOUND, NOT_SUPPORTED, SUCCESS
+from tessera.gpu.simulator.registry import Library, find_gpu, symbol
+from tessera.gpu.simulator.rules import NOT_FOUND, SUCCESS
 from tessera.gpu.simulator.state import SimulatedGPU
 
 VERSION_MISMATCH = 25
@@ -90,15 +90,3 @@ def nvmlDeviceGetGpuFabricInfoV(library: Library, device: Any, info: Any) -> int
     if target(info).version not in _FABRIC_VERSIONS:
         return VERSION_MISMATCH
     return int(nvmlDeviceGetGpuFabricInfo(library, device, info))
-
-
-@symbol
-def nvmlDeviceGetProcessUtilization(
-    library: Library, device: Any, samples: Any, count: Any, since: Any
-) -> int:
-    """Not available under MIG, nor for a MIG device; elsewhere nothing is sampled."""
-    node = library.read()
-    if is_mig_device(device) or find_gpu(node, device).mig_current:
-        return NOT_SUPPORTED
-    put(count, 0)
-    return NOT_FOUND

@@ -20,6 +20,7 @@ from tessera.gpu.simulator import (
     event_symbols,
     instance_symbols,
     privileges,
+    usage_symbols,
 )
 from tessera.gpu.simulator.faults import FaultInjector
 from tessera.gpu.simulator.latency import Latency
@@ -39,6 +40,7 @@ __all__ = [
     "device_symbols",
     "event_symbols",
     "instance_symbols",
+    "usage_symbols",
 ]
 
 

@@ -79,14 +79,14 @@ def main() -> None:
     parser.add_argument("--max-victims", type=int, default=2)
     parser.add_argument("--max-moves-per-100", type=float, default=5.0)
     parser.add_argument("--caution", type=float, default=BudgetRule().caution)
-    parser.add_argument("--tokens-per-gpu", type=float, default=BudgetRule().tokens_per_gpu)
+    parser.add_argument("--saved-requests", type=float, default=BudgetRule().saved_requests_per_gpu)
     options = parser.parse_args()
     if not isinstance(make_policy(options.policy), ValuePolicy):
         parser.error(f"--policy {options.policy}: moves need a policy with values")
     ration = BudgetRule(
         moves_per_100=options.max_moves_per_100,
         caution=options.caution,
-        tokens_per_gpu=options.tokens_per_gpu,
+        saved_requests_per_gpu=options.saved_requests,
     )
     cluster = parse_cluster(["H100-80GB"], gpus=options.gpus)
     lifetimes = lifetimes_of("exponential")

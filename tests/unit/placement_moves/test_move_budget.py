@@ -15,16 +15,16 @@ from tessera.placement.budget import BudgetRule, MoveBudget
 @given(
     gpus=st.integers(1, 50),
     per_100=st.floats(0, 60),
-    tokens_per_gpu=st.floats(0.1, 4),
+    saved_requests=st.floats(2, 80),
     seed=st.integers(0, 2**32),
 )
 def test_no_prefix_has_more_moves_than_the_ration(
-    gpus: int, per_100: float, tokens_per_gpu: float, seed: int
+    gpus: int, per_100: float, saved_requests: float, seed: int
 ) -> None:
     rng = random.Random(seed)
     greed = rng.random()
     wishes = [rng.randrange(1, 4) if rng.random() < greed else 0 for _ in range(400)]
-    rule = BudgetRule(moves_per_100=per_100, tokens_per_gpu=tokens_per_gpu)
+    rule = BudgetRule(moves_per_100=per_100, saved_requests_per_gpu=saved_requests)
     budget = MoveBudget(gpus=gpus, rule=rule)
     history: list[int] = []
     for wished in wishes:
@@ -37,7 +37,7 @@ def test_no_prefix_has_more_moves_than_the_ration(
         for accepted, made in enumerate(history[start:], start=1):
             moves += made
             # What had been saved up before the window may be spent in it, and that is capped.
-            saved = 0.0 if start == 0 else tokens_per_gpu * gpus
+            saved = 0.0 if start == 0 else saved_requests * gpus * per_100 / 100
             assert moves <= saved + accepted * per_100 / 100 + 1e-6
 
 
@@ -73,7 +73,7 @@ def test_without_a_ration_every_accepted_request_fills_the_account() -> None:
 
 
 def test_a_smaller_cluster_keeps_a_smaller_account() -> None:
-    budget = MoveBudget(gpus=10, rule=BudgetRule(moves_per_100=100))
+    budget = MoveBudget(gpus=10, rule=BudgetRule(moves_per_100=100, saved_requests_per_gpu=1))
     for _ in range(10):
         budget.accepted()
     budget.resize(gpus=3)
@@ -81,7 +81,13 @@ def test_a_smaller_cluster_keeps_a_smaller_account() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [{"moves_per_100": -1.0}, {"moves_per_100": math.nan}, {"tokens_per_gpu": 0.0}, {"withheld": 1.0}]
+    "rule",
+    [
+        {"moves_per_100": -1.0},
+        {"moves_per_100": math.nan},
+        {"saved_requests_per_gpu": 0.0},
+        {"withheld": 1.0},
+    ],
 )
 def test_a_rule_that_makes_no_sense_is_refused(rule: dict[str, float]) -> None:
     with pytest.raises(ValueError):

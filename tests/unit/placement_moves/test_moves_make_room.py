@@ -194,7 +194,7 @@ def test_the_plan_is_the_cheapest_by_its_rule(
         state, request_for_profile(state, profile), most_victims=2, movable=anything, price=price
     )
     found = [
-        (0 if under_budget else len(victims), len(victims) + 0.1 * change)
+        (0 if under_budget else len(victims), len(victims) + (0.3 if under_budget else 0.1) * change)
         for number, index, victims in openings(state, profile, most=2)
         if (change := greedy_change(state, policy, number, index, victims)) is not None
     ]

@@ -3,17 +3,18 @@
 Moving an instance stops its pod, so moves are rationed by accepted requests: each accepted request earns
 `moves_per_100 / 100` tokens, a move costs one, and no plan may cost more than there is. The account starts
 empty and never goes below zero, so on any prefix of the history there are at most `moves_per_100` moves per
-100 accepted requests. It holds at most `tokens_per_gpu` tokens per GPU, so that a long quiet time does not
-buy a storm. A stretch of history that begins with savings may spend them beside its own ration; a small part
-of the ration is withheld to make up for that.
+100 accepted requests. It holds at most what `saved_requests_per_gpu` accepted requests per GPU earn, so that a
+long quiet time does not buy a storm. A stretch of history that begins with savings may spend them beside its
+own ration; a small part of the ration is withheld to make up for that.
 
-An almost empty account should buy room for large requests only, a full one anything useful. A plan of k moves
-for a request of `size` memory slices is therefore carried out when
+An almost empty account should buy room for large requests only, a full one anything useful, and the smaller
+the ration, the more each move must bring. A plan of k moves for a request of `size` memory slices is
+therefore carried out when
 
-    size - caution * k * (1 - tokens / most_tokens) - value_price * dV >= 0
+    size - caution / moves_per_100 * k * (1 - tokens / most_tokens) - value_price * dV >= 0
 
-where dV is the growth of the policy's value V (what the plan costs later requests, in slices). How much
-the results depend on the parameters is in docs/moves.md.
+where dV is the growth of the policy's value V (what the plan costs later requests, in slices). What other
+parameters do is printed by tests/bench/move_search.py.
 """
 
 from __future__ import annotations
@@ -27,23 +28,26 @@ class BudgetRule:
     """The parameters of the ration.
 
     moves_per_100: tokens earned by 100 accepted requests; `math.inf` for no ration.
-    tokens_per_gpu: what the account holds at most, for each GPU of the cluster.
+    saved_requests_per_gpu: the account holds at most the ration of so many accepted requests, for each GPU.
     withheld: the share of the ration that is never earned.
-    caution: slices that one move must bring when the account is empty.
+    caution: slices that the ration of 100 accepted requests must bring when the account is empty, so one move
+        `caution / moves_per_100`.
     value_price: slices that one unit of V is worth.
     """
 
     moves_per_100: float = 5.0
-    tokens_per_gpu: float = 1.0
+    saved_requests_per_gpu: float = 20.0
     withheld: float = 0.02
-    caution: float = 6.0
-    value_price: float = 0.1
+    caution: float = 30.0
+    value_price: float = 0.3
 
     def __post_init__(self) -> None:
         if math.isnan(self.moves_per_100) or self.moves_per_100 < 0:
             raise ValueError(f"moves per 100 accepted requests must be 0 or more, not {self.moves_per_100}")
-        if not self.tokens_per_gpu > 0:
-            raise ValueError(f"the account needs more than 0 tokens per GPU, not {self.tokens_per_gpu}")
+        if not self.saved_requests_per_gpu > 0:
+            raise ValueError(
+                f"the account holds the ration of more than 0 requests, not of {self.saved_requests_per_gpu}"
+            )
         if not 0 <= self.withheld < 1:
             raise ValueError(f"the share that is withheld is from 0 to below 1, not {self.withheld}")
 
@@ -62,7 +66,7 @@ class MoveBudget:
         """The number of GPUs has changed. What is above the new limit of the account is lost."""
         if gpus < 0:
             raise ValueError(f"a cluster has 0 GPUs or more, not {gpus}")
-        self._most_tokens = self.rule.tokens_per_gpu * gpus
+        self._most_tokens = self.rule.saved_requests_per_gpu * gpus * self.rule.moves_per_100 / 100
         self.tokens = min(self.tokens, self._most_tokens)
 
     def accepted(self) -> None:
@@ -72,7 +76,7 @@ class MoveBudget:
     def affordable(self, most_victims: int) -> int:
         """How many victims a plan may have now: `most_victims`, or less when the account is low."""
         # Twenty times a twentieth is a whole token, whatever the sum in floating point says.
-        return min(most_victims, math.floor(self.tokens + 1e-9))
+        return math.floor(min(most_victims, self.tokens + 1e-9))
 
     def worth(self, *, size: int, moves: int, value_change: float) -> bool:
         """Whether a plan pays: `size` memory slices placed by `moves` moves that change the sum of V by
@@ -80,9 +84,11 @@ class MoveBudget:
         """
         if moves > self.affordable(moves):
             return False
-        empty = 1 - self.tokens / self._most_tokens if self._most_tokens else 1.0
         rule = self.rule
-        return size - rule.caution * moves * empty - rule.value_price * value_change >= 0
+        caution = 0.0
+        if moves and self.tokens < self._most_tokens:
+            caution = rule.caution / rule.moves_per_100 * moves * (1 - self.tokens / self._most_tokens)
+        return size - caution - rule.value_price * value_change >= 0
 
     def spend(self, moves: int) -> None:
         """Pay for moves that were carried out. Raises ValueError when the account does not cover them."""

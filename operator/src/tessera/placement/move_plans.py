@@ -44,7 +44,7 @@ class PlanPrice:
     fewest_first: bool = True
 
 
-UNDER_BUDGET = PlanPrice(fewest_first=False)
+UNDER_BUDGET = PlanPrice(per_value=0.3, fewest_first=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,9 @@
 Moving an instance stops its pod, so moves are rationed by accepted requests: each accepted request earns
 `moves_per_100 / 100` tokens, a move costs one, and no plan may cost more than there is. The account starts
 empty and never goes below zero, so on any prefix of the history there are at most `moves_per_100` moves per
-100 accepted requests. It holds at most what `saved_requests_per_gpu` accepted requests per GPU earn, so that a
-long quiet time does not buy a storm. A stretch of history that begins with savings may spend them beside its
-own ration; a small part of the ration is withheld to make up for that.
+100 accepted requests. It holds at most what `saved_requests_per_gpu` accepted requests per GPU earn, so that
+a long quiet time does not buy a storm. A stretch of history that begins with savings may spend them beside
+its own ration; a small part of the ration is withheld to make up for that.
 
 An almost empty account should buy room for large requests only, a full one anything useful, and the smaller
 the ration, the more each move must bring. A plan of k moves for a request of `size` memory slices is

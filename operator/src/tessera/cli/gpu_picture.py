@@ -35,11 +35,19 @@ def machine_picture(machine: Machine, *, width: int = WIDTH) -> RenderableType:
     for read in machine.gpus:
         parts += [Text(), _heading(read)]
         parts += gpu_rows(_row(read, [_listed(standing) for standing in read.standing]), _COLOURS, width)
+        parts += [_user(standing) for standing in read.standing if standing.pids]
     if not machine.gpus:
         parts.append(Text(" The driver lists no GPU.", BAD))
     elif any(read.standing or read.gpu.mig_current for read in machine.gpus):
         parts += [Text(), legend(_LIST_LEGEND)]
     return Group(*parts)
+
+
+def _user(standing: Standing) -> Text:
+    processes = (
+        f"{'process' if len(standing.pids) == 1 else 'processes'} {', '.join(map(str, standing.pids))}"
+    )
+    return Text(f"       {_BUSY}: {standing.profile} at {standing.start} by {processes}", WAITING)
 
 
 def _heading(read: ReadGPU) -> Text:
@@ -51,8 +59,7 @@ def _heading(read: ReadGPU) -> Text:
 
 def _listed(standing: Standing) -> Tile:
     if standing.pids:
-        words = f"pid {standing.pids[0]}" + (f" +{len(standing.pids) - 1}" if standing.pids[1:] else "")
-        return Tile(standing.start, standing.size, standing.profile, "InUse", holder=words, job=_BUSY)
+        return Tile(standing.start, standing.size, standing.profile, "InUse", holder=_BUSY, job=_BUSY)
     words = {0: "half made", 1: "idle"}.get(standing.compute_instances, f"{standing.compute_instances} CIs")
     return Tile(standing.start, standing.size, standing.profile, "Warm", holder=words)
 

@@ -39,9 +39,8 @@ async def settle(
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
     """Bring every GPU to that side: first everything that goes, on all GPUs, then everything that comes."""
-    for entry in entries:
+    for entry, gpu in await _gpus(driver, entries):
         goal, other = _sides(entry, side)
-        gpu = await _gpu(driver, entry)
         for instance in gpu.instances:
             if _target(instance, goal) is None and _target(instance, other) is not None:
                 await _destroy(driver, entry, instance, stopped)
@@ -120,8 +119,7 @@ async def verify(
 ) -> None:
     """Ask the driver whether that side is there now, kept instances untouched."""
     present = set()
-    for entry in entries:
-        gpu = await _gpu(driver, entry)
+    for entry, gpu in await _gpus(driver, entries):
         present |= {compute.uuid for instance in gpu.instances for compute in instance.compute}
         if not _stands(gpu, *_sides(entry, side)):
             there = ", ".join(f"profile {i.profile_id} at {i.start}" for i in gpu.instances) or "no instance"
@@ -140,16 +138,13 @@ async def verify(
 
 async def is_at(driver: Driver, entries: Sequence[Entry], side: Settled) -> bool:
     """Whether every GPU is at that side already."""
-    for entry in entries:
-        if not _stands(await _gpu(driver, entry), *_sides(entry, side)):
-            return False
-    return True
+    return all(_stands(gpu, *_sides(entry, side)) for entry, gpu in await _gpus(driver, entries))
 
 
 async def new_in_use(driver: Driver, entries: Sequence[Entry]) -> bool:
     """Whether a process runs in an instance that only the new layout has."""
-    for entry in entries:
-        for instance in (await _gpu(driver, entry)).instances:
+    for entry, gpu in await _gpus(driver, entries):
+        for instance in gpu.instances:
             before = _target(instance, entry.old)
             is_new = _target(instance, entry.new) is not None and (before is None or not before.whole)
             if is_new and await pids_in(driver, instance):
@@ -157,15 +152,19 @@ async def new_in_use(driver: Driver, entries: Sequence[Entry]) -> bool:
     return False
 
 
-async def _gpu(driver: Driver, entry: Entry) -> GPU:
-    """The entry's GPU now. Raises `JournalInTheWay` when it is gone or does not answer."""
-    found = next((gpu for gpu in (await driver.inventory()).gpus if gpu.uuid == entry.gpu_uuid), None)
-    if found is None or found.fault:
-        raise JournalInTheWay(
-            f"GPU {entry.index} ({entry.gpu_uuid}) cannot be brought to a known layout",
-            found.fault if found is not None else "the driver does not list it",
-            "Reset the GPU or reboot, then try again; remove the journal when the GPU is gone for good",
-        )
+async def _gpus(driver: Driver, entries: Sequence[Entry]) -> list[tuple[Entry, GPU]]:
+    """The entries with their GPUs now. Raises `JournalInTheWay` when one is gone or does not answer."""
+    present = {gpu.uuid: gpu for gpu in (await driver.inventory()).gpus}
+    found = []
+    for entry in entries:
+        gpu = present.get(entry.gpu_uuid)
+        if gpu is None or gpu.fault:
+            raise JournalInTheWay(
+                f"GPU {entry.index} ({entry.gpu_uuid}) cannot be brought to a known layout",
+                gpu.fault if gpu is not None else "the driver does not list it",
+                "Reset the GPU or reboot, then try again; remove the journal when the GPU is gone for good",
+            )
+        found.append((entry, gpu))
     return found
 
 

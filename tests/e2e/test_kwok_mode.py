@@ -21,6 +21,7 @@ from as_a_user import SYSTEM, Kubectl, condition, training_job, wait_for
 from invariants import InvariantChecker
 from scheduler_objects import exactly
 from tessera.api import names
+from tessera.local.kwok import DURATION_ANNOTATION
 from tessera.local.progress import Progress
 from tessera.local.stack import Stack, StackSettings, bring_up, take_down
 from tessera.local.stand_in import RunningStandIn, running_stand_ins
@@ -111,6 +112,33 @@ def test_a_killed_scheduler_is_replaced_and_the_next_up_starts_what_is_missing(
     assert all(process in after for process in kept), "what lives is left alone"
 
 
+def test_a_move_is_finished_by_the_next_leader_when_its_own_is_killed(kubectl: Kubectl, stack: Stack) -> None:
+    """On a node with two GPUs a half of each is taken: room for a whole one is made by moving a half."""
+    node = f"{stack.settings.name}-kwok-0"
+    _allow_moves(kubectl, node)
+    halves = [f"half-{number}" for number in range(4)]
+    kubectl.apply(_claim_template("half", "3g.40gb"), _claim_template("whole", "7g.80gb"))
+    kubectl.apply(*(_movable_job(name, "half", node=node) for name in halves))
+    wait_for("the halves to run", lambda: len(_running(kubectl)) == len(halves))
+    by_gpu = {_device_of(kubectl, name)[:12]: name for name in halves}
+    assert len(by_gpu) == 2
+    kubectl.run("delete", "job", *(name for name in halves if name not in by_gpu.values()))
+    wait_for("two halves to be freed", lambda: len(_allocations(kubectl)) == 2)
+
+    leader: RunningStandIn = wait_for("a leader", lambda: _leader(kubectl, stack))
+    kubectl.apply(_movable_job("whole", "whole", node=node))
+    # The Job controller waits ten seconds before it replaces the pod, so that this is early enough.
+    moved = wait_for("an eviction", lambda: set(by_gpu.values()) - _jobs_that_stay(kubectl), every=0.05)
+    os.kill(leader.pid, signal.SIGKILL)
+    [placeholder] = _allocations(kubectl.in_namespace(SYSTEM)).values()
+
+    wait_for("the whole to run beside both halves", lambda: len(_running(kubectl)) == 3, every=0.5)
+    assert _device_of(kubectl, *moved) == placeholder[1]
+    wait_for("the placeholder to be gone", lambda: not kubectl.in_namespace(SYSTEM).items("resourceclaims"))
+    rooms = [c["metadata"].get("annotations", {}) for c in kubectl.items("resourceclaims")]
+    assert not any(names.ROOM_ANNOTATION in annotations for annotations in rooms)
+
+
 def pods_arrive_while_the_leader_goes(
     kubectl: Kubectl,
     stack: Stack,
@@ -150,12 +178,67 @@ def _apply_in_background(kubectl: Kubectl, objects: list[Object]) -> subprocess.
     return process
 
 
+def _allow_moves(kubectl: Kubectl, node: str) -> None:
+    """The GPUs of one node belong to a partition, and then that allows moves."""
+    spec: Object = {"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": node}}, "mode": "dynamic"}
+    partition: Object = {
+        "apiVersion": names.API_VERSION,
+        "kind": "MIGPartition",
+        "metadata": {"name": kubectl.namespace},
+        "spec": spec,
+    }
+    kubectl.apply(partition)
+
+    def owned() -> bool:
+        gpus = (kubectl.get("gpunode", node) or {}).get("spec", {}).get("gpus", [])
+        return len(gpus) == 2 and all(gpu["partition"] == kubectl.namespace for gpu in gpus)
+
+    wait_for("the operator to give the GPUs to the partition", owned)
+    spec["dynamic"] = {"moves": {"maxVictims": 1, "per100Placements": 100}}
+    kubectl.apply(partition)
+
+
+def _movable_job(name: str, template: str, *, node: str) -> Object:
+    """A Job of one pod on that node, which runs for an hour and may be moved."""
+    ignore = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    annotations = {names.MOVABLE_ANNOTATION: "true", DURATION_ANNOTATION: "1h"}
+    pod = _pod_spec(template) | {
+        "restartPolicy": "Never",
+        "nodeSelector": {"kubernetes.io/hostname": node},
+    }
+    spec = {
+        "completions": 1,
+        "completionMode": "Indexed",
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": [ignore]},
+        "template": {"metadata": {"annotations": annotations}, "spec": pod},
+    }
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}
+
+
+def _jobs_that_stay(kubectl: Kubectl) -> set[str]:
+    """Those with a pod that runs and was not asked to leave."""
+    stay = [pod for pod in _running(kubectl) if "deletionTimestamp" not in pod["metadata"]]
+    return {pod["metadata"]["labels"]["job-name"] for pod in stay}
+
+
+def _device_of(kubectl: Kubectl, job: str) -> str:
+    """The device of the Job's running pod."""
+    [pod] = [p for p in _running(kubectl) if p["metadata"]["labels"]["job-name"] == job]
+    [made] = pod["status"]["resourceClaimStatuses"]
+    return _allocations(kubectl)[made["resourceClaimName"]][1]
+
+
 def _template() -> Object:
+    return _claim_template("small", "1g.10gb")
+
+
+def _claim_template(name: str, profile: str) -> Object:
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaimTemplate",
-        "metadata": {"name": "small"},
-        "spec": {"spec": {"devices": {"requests": [exactly("1g.10gb")]}}},
+        "metadata": {"name": name},
+        "spec": {"spec": {"devices": {"requests": [exactly(profile)]}}},
     }
 
 
@@ -164,18 +247,21 @@ def _pod(number: int) -> Object:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": f"small-{number}"},
-        "spec": {
-            "schedulingGates": [{"name": names.PLACEMENT_GATE}],
-            "terminationGracePeriodSeconds": 0,
-            "resourceClaims": [{"name": "slice", "resourceClaimTemplateName": "small"}],
-            "containers": [
-                {
-                    "name": "main",
-                    "image": "example.invalid/none",
-                    "resources": {"claims": [{"name": "slice"}]},
-                }
-            ],
-        },
+        "spec": _pod_spec("small") | {"terminationGracePeriodSeconds": 0},
+    }
+
+
+def _pod_spec(template: str) -> Object:
+    return {
+        "schedulingGates": [{"name": names.PLACEMENT_GATE}],
+        "resourceClaims": [{"name": "slice", "resourceClaimTemplateName": template}],
+        "containers": [
+            {
+                "name": "main",
+                "image": "example.invalid/none",
+                "resources": {"claims": [{"name": "slice"}]},
+            }
+        ],
     }
 
 

@@ -128,7 +128,8 @@ async def storm(seed: int) -> None:
     """A hundred seconds of users, jobs, faults, refused evictions, kills and stops; then calm."""
     rng = random.Random(seed)
     cluster = MovingCluster(rng)
-    cluster.allow_moves(replacementTimeoutSeconds=30, preemption="LowerPriority")
+    preemption = "LowerPriority" if seed % 2 else "Never"
+    cluster.allow_moves(replacementTimeoutSeconds=30, preemption=preemption)
     for node in ("a", "b", "c"):
         cluster.add_node(node, gpus=2)
     cluster.refusals = 0.3

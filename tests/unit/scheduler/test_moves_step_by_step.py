@@ -179,6 +179,43 @@ def test_a_target_and_the_room_are_held_before_anybody_is_asked_to_leave(cluster
     assert of(second, Refuse) == []
 
 
+def test_a_plan_whose_placeholder_is_refused_is_not_made_anew_in_every_round(cluster: Cluster) -> None:
+    cluster.ask()
+    actions: list[Action] = []
+    for _ in range(50):
+        actions += cluster.round(seconds=0.1, lose=lambda action: isinstance(action, HoldTarget))
+    assert len(of(actions, KeepRoom)) == 2  # Written, and taken away.
+    assert [told.reason for told in of(actions, Refuse)] == ["MakingRoom", "Unplaceable"]
+    cluster.round(seconds=30.0)
+    cluster.round()
+    assert cluster.evicted == ["victim"]
+
+
+def test_a_pod_of_another_namespace_that_names_the_job_as_its_owner_is_no_replacement(
+    cluster: Cluster,
+) -> None:
+    """Owners are written by whoever makes the pod; garbage collection comes a second later."""
+    begin(cluster)
+    cluster.go("victim")
+    cluster.round()
+    cluster.add_job_pod("thief", "1g.10gb")
+    for obj in (cluster.world.pods["thief"], cluster.world.claims["thief"]):
+        obj["metadata"]["namespace"] = "elsewhere"
+    cluster.round()
+    assert cluster.device("thief") is None
+    assert [f"{B}-1g-10gb-6"] == [cluster.device(name) for name in cluster.placeholders]
+
+
+def test_whoever_found_no_search_left_has_his_turn(cluster: Cluster) -> None:
+    """The searches of each round would else be made for the same first four, in vain."""
+    for priority in range(12):
+        cluster.ask(f"too-large-{priority}", "7g.80gb", priority=1 + priority)
+    cluster.ask()
+    for _ in range(5):
+        cluster.round(seconds=31.0)
+    assert "tessera.dev/room" in cluster.world.claims["waiting"]["metadata"]["annotations"]
+
+
 def test_a_checkpoint_interval_that_is_no_time_counts_as_none(cluster: Cluster) -> None:
     annotations = cluster.world.pods["victim"]["metadata"]["annotations"]
     annotations["tessera.dev/checkpoint-interval-seconds"] = "9" * 5000

@@ -1,7 +1,9 @@
 """New plans: for whom one is looked for, how often, and its first steps.
 
 A search costs milliseconds, and on a full cluster hundreds of pods fit nowhere. So a round makes few
-searches, and a question that found no plan is not asked again for some seconds.
+searches, and a question that found no plan is not asked again for some seconds. Questions for which no search
+was left come first the next time. Nor is a plan made for the same claim twice within some seconds: one whose
+first writes are refused would else be made anew in every round.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ MOST_SEARCHES = 4
 """New plans that are looked for in one round."""
 FRUITLESS_SECONDS = 5.0
 """For so long a question without a plan is not asked again, so that others get their turn."""
+PLAN_AGAIN_SECONDS = 10.0
+"""After a plan for a claim, no other one is made for it for so long."""
+TURN_SECONDS = 60.0
+"""For so long a search is kept free for a question that found none left; its pod is asked every 30 s."""
 
 
 class Beginnings:
@@ -35,6 +41,8 @@ class Beginnings:
     def __init__(self, policy: ValuePolicy) -> None:
         self._finder = PlanFinder(policy)
         self._fruitless: dict[Hashable, float] = {}
+        self._left_out: dict[Hashable, float] = {}
+        self._begun: dict[str, float] = {}
 
     def find(
         self,
@@ -50,7 +58,9 @@ class Beginnings:
         if not accounts or not asks_for_one_slice(wanted) or under_way.waits_for_cleaning(wanted.todo[0]):
             return None
         now = placing.snapshot.now
-        self._fruitless = {asked: until for asked, until in self._fruitless.items() if until > now}
+        self._forget(now)
+        if wanted.todo[0].uid in self._begun:
+            return None
         spared = frozenset(left_alone) | under_way.identities()
         asked = Question(pod, wanted.requests[0], placing.feasible(wanted), moving.busy, spared)
         plans = []
@@ -59,7 +69,7 @@ class Beginnings:
             if not account.movable_now(now) and not account.preemptable_now(now):
                 continue
             question = (name, pod.priority, placing.question(wanted))
-            if question in self._fruitless or moving.searches == MOST_SEARCHES:
+            if question in self._fruitless or not self._has_turn(question, moving, now):
                 continue
             moving.searches += 1
             plan = self._finder.moves(asked, name, account, placing)
@@ -70,6 +80,27 @@ class Beginnings:
                 self._fruitless[question] = now + FRUITLESS_SECONDS
         # A plan of moves costs nobody a place.
         return min(plans, key=lambda p: (any(v.target is None for v in p.victims), p.price), default=None)
+
+    def begun(self, claim: Claim, *, now: float) -> None:
+        """A plan for the claim is carried out from now on."""
+        self._begun[claim.uid] = now + PLAN_AGAIN_SECONDS
+
+    def _has_turn(self, question: Hashable, moving: MovingRound, now: float) -> bool:
+        """Whether a search is left for the question, beside those for questions that were left out before."""
+        earlier = list(self._left_out)
+        ahead = earlier.index(question) if question in self._left_out else len(earlier)
+        if moving.searches + ahead < MOST_SEARCHES:
+            self._left_out.pop(question, None)
+            return True
+        self._left_out[question] = now + TURN_SECONDS  # One that was left out before keeps its turn.
+        return False
+
+    def _forget(self, now: float) -> None:
+        for book in (self._fruitless, self._left_out):
+            for asked in [asked for asked, until in book.items() if until <= now]:
+                del book[asked]
+        for uid in [uid for uid, until in self._begun.items() if until <= now]:
+            del self._begun[uid]
 
 
 def first_steps(

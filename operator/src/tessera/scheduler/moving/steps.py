@@ -188,6 +188,7 @@ class Moving:
         plan = self.find_plan(pod, wanted)
         if plan is None:
             return None
+        self._beginnings.begun(wanted.todo[0], now=self._now.placing.snapshot.now)
         seconds = self._accounts[plan.partition].rule.replacement_seconds
         return list(first_steps(plan, pod, wanted.todo[0], self._now, replacement_seconds=seconds))
 

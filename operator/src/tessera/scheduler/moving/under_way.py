@@ -93,8 +93,7 @@ class UnderWay:
             return None
         who = identity_of(pod)
         return next(
-            (p for p in self.placeholders if p.record.identity == who and p.record.victim_pod.uid != pod.uid),
-            None,
+            (p for p in self.placeholders if p.record.identity == who and _may_replace(pod, p.record)), None
         )
 
     def identities(self) -> set[Identity]:
@@ -191,11 +190,18 @@ class _Pods:
         return [
             pod
             for pod in (self.snapshot.pods[key] for key in keys)
-            if pod.uid != record.victim_pod.uid
+            if _may_replace(pod, record)
             and not pod.deleting
             and is_replaceable(pod)
             and identity_of(pod) == record.identity
         ]
+
+
+def _may_replace(pod: Pod, record: MoveRecord) -> bool:
+    """Whether a pod of that Job may be the victim's replacement. A Job makes pods in its own namespace only;
+    elsewhere anybody may write its UID into a pod.
+    """
+    return pod.uid != record.victim_pod.uid and pod.key[0] == record.victim_pod.namespace
 
 
 def _judge_room(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,27 @@ def test_a_change_that_was_cut_off_is_settled_by_whatever_is_called_next(state: 
     injector.set([])
     again = call(state, "list")
     assert "had been cut off; the former layout is back" in again.stderr
+    assert profiles(state) == [("3g.71gb", 4)]
+    assert call(state, "list").stderr == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_in_the_middle_brings_the_former_layout_back(
+    state: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    call(state, "apply", "3g.71gb@4")
+    around = FaultInjector.around
+
+    def pressed(self: FaultInjector, symbol: str, body: Callable[[], int]) -> int:
+        if symbol == CREATE_COMPUTE:
+            os.kill(os.getpid(), number)
+        return around(self, symbol, body)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FaultInjector, "around", pressed)
+        done = call(state, "apply", "2g.35gb@0,1g.18gb@2")
+    assert done.exit_code == 1
+    assert "the change was interrupted. The former layout is back" in str(done.exception)
     assert profiles(state) == [("3g.71gb", 4)]
     assert call(state, "list").stderr == ""
 

@@ -121,6 +121,23 @@ def test_ctrl_c_in_the_middle_brings_the_former_layout_back(
     assert call(state, "list").stderr == ""
 
 
+def test_a_user_who_may_not_see_processes_still_sees_the_layout(state: Path) -> None:
+    call(state, "apply", "3g.71gb@4")
+    hidden = Fault("nvmlDeviceGetComputeRunningProcesses_v3", code=4, times=0)
+    FaultInjector(node_directory(state)).set([hidden])
+    assert "Processes are hidden from this user" in call(state, "list").stdout
+    answer = json.loads(call(state, "list", "--json").stdout)["gpus"][0]
+    assert answer["processes"] is None
+    assert answer["instances"][0]["profile"] == "3g.71gb"
+
+
+def test_a_lost_gpu_is_listed_with_its_fault_and_gets_no_layout(state: Path) -> None:
+    call(state, "list")
+    control.lose(node_directory(state), index=0)
+    assert "GPU 0 cannot be used: nvmlDeviceGetName" in call(state, "list").stdout
+    assert "GPU_IS_LOST" in str(call(state, "apply", "7g.141gb").exception)
+
+
 def test_a_file_gives_several_gpus_their_layouts(state: Path, tmp_path: Path) -> None:
     file = tmp_path / "layouts.yaml"
     file.write_text(

@@ -5,14 +5,17 @@ Kills, errors and interrupts at every step: `tests/simulation/test_relayout_surv
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
 import pytest
 from relayout_bench import ASKED, NEW, OLD, Bench
+from tessera.gpu.nvml import NVML
 from tessera.gpu.simulator import control
 from tessera.gpu.simulator.faults import Fault
 from tessera.gpu.simulator.library import SimulatedLibrary
+from tessera.gpu.simulator.state import StateFile
 from tessera.relayout.errors import JournalInTheWay, LayoutBlocked, LayoutNotApplied
 from tessera.relayout.settling import Settled
 
@@ -100,6 +103,27 @@ def test_a_lost_gpu_keeps_the_journal_until_it_is_back(node: Bench) -> None:
     node.fail()
     control.reset(node.directory, index=0)
     assert node.recover() is Settled.OLD
+    assert node.layouts() == OLD
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_what_another_program_does_meanwhile_is_noticed_and_undone(node: Bench, start: int) -> None:
+    """Before the last step it destroys an instance of the new layout: a created one, a completed one."""
+    asked = itertools.count(1)
+
+    def meddle() -> bool:
+        if next(asked) == 10:
+            other = NVML(SimulatedLibrary(StateFile(node.directory)))
+            gpu = other.inventory().gpus[0]
+            victim = next(i for i in gpu.instances if i.start == start)
+            other.destroy_compute_instance(gpu.uuid, victim.id, victim.compute[0].id)
+            other.destroy_gpu_instance(gpu.uuid, victim.id)
+        return False
+
+    with pytest.raises(
+        LayoutNotApplied, match=r"is not as it should be.*Another program.*The former layout is back"
+    ):
+        node.apply(stopped=meddle)
     assert node.layouts() == OLD
 
 

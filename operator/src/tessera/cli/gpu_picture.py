@@ -34,8 +34,13 @@ def machine_picture(machine: Machine, *, width: int = WIDTH) -> RenderableType:
     parts: list[RenderableType] = [title]
     for read in machine.gpus:
         parts += [Text(), _heading(read)]
+        if read.gpu.fault:
+            parts.append(Text(f" GPU {read.gpu.index} cannot be used: {read.gpu.fault}", BAD))
+            continue
         parts += gpu_rows(_row(read, [_listed(standing) for standing in read.standing]), _COLOURS, width)
         parts += [_user(standing) for standing in read.standing if standing.pids]
+        if read.processes_hidden:
+            parts.append(Text("       Processes are hidden from this user; root sees them.", WAITING))
     if not machine.gpus:
         parts.append(Text(" The driver lists no GPU.", BAD))
     elif any(read.standing or read.gpu.mig_current for read in machine.gpus):
@@ -210,7 +215,7 @@ def _gpu_object(read: ReadGPU) -> dict[str, Any]:
         "free_memory_slices": row.free_slices,
         "largest_free_profile": row.largest_free_profile,
         "fault": read.gpu.fault or None,
-        "processes": list(read.pids),
+        "processes": None if read.processes_hidden else list(read.pids),
         "instances": [_standing_object(standing) for standing in read.standing],
     }
 

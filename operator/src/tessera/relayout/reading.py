@@ -7,19 +7,26 @@ from dataclasses import dataclass
 from tessera.boards import every_profile, geometry_of_model
 from tessera.gpu.driver import GPU, Driver, GPUInstance, Inventory
 from tessera.gpu.faults import NVMLFault
+from tessera.gpu.profiles import GPUModel
 from tessera.placement.geometry import Geometry
 from tessera.relayout.plan import Standing
 
+_NO_PERMISSION = 4
 _NOT_FOUND = 6
 
 
 @dataclass(frozen=True, slots=True)
 class ReadGPU:
-    """A GPU, its instances with the processes inside, and the processes that hold the GPU as a whole."""
+    """A GPU, its instances with the processes inside, and the processes that hold the GPU as a whole.
+
+    `processes_hidden` is true where the driver does not tell this user who they are. It still refuses to
+    destroy an instance in use.
+    """
 
     gpu: GPU
     standing: tuple[Standing, ...]
     pids: tuple[int, ...]
+    processes_hidden: bool = False
 
     @property
     def geometry(self) -> Geometry | None:
@@ -48,22 +55,36 @@ async def read_machine(driver: Driver) -> Machine:
 async def _read_gpu(driver: Driver, gpu: GPU) -> ReadGPU:
     if gpu.fault or gpu.model is None:
         return ReadGPU(gpu=gpu, standing=(), pids=())
-    standing = tuple([await _read_instance(driver, gpu, instance) for instance in gpu.instances])
-    inside = {pid for instance in standing for pid in instance.pids}
-    everyone = await driver.processes(gpu.uuid)
-    return ReadGPU(gpu=gpu, standing=standing, pids=tuple(pid for pid in everyone if pid not in inside))
+    inside: list[tuple[int, ...]] = []
+    everyone: tuple[int, ...] = ()
+    hidden = False
+    try:
+        inside = [await pids_in(driver, instance) for instance in gpu.instances]
+        everyone = await driver.processes(gpu.uuid)
+    except NVMLFault as fault:
+        if fault.code != _NO_PERMISSION:
+            raise
+        hidden = True
+    pids = inside if len(inside) == len(gpu.instances) else [()] * len(gpu.instances)
+    standing = tuple(_standing(gpu.model, *pair) for pair in zip(gpu.instances, pids, strict=True))
+    known = {pid for pids in inside for pid in pids}
+    return ReadGPU(
+        gpu=gpu,
+        standing=standing,
+        pids=tuple(pid for pid in everyone if pid not in known),
+        processes_hidden=hidden,
+    )
 
 
-async def _read_instance(driver: Driver, gpu: GPU, instance: GPUInstance) -> Standing:
-    assert gpu.model is not None
+def _standing(model: GPUModel, instance: GPUInstance, pids: tuple[int, ...]) -> Standing:
     return Standing(
-        profile=gpu.model.profile_name(instance.profile_id),
+        profile=model.profile_name(instance.profile_id),
         profile_id=instance.profile_id,
         start=instance.start,
         size=instance.size,
         compute_instances=len(instance.compute),
         uuids=tuple(compute.uuid for compute in instance.compute),
-        pids=await pids_in(driver, instance),
+        pids=pids,
     )
 
 

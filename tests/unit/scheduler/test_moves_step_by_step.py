@@ -216,6 +216,28 @@ def test_whoever_found_no_search_left_has_his_turn(cluster: Cluster) -> None:
     assert "tessera.dev/room" in cluster.world.claims["waiting"]["metadata"]["annotations"]
 
 
+@pytest.mark.parametrize(("grace", "leaves"), [(300, True), (301, False)])
+def test_a_pod_that_may_end_for_longer_than_a_place_is_held_is_no_victim(
+    cluster: Cluster, grace: int, leaves: bool
+) -> None:
+    cluster.world.pods["victim"]["spec"]["terminationGracePeriodSeconds"] = grace
+    cluster.world.touch(cluster.world.pods["victim"])
+    cluster.ask()
+    cluster.round()
+    assert bool(cluster.placeholders) == leaves
+
+
+def test_nobody_leaves_for_a_node_that_does_not_take_the_waiting_pod_any_more(cluster: Cluster) -> None:
+    cluster.ask()
+    cluster.round()
+    cluster.world.nodes["node-a"]["spec"]["unschedulable"] = True
+    cluster.world.touch(cluster.world.nodes["node-a"])
+    actions = cluster.round()
+    assert of(actions, Evict) == []
+    assert [keep.record for keep in of(actions, KeepRoom)] == [None]
+    assert cluster.placeholders == []
+
+
 def test_a_checkpoint_interval_that_is_no_time_counts_as_none(cluster: Cluster) -> None:
     annotations = cluster.world.pods["victim"]["metadata"]["annotations"]
     annotations["tessera.dev/checkpoint-interval-seconds"] = "9" * 5000

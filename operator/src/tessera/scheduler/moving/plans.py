@@ -20,9 +20,10 @@ from tessera.placement.request import Feasible, Placement, Request
 from tessera.placement.state import AlreadyOccupied
 from tessera.scheduler.moving.ration import Account
 from tessera.scheduler.moving.under_way import may_preempt
-from tessera.scheduler.moving.victims import Candidate, candidate_of, seconds_lost, targets_of
+from tessera.scheduler.moving.victims import Candidate, candidate_of, grace_seconds, seconds_lost, targets_of
 from tessera.scheduler.objects import Pod
 from tessera.scheduler.placing import Placing
+from tessera.scheduler.reserves import MoveRule
 
 PRICE = PlanPrice(fewest_first=False, per_gpu_second=1 / 3600)
 """An hour of a whole GPU lost weighs as much as one more move."""
@@ -75,9 +76,8 @@ class PlanFinder:
         within = self._within(asked, partition, placing)
         if not most or not within:
             return None
-        victims = _Victims(
-            asked, placing, targets_within=placing.reserves.movable[partition][0] & ~asked.busy
-        )
+        targets_within = placing.reserves.movable[partition][0] & ~asked.busy
+        victims = _Victims(asked, placing, account.rule, targets_within=targets_within)
         found = self._moves.plan(
             placing.state,
             asked.request,
@@ -100,7 +100,7 @@ class PlanFinder:
         within = self._within(asked, partition, placing)
         if not most or not within:
             return None
-        victims = _Victims(asked, placing, targets_within=0)
+        victims = _Victims(asked, placing, account.rule, targets_within=0)
         found = plan_preemption(
             placing.state,
             self._policy,
@@ -122,10 +122,11 @@ class PlanFinder:
 class _Victims:
     """Answers the search: what may leave, and at what cost."""
 
-    def __init__(self, asked: Question, placing: Placing, *, targets_within: int) -> None:
+    def __init__(self, asked: Question, placing: Placing, rule: MoveRule, *, targets_within: int) -> None:
         self.found: dict[Hashable, Candidate] = {}
         self._asked = asked
         self._placing = placing
+        self._rule = rule
         self._targets_within = targets_within
         self._known: dict[Hashable, Victim | None] = {}
 
@@ -149,6 +150,8 @@ class _Victims:
         found = candidate_of(owner, placing.snapshot)
         if found is None or found.identity in self._asked.spared:
             return None
+        if grace_seconds(found.pod) > self._rule.replacement_seconds:
+            return None  # It may still be ending when its place and the room are given up.
         held = placing.state.holds(owner)
         assert held is not None
         gpu, index = held

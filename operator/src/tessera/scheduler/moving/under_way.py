@@ -224,7 +224,9 @@ def _judge_room(
         found.given_up.append(GivenUp(claim, record, REFUSED))
         return
     room = Room(claim, pod, record, place, partition, staying)
-    if all(_may_leave(victim, at, room, held, placing) for victim, at in staying):
+    if staying and not placing.load.fit(pod).gpus >> place.gpu & 1:
+        found.given_up.append(given_up)  # Its node was cordoned, say: nobody leaves for a place of no use.
+    elif all(_may_leave(victim, at, room, held, placing) for victim, at in staying):
         found.rooms[claim.uid] = room
     else:
         found.given_up.append(given_up)

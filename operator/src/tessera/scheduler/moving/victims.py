@@ -25,6 +25,8 @@ RESTART_SECONDS = 30.0
 """From the eviction of a pod to the first step of its replacement, work since the checkpoint apart: the usual
 grace time of a pod.
 """
+_GRACE_SECONDS = 30
+"""The default of Kubernetes."""
 RESLICE_SECONDS = 5.0
 """In which the slices of victim and request are cut anew."""
 
@@ -94,6 +96,12 @@ def candidate_of(owner: Hashable, snapshot: Snapshot) -> Candidate | None:
     pod_name = next((one["name"] for one in owners if one.get("uid") == claim.owner_uid), "")
     pod = snapshot.pods.get((namespace, pod_name))
     return None if pod is None or pod.uid != claim.owner_uid else candidate(pod, snapshot)
+
+
+def grace_seconds(pod: Pod) -> int:
+    """For how long an evicted pod may take to end."""
+    said = pod.raw["spec"].get("terminationGracePeriodSeconds")
+    return _GRACE_SECONDS if said is None else int(said)
 
 
 def seconds_lost(found: Candidate, geometry: Geometry, placement: LegalPlacement, *, now: float) -> float:

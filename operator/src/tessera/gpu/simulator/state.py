@@ -269,9 +269,8 @@ class StateFile:
             raise DamagedState(self.path, f"has another shape ({error!r})") from error
 
     def _store(self, node: Node) -> None:
-        temporary = self.path.with_suffix(
-            ".tmp"
-        )  # one name: the lock is held, and a killed writer's is reused
+        # One name for all: the lock is held, and what a killed writer left is written over.
+        temporary = self.path.with_suffix(".tmp")
         with temporary.open("w", encoding="utf-8") as file:
             json.dump(asdict(node), file, indent=1)
             file.flush()

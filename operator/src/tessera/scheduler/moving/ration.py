@@ -1,8 +1,9 @@
 """How often pods may be moved: one account per MIGPartition, and who is left alone for a while.
 
-The account is that of `placement.budget`: placements earn tokens, a move costs one. Beside it stands what the
-partition allows in an hour. Both are in memory. The account starts empty, so that a restart makes moves rarer;
-the hour begins anew, so that preemptions may be more than the partition allows. A victim is paid for when it has left; while it has not, no other plan of its partition begins.
+The account is that of `placement.budget`: placements earn tokens, a move costs one. Beside it stands what
+the partition allows in an hour. Both are in memory. The account starts empty, so that a restart makes moves
+rarer; the hour begins anew, so that preemptions may become more than the partition allows. A victim is paid
+for when it has left; while it has not, no other plan of its partition begins.
 """
 
 from __future__ import annotations

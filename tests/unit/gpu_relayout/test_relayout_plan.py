@@ -166,10 +166,10 @@ def test_starts_are_chosen_so_that_what_is_there_stays() -> None:
 
 
 def test_an_instance_in_use_is_spared_even_when_more_idle_ones_go() -> None:
-    there = [*at(("1g.10gb", 0), pids=(7,)), *at(("1g.10gb", 4), ("1g.10gb", 5))]
-    change = plan_change(H100, there, wishes("3g.40gb", "1g.10gb"))
+    there = [*at(("1g.10gb", 0), pids=(7,)), *at(("1g.10gb", 4), ("1g.10gb", 5), ("1g.10gb", 6))]
+    change = plan_change(H100, there, wishes("3g.40gb", "1g.10gb", "1g.10gb", "1g.10gb"))
     assert [s.start for s in change.kept] == [0]
-    assert change.created == (Place(4, "3g.40gb"),)
+    assert [s.start for s in change.destroyed] == [4, 5, 6]
     assert change.blocked == ()
 
 

@@ -47,6 +47,8 @@ from tessera.scheduler.pen import Pen
 from tessera.scheduler.snapshot import Written
 
 _NEWS_SECONDS = 30.0
+_GOOD_NEWS = frozenset({Reason.AWAITING_PLACEMENT, Reason.MAKING_ROOM})
+"""Reasons to wait that nobody has to do anything about."""
 
 
 class Writer:
@@ -196,7 +198,7 @@ class Writer:
     async def _refuse(self, refusal: Refuse, now: float) -> None:
         if not self._is_news(refusal.pod.uid, refusal, now):
             return
-        kind: EventType = "Normal" if refusal.reason == Reason.AWAITING_PLACEMENT else "Warning"
+        kind: EventType = "Normal" if refusal.reason in _GOOD_NEWS else "Warning"
         self._pen.tell(refusal.pod.raw, kind, refusal.reason, "Place", refusal.message)
         text = json.dumps({"reason": str(refusal.reason), "message": refusal.message}, ensure_ascii=False)
         for claim in refusal.claims:

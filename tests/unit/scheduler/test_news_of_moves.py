@@ -1,0 +1,67 @@
+"""What a waiting pod is told while room is made for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tessera.api import names
+from tessera.api.reasons import Reason
+from tessera.kube.client import KubeClient
+from tessera.kube.events import EventRecorder
+from tessera.scheduler.actions import Action, Refuse
+from tessera.scheduler.objects import Pod, read_pod
+from tessera.scheduler.writer import Writer
+
+News = tuple[str, str, str, str]
+
+
+class Told(EventRecorder):
+    """Keeps (name of the object, type, reason, message) of every event instead of writing it."""
+
+    def __init__(self, client: KubeClient) -> None:
+        super().__init__(client, component="scheduler", instance="scheduler-0")
+        self.news: list[News] = []
+
+    def emit(self, regarding: Mapping[str, Any], *, type: str, reason: str, action: str, message: str) -> Any:
+        self.news.append((regarding["metadata"]["name"], type, str(reason), message))
+
+
+class Client(KubeClient):
+    """Reaches nobody."""
+
+    def __init__(self) -> None: ...
+
+
+class Room:
+    """A writer that leads."""
+
+    def __init__(self) -> None:
+        self.client = Client()
+        self.told = Told(self.client)
+        self.writer = Writer(self.client, events=self.told, verify=self._leads)
+
+    async def _leads(self) -> None:
+        """Nobody else does."""
+
+    async def round(self, *actions: Action, at: float = 0.0) -> list[News]:
+        """What is told while the actions are carried out."""
+        self.told.news.clear()
+        await self.writer.carry_out(actions, now=1_790_000_000.0 + at)
+        return list(self.told.news)
+
+
+def pod(name: str) -> Pod:
+    metadata = {"name": name, "namespace": "team", "uid": f"uid-of-{name}"}
+    spec = {"containers": [], "schedulingGates": [{"name": names.PLACEMENT_GATE}]}
+    return read_pod({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+
+async def test_that_room_is_made_is_good_news_and_that_there_is_none_is_not() -> None:
+    room = Room()
+    assert await room.round(Refuse(pod("wide"), (), Reason.MAKING_ROOM, "pod small leaves")) == [
+        ("wide", "Normal", "MakingRoom", "pod small leaves")
+    ]
+    assert await room.round(Refuse(pod("wide"), (), Reason.UNPLACEABLE, "no room")) == [
+        ("wide", "Warning", "Unplaceable", "no room")
+    ]

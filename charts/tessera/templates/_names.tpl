@@ -8,6 +8,7 @@ compares them.
 {{- define "tessera.deviceTaintKey" -}}tessera.dev/managed{{- end }}
 {{- define "tessera.placementGate" -}}tessera.dev/placement{{- end }}
 {{- define "tessera.namespaceGateLabel" -}}tessera.dev/gate{{- end }}
+{{- define "tessera.movableAnnotation" -}}tessera.dev/movable{{- end }}
 {{- define "tessera.moveAnnotation" -}}tessera.dev/move{{- end }}
 {{- define "tessera.roomAnnotation" -}}tessera.dev/room{{- end }}
 {{- define "tessera.claimFinalizer" -}}resource.kubernetes.io/delete-protection{{- end }}

@@ -24,6 +24,7 @@ from integration.chart.objects import (
     gated_namespace,
     gpu_node,
     lease,
+    marked_job,
     pod,
 )
 from tessera.api import names
@@ -162,6 +163,7 @@ def wait_for_policies(cluster: ControlPlane) -> None:
             lambda: created(claim("probe-2") | {"metadata": {"name": "probe-2", "annotations": a_record}}),
             "move-records.tessera.dev",
         ),
+        "movable-job": (lambda: created(marked_job("probe")), "movable-job.tessera.dev"),
         "scheduler-placeholder": (
             lambda: created(claim("probe-2"), f"--as={scheduler}", namespace=space),
             "scheduler-placeholder.tessera.dev",

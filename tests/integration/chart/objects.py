@@ -72,6 +72,13 @@ def pod(
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
 
 
+def marked_job(name: str) -> Object:
+    """A Job whose pods may be moved, and that says nothing else."""
+    metadata = {"annotations": {names.MOVABLE_ANNOTATION: "true"}}
+    spec = {"template": {"metadata": metadata, "spec": pod(name)["spec"] | {"restartPolicy": "Never"}}}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}
+
+
 def gpu_node(name: str) -> Object:
     return {
         "apiVersion": names.API_VERSION,

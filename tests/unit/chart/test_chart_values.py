@@ -135,6 +135,7 @@ def test_the_chart_spells_names_as_the_code_does() -> None:
         "deviceTaintKey": names.DEVICE_TAINT_KEY,
         "placementGate": names.PLACEMENT_GATE,
         "namespaceGateLabel": names.NAMESPACE_GATE_LABEL,
+        "movableAnnotation": names.MOVABLE_ANNOTATION,
         "moveAnnotation": names.MOVE_ANNOTATION,
         "roomAnnotation": names.ROOM_ANNOTATION,
         "claimFinalizer": names.CLAIM_FINALIZER,

@@ -124,7 +124,7 @@ def test_a_run_too_short_for_its_cluster_is_told(capsys: pytest.CaptureFixture[s
         (["--policy", "fgdd"], "error: --policy fgdd does not exist. Choose of default, all, fgd"),
         (["--policy", "first_fit", "--max-victims", "1"], "this one has none. Use default, fgd"),
         (["--max-moves-per-100", "nan"], "error: --max-moves-per-100 nan: a ration is a number"),
-        (["--model", "B100"], "error: --model 'B100' is not in the profile table"),
+        (["--model", "B100"], "error: --model B100: GPU model 'B100' is not in the profile table; nearest"),
         (["--lifetime", "forever"], "error: --lifetime forever: it is neither"),
         (["--mean-lifetime", "0"], "error: --mean-lifetime 0: a lifetime is longer than 0 s"),
         (["--restart-seconds", "-1"], "error: restart -1: it must be 0 s or more"),

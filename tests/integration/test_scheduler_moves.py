@@ -109,6 +109,11 @@ async def test_a_disruption_budget_that_forbids_it_ends_the_move_and_everybody_s
         await cluster.earn(2)
         await ask_for_a_half(cluster)
         await begun(cluster)
+
+        async def told() -> bool:
+            return "EvictionRefused" in await cluster.reasons("wide")
+
+        await until(told, what="the waiting pod to be told of the disruption budget")
         # A minute of refused evictions.
         clock.ahead_seconds = 61.0
         await cluster.settled()

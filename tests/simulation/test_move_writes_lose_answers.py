@@ -197,7 +197,8 @@ async def _refused_eviction() -> None:
     world = World()
     pod = world.add_pod("train", "replacement")
     world.store.may_be_disrupted = lambda _: False
-    await world.round(Evict(read_pod(pod), "for another", "Moved"))
+    waiting = read_pod(world.add_pod("wide", "waiting"))
+    await world.round(Evict(read_pod(pod), "for another", "Moved", waiting))
     assert world.store.get(PODS, "train", "team") == pod
     asked = world.client.calls
     await world.writer.settle()

@@ -87,11 +87,12 @@ async def test_the_leader_holds_keeps_evicts_and_frees(
     # No kubelet would end a pod here that is bound.
     nowhere["spec"]["nodeSelector"] = {"kubernetes.io/hostname": "nowhere"}
     victim = await chart_admin.create(PODS, nowhere, namespace=chart_namespace)
+    wide = read_pod(victim | {"metadata": victim["metadata"] | {"name": "wide"}})
     await carry_out(
         leader,
         hold,
         KeepRoom(read_claim(waiting), room()),
-        Evict(read_pod(victim), "for another", Reason.MOVED),
+        Evict(read_pod(victim), "for another", Reason.MOVED, wide),
     )
     held = await chart_admin.get(RESOURCE_CLAIMS, hold.name, SYSTEM)
     assert held["status"]["allocation"]["devices"]["results"][0]["device"] == DEVICE

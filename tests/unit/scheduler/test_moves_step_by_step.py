@@ -175,7 +175,7 @@ def test_a_target_and_the_room_are_held_before_anybody_is_asked_to_leave(cluster
     assert cluster.evicted == []
 
     second = cluster.round()
-    assert [e.reason for e in of(second, Evict)] == ["Moved"]
+    assert [(e.reason, e.waiting.key[1]) for e in of(second, Evict)] == [("Moved", "waiting")]
     assert of(second, Refuse) == []
 
 
@@ -400,7 +400,7 @@ def crowded(world: Any) -> Cluster:
     """Two movable 1g are in the way of a half on a; b has room for both, but none for a half."""
     made = Cluster(world, a_planner())
     world.allow_moves("pool", A, B)
-    fixed = {"annotations": {}}
+    fixed: dict[str, Any] = {"annotations": {}}
     made.add_victim("fixed-a", "3g.40gb", f"{A}-3g-40gb-0", node="node-a", job="fixed", index="0", **fixed)
     made.add_victim("fixed-b", "3g.40gb", f"{B}-3g-40gb-0", node="node-b", job="fixed", index="1", **fixed)
     made.add_victim("fixed-c", "1g.10gb", f"{B}-1g-10gb-4", node="node-b", job="fixed", index="2", **fixed)

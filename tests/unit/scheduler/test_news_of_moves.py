@@ -8,8 +8,9 @@ from typing import Any
 from tessera.api import names
 from tessera.api.reasons import Reason
 from tessera.kube.client import KubeClient
+from tessera.kube.errors import TooManyRequests
 from tessera.kube.events import EventRecorder
-from tessera.scheduler.actions import Action, Refuse
+from tessera.scheduler.actions import Action, Evict, Refuse
 from tessera.scheduler.objects import Pod, read_pod
 from tessera.scheduler.writer import Writer
 
@@ -28,9 +29,14 @@ class Told(EventRecorder):
 
 
 class Client(KubeClient):
-    """Reaches nobody."""
+    """Refuses every eviction, with the causes that are given, and can do nothing else."""
 
-    def __init__(self) -> None: ...
+    def __init__(self) -> None:
+        self.causes: list[dict[str, str]] = []
+
+    async def evict(self, name: str, **more: Any) -> None:
+        body = {"details": {"causes": self.causes}}
+        raise TooManyRequests(429, "TooManyRequests", "Cannot evict pod", body)
 
 
 class Room:
@@ -65,3 +71,36 @@ async def test_that_room_is_made_is_good_news_and_that_there_is_none_is_not() ->
     assert await room.round(Refuse(pod("wide"), (), Reason.UNPLACEABLE, "no room")) == [
         ("wide", "Warning", "Unplaceable", "no room")
     ]
+
+
+BUDGET = {"reason": "DisruptionBudget", "message": "The disruption budget calm needs 3 healthy pods"}
+
+
+def evict(victim: str, *, waiting: str) -> Evict:
+    return Evict(pod(victim), "for another", Reason.MOVED, pod(waiting))
+
+
+async def test_a_waiting_pod_is_told_whose_disruption_budget_keeps_its_room() -> None:
+    room = Room()
+    room.client.causes = [BUDGET]
+    [(name, kind, reason, message)] = await room.round(evict("small", waiting="wide"))
+    assert (name, kind, reason) == ("wide", "Warning", "EvictionRefused")
+    assert "pod team/small" in message
+    assert f"its PodDisruptionBudget refuses ({BUDGET['message']})" in message
+
+
+async def test_a_refusal_is_told_every_half_minute_at_most_to_each_waiting_pod() -> None:
+    room = Room()
+    room.client.causes = [BUDGET]
+    told: list[tuple[int, str]] = []
+    for second in range(0, 65, 5):
+        news = await room.round(
+            evict("small", waiting="wide"), *([evict("other", waiting="tall")] if second == 10 else []),
+            at=second,
+        )  # fmt: skip
+        told += [(second, name) for name, *_ in news]
+    assert told == [(0, "wide"), (10, "tall"), (30, "wide"), (60, "wide")]
+
+
+async def test_a_server_that_sheds_load_is_no_disruption_budget() -> None:
+    assert await Room().round(evict("small", waiting="wide")) == []

@@ -85,7 +85,8 @@ class KeepRoom:
 @dataclass(frozen=True, slots=True)
 class Evict:
     """Ask the API server to evict the pod, when this replica still leads. A refusal (of a
-    PodDisruptionBudget) is no error: the next rounds see that the pod is still there.
+    PodDisruptionBudget) is no error: `waiting`, for whom room is made, is told, and the next rounds see that
+    the pod is still there.
 
     `reason` is `Reason.MOVED` or `Reason.PREEMPTED`; the latter counts when the eviction is accepted.
     """
@@ -93,6 +94,7 @@ class Evict:
     pod: Pod
     why: str
     reason: str
+    waiting: Pod
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,9 @@ from tessera.scheduler.pen import Pen
 
 _log = logging.getLogger(__name__)
 
+_REFUSALS_SECONDS = 30.0
+"""A refusal is told at most once in this time to each waiting pod; it is asked again more often."""
+
 
 class MoveWriter:
     """Writes placeholders into `namespace`, with the scheduler's pen."""
@@ -36,6 +39,7 @@ class MoveWriter:
     def __init__(self, pen: Pen, *, namespace: str) -> None:
         self._pen = pen
         self._namespace = namespace
+        self._refusals_told: dict[str, float] = {}
 
     async def do(self, action: HoldTarget | KeepRoom | Evict | FreeTarget, now: float) -> None:
         """One action. Raises LeadershipLost; other failures are left for the next round."""
@@ -45,7 +49,7 @@ class MoveWriter:
             case KeepRoom(claim, record):
                 await self._keep_room(claim, record)
             case Evict():
-                await self._evict(action)
+                await self._evict(action, now)
             case FreeTarget(claim, outcome):
                 await self.remove(claim, outcome)
 
@@ -128,7 +132,7 @@ class MoveWriter:
 
         await self._pen.write(RESOURCE_CLAIMS, claim.key, write)
 
-    async def _evict(self, evict: Evict) -> None:
+    async def _evict(self, evict: Evict, now: float) -> None:
         pod = evict.pod
 
         async def write() -> None:
@@ -137,9 +141,32 @@ class MoveWriter:
                 await self._pen.client.evict(pod.key[1], namespace=pod.key[0], uid=pod.uid)
             except TooManyRequests as error:
                 _log.info("pod %s may not be evicted now: %s", "/".join(pod.key), error)
+                self._tell_refusal(evict, error, now)
                 return
             if evict.reason == Reason.PREEMPTED:
                 metrics.MOVES_TOTAL.labels(PREEMPTED).inc()
             self._pen.tell(pod.raw, "Normal", evict.reason, "Evict", evict.why)
 
         await self._pen.write(PODS, pod.key, write)
+
+    def _tell_refusal(self, evict: Evict, error: TooManyRequests, now: float) -> None:
+        """Tell the waiting pod what keeps its room."""
+        waiting, budget = evict.waiting, _budget_says(error)
+        told = {uid: at for uid, at in self._refusals_told.items() if now - at < _REFUSALS_SECONDS}
+        if budget and waiting.uid not in told:
+            told[waiting.uid] = now
+            victim = "/".join(evict.pod.key)
+            message = (
+                f"pod {victim}, which is to make room for this one, may not be evicted for now: "
+                f"its PodDisruptionBudget refuses ({budget}); it is asked again"
+            )
+            self._pen.tell(waiting.raw, "Warning", Reason.EVICTION_REFUSED, "Evict", message)
+        self._refusals_told = told
+
+
+def _budget_says(error: TooManyRequests) -> str:
+    """In the words of the API server which budget refuses; "" when the server only sheds load (429 too)."""
+    for cause in (error.body.get("details") or {}).get("causes") or ():
+        if cause.get("reason") == "DisruptionBudget":
+            return str(cause.get("message") or error.message)
+    return ""

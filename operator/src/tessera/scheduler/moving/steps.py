@@ -210,10 +210,10 @@ class Moving:
         waiting = "/".join(room.pod.key)
         if victim.preempted:
             why = f"evicted to make room for pod {waiting}, whose priority is higher"
-            yield Evict(pod, why, Reason.PREEMPTED)
+            yield Evict(pod, why, Reason.PREEMPTED, room.pod)
         else:
             why = f"evicted to make room for pod {waiting}; a slice is held for its replacement"
-            yield Evict(pod, why, Reason.MOVED)
+            yield Evict(pod, why, Reason.MOVED, room.pod)
 
     def _count_left(self, room: Room, now: float) -> None:
         """Pay for victims that have begun to leave, and let their replacements alone for a while."""

@@ -13,7 +13,7 @@ DEV := tools/bootstrap.sh dev
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## Local cluster, images, chart, training jobs on GPU slices, with a live view (2 min; the first time it builds Kubernetes, about 15 min)
+demo: ## Local cluster, images, chart, training jobs on GPU slices, with a live view (2 min; the first time it builds Kubernetes, about 10 min more)
 	@$(DEMO) tessera demo
 
 demo-down: ## Remove the demo's cluster; what was built and fetched stays in ~/.cache/tessera

@@ -7,16 +7,16 @@ changing the same GPUs at once; the kernel drops the lock when its process dies.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tessera.gpu.lock_file import exclusive
 from tessera.relayout.errors import JournalInTheWay
 
 VERSION = 1
@@ -61,24 +61,19 @@ class Journal:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the lock; raises `JournalInTheWay` at once when another command has it."""
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(
-                self.directory / "relayout.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
-            )
-        except OSError as error:
-            raise self._unusable(error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise JournalInTheWay(
-                "the GPUs are being changed", "another tessera gpu command is at work", "Wait until it ends"
-            ) from None
-        try:
+        with ExitStack() as lock:
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                lock.enter_context(exclusive(self.directory / "relayout.lock", wait=False))
+            except BlockingIOError:
+                raise JournalInTheWay(
+                    "the GPUs are being changed",
+                    "another tessera gpu command is at work",
+                    "Wait until it ends",
+                ) from None
+            except OSError as error:
+                raise self._unusable(error) from error
             yield
-        finally:
-            os.close(descriptor)
 
     def read(self) -> tuple[Entry, ...] | None:
         """The unfinished change, or None. Raises `JournalInTheWay` when the file cannot be read."""

@@ -15,15 +15,14 @@ count per process.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tessera.gpu.lock_file import exclusive
 from tessera.gpu.simulator import control
 
 ENVIRONMENT = "TESSERA_SIMULATOR_FAULTS"
@@ -80,7 +79,7 @@ class FaultInjector:
 
     def set(self, faults: list[Fault]) -> None:
         """Replace the file's rules."""
-        with self._locked():
+        with exclusive(self._lock_path):
             self._store(faults)
 
     def around(self, symbol: str, call: Callable[[], int]) -> int:
@@ -106,7 +105,7 @@ class FaultInjector:
         return self._hit_in_file(symbol) if self._path.exists() else None
 
     def _hit_in_file(self, symbol: str) -> Fault | None:
-        with self._locked():
+        with exclusive(self._lock_path):
             faults = self._load()
             if not any(fault.concerns(symbol) for fault in faults):
                 return None
@@ -125,12 +124,3 @@ class FaultInjector:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps([asdict(fault) for fault in faults]), encoding="utf-8")
         temporary.replace(self._path)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self._lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)

@@ -12,13 +12,13 @@ ten seconds under load (same comments). No time was measured by this project.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from tessera.gpu.lock_file import exclusive
 
 ENVIRONMENT = "TESSERA_SIMULATOR_LATENCY"
 LOOK_UP = "nvmlDeviceGetHandleByUUID"
@@ -62,16 +62,7 @@ class Latency:
         """Wait as long as that call takes; `mig_devices` counts those that a look-up walks over."""
         if symbol not in self.seconds:
             return
-        with self._driver():
+        with exclusive(self._lock_path):
             count = mig_devices() if symbol == LOOK_UP else 1
             if count:
                 self._sleep(self.seconds[symbol] * count)
-
-    @contextmanager
-    def _driver(self) -> Iterator[None]:
-        descriptor = os.open(self._lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)

@@ -7,7 +7,6 @@ leaves either the old or the new state. The lock dies with its process.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tessera.gpu.lock_file import exclusive
 from tessera.gpu.profiles import board
 from tessera.gpu.simulator import capabilities
 
@@ -207,7 +207,7 @@ class StateFile:
     def ensure(self, *, model: str, count: int, seed: str) -> None:
         """Make the node when it does not exist. Other hardware than asked for is replaced: a board swap."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        with exclusive(self._lock_path):
             if self.path.exists():
                 node = self._load()
                 if [gpu.model for gpu in node.gpus] == [model] * count:
@@ -227,7 +227,7 @@ class StateFile:
     @contextmanager
     def change(self) -> Iterator[Node]:
         """The state for one change; stored when the block ends without an exception."""
-        with self._locked():
+        with exclusive(self._lock_path):
             node = self._load()
             yield node
             self._store(node)
@@ -239,22 +239,13 @@ class StateFile:
 
     def publish(self) -> None:
         """Write the capability files below `root`; from now on they follow the instances."""
-        with self._locked():
+        with exclusive(self._lock_path):
             capabilities.publish(self.root, self._load())
 
     def _follow(self, node: Node) -> None:
         """A process killed before this leaves old files; the next change or start brings them in step."""
         if capabilities.published(self.root):
             capabilities.publish(self.root, node)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self._lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     def _load(self) -> Node:
         try:

@@ -273,6 +273,37 @@ def test_a_replacement_counts_as_a_restart_and_a_resume_does_not() -> None:
     assert third.status["restarts"] == 1
 
 
+def test_a_pod_that_ended_before_anybody_looked_counts_too() -> None:
+    started = {"job": job(started="2026-01-02T03:00:00Z")}
+    failed = ended_pod(143, {"outcome": "preempted"}, uid="a")
+    second, third = (pod(uid=uid, created=f"2026-01-02T03:0{at}:00Z") for uid, at in (("b", 2), ("c", 3)))
+    unseen = look(training_job(), pods=[failed, second], **started)
+    assert unseen.status is not None
+    assert unseen.status["restarts"] == 1
+    # Seen only once it has ended, it is no restart; the pod after it is, once.
+    alone = look(training_job(), pods=[failed], **started)
+    assert alone.status is not None
+    assert (alone.status["restarts"], alone.status["pod"]["uid"]) == (0, "a")
+    later = look(training_job(alone.status), pods=[failed, second, third], **started)
+    assert later.status is not None
+    assert later.status["restarts"] == 2
+    again = look(training_job(later.status), pods=[failed, second, third], **started)
+    assert again.status == later.status
+
+
+def test_a_pod_that_failed_before_a_pause_counts_no_second_time() -> None:
+    paused = look(training_job(suspend=True), job=job(suspend=True), pods=[ended_pod(143, {}, uid="a")])
+    assert paused.status is not None
+    assert "pod" not in paused.status
+    resumed = look(
+        training_job(paused.status),
+        job=job(started="2026-01-02T03:04:00Z"),
+        pods=[ended_pod(143, {}, uid="a"), pod(uid="b", created="2026-01-02T03:04:01Z")],
+    )
+    assert resumed.status is not None
+    assert resumed.status["restarts"] == 0
+
+
 def test_the_slice_held_last_is_known_when_its_claim_is_freed_before_the_job_has_counted_the_end() -> None:
     held = look(training_job(), job=job(), pods=(pod(node="n1"),), claims=(claim(device=DEVICE),))
     assert held.status is not None

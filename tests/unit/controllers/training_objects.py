@@ -29,7 +29,7 @@ def training_job(status: Mapping[str, Any] | None = None, **spec: Any) -> Object
     }
 
 
-def job(*, ended: str | None = None, reason: str = "", **spec: Any) -> Object:
+def job(*, ended: str | None = None, reason: str = "", started: str | None = None, **spec: Any) -> Object:
     conditions = []
     if ended:
         conditions.append(
@@ -38,7 +38,7 @@ def job(*, ended: str | None = None, reason: str = "", **spec: Any) -> Object:
     return {
         "metadata": {"name": "train", "namespace": "default", "uid": "job-uid"},
         "spec": {"suspend": False, "backoffLimit": 3, **spec},
-        "status": {"conditions": conditions},
+        "status": {"conditions": conditions, **({"startTime": started} if started else {})},
     }
 
 

@@ -33,7 +33,7 @@ from tessera.controllers.training_verdicts import (
     live_verdicts,
     start_deadline,
 )
-from tessera.controllers.training_view import Situation, TrainingView, observe, parse_time
+from tessera.controllers.training_view import Situation, TrainingView, observe, parse_time, pods_since
 from tessera.controllers.worker_pod import (
     WorkerSettings,
     argument_of,
@@ -233,13 +233,14 @@ def _status(
 ) -> dict[str, Any]:
     before = HeterogeneousTrainingJobStatus.model_validate(obj.get("status") or {})
     generation = obj["metadata"].get("generation")
+    restarts, pod = _pods(before, situation, view, suspended=spec.suspend)
     wanted: dict[str, Any] = {
         "observedGeneration": generation,
         "conditions": judge(
             (obj.get("status") or {}).get("conditions"), verdicts, generation=generation, now=now
         ),
         "jobName": obj["metadata"]["name"],
-        "restarts": _restarts(before, situation),
+        "restarts": restarts,
     }
     progress = _progress(view.progress, situation, before.progress)
     placement = _placement(situation, before, suspended=spec.suspend)
@@ -247,7 +248,7 @@ def _status(
         "progress": progress,
         "placement": placement,
         "result": _result(situation),
-        "pod": _pod(situation, before.pod, suspended=spec.suspend),
+        "pod": pod,
     }
     for field, value in fields.items():
         if value is not None:
@@ -255,23 +256,24 @@ def _status(
     return wanted
 
 
-def _restarts(before: HeterogeneousTrainingJobStatus, situation: Situation) -> int:
-    """Replacements so far: another pod than the one that the status knows is one more.
+def _pods(
+    before: HeterogeneousTrainingJobStatus, situation: Situation, view: TrainingView, *, suspended: bool
+) -> tuple[int, PodStatus | None]:
+    """Restarts so far, and the pod that the status names: every pod after the first of a run is a restart.
 
     The Job's own count is no use: it leaves out preempted pods, and evicted pods do not stay to be counted.
     """
     count = before.restarts or 0
-    if situation.pod is None or before.pod is None:
-        return count
-    return count + int(situation.pod["metadata"]["uid"] != before.pod.uid)
-
-
-def _pod(situation: Situation, before: PodStatus | None, *, suspended: bool) -> PodStatus | None:
-    if situation.pod is not None:
-        metadata = situation.pod["metadata"]
-        return PodStatus(name=metadata["name"], uid=metadata["uid"])
-    # Forgotten while suspended, so that the pod after it is no restart.
-    return None if suspended else before
+    if suspended and situation.pod is None:
+        # Forgotten, so that the pod after the pause is no restart.
+        return count, None
+    known = before.pod
+    newer = pods_since(view, known.uid if known is not None else None)
+    if not newer:
+        return count, known
+    metadata = newer[-1]["metadata"]
+    named = PodStatus(name=metadata["name"], uid=metadata["uid"])
+    return count + len(newer) - int(known is None), named
 
 
 def _progress(polled: Progress | None, situation: Situation, before: Progress | None) -> Progress | None:

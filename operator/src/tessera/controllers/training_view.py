@@ -97,7 +97,7 @@ class Situation:
 
 def observe(view: TrainingView) -> Situation:
     """The situation that the caches show."""
-    living = [pod for pod in view.pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+    living = [pod for pod in view.pods if _lives(pod)]
     pod = max(living, key=_created, default=None)
     newest = pod if pod is not None else max(view.pods, key=_created, default=None)
     claim = _claim_of(newest, view.claims) if newest is not None else None
@@ -113,6 +113,24 @@ def observe(view: TrainingView) -> Situation:
     )
 
 
+def pods_since(view: TrainingView, known: str | None) -> Sequence[Object]:
+    """The pods that came after the one with UID `known`, oldest first; all pods of this run if none is known.
+
+    A run begins when the Job starts or is resumed (it then has a new start time): what failed before a pause
+    is no part of it. Pods that ended before anybody looked count like the others.
+    """
+    started = (view.job or {}).get("status", {}).get("startTime")
+    run = [pod for pod in view.pods if _lives(pod) or (started and _created(pod)[0] >= started)]
+    run.sort(key=_created)
+    uids = [pod["metadata"]["uid"] for pod in run]
+    if known is None:
+        return run
+    if known in uids:
+        return run[uids.index(known) + 1 :]
+    # Evicted pods are deleted, so nothing says which of the ended ones came later.
+    return [pod for pod in run if _lives(pod)]
+
+
 def container_status(pod: Object) -> Object:
     """The worker container's status; empty before the kubelet has reported it."""
     for status in pod.get("status", {}).get("containerStatuses") or ():
@@ -120,6 +138,10 @@ def container_status(pod: Object) -> Object:
             found: Object = status
             return found
     return {}
+
+
+def _lives(pod: Object) -> bool:
+    return pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
 
 
 def _created(pod: Object) -> tuple[str, str]:

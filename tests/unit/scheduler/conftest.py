@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from scheduler_objects import Object, exactly, resource_slices
 from tessera.scheduler.snapshot import Snapshot, SnapshotReader
+from unit.scheduler.two_crowded_gpus import A, Cluster, with_fixed_slices
 
 
 def published_slices(node: str, gpus: Sequence[str], **more: Any) -> list[Object]:
@@ -193,6 +194,24 @@ def world() -> World:
     made = World()
     made.add_node("node-a", gpus=["gpu-aaaaaaaa"])
     made.add_node("node-b", gpus=["gpu-bbbbbbbb"])
+    return made
+
+
+@pytest.fixture
+def cluster(world: World) -> Cluster:
+    """3g and a movable 1g on a, 3g and 2g on b: a second half fits only when the 1g goes to b."""
+    made = with_fixed_slices(world, "2g.20gb")
+    made.add_victim("victim", "1g.10gb", f"{A}-1g-10gb-4", node="node-a")
+    return made
+
+
+@pytest.fixture
+def crowded(world: World) -> Cluster:
+    """Two movable 1g are in the way of a half on a; b has room for both, but none for a half."""
+    made = with_fixed_slices(world, "1g.10gb")
+    made.add_victim("one", "1g.10gb", f"{A}-1g-10gb-4", node="node-a", index="1")
+    made.add_victim("two", "1g.10gb", f"{A}-1g-10gb-5", node="node-a", index="2")
+    made.ask()
     return made
 
 

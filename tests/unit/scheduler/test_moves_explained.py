@@ -1,0 +1,53 @@
+"""What `tessera explain` says of moves: which would be made, which is under way, or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tessera.placement.policies import FragmentationTenancy
+from tessera.scheduler.explain import explain_pod
+from unit.scheduler.two_crowded_gpus import A, B, Cluster
+
+
+def explained(cluster: Cluster, name: str = "waiting") -> Any:
+    return explain_pod(cluster.world.snapshot(), ("default", name), FragmentationTenancy())
+
+
+def test_an_explanation_names_the_plan_that_would_be_made_and_then_the_one_under_way(
+    cluster: Cluster,
+) -> None:
+    cluster.ask()
+    planned = explained(cluster)
+    assert planned.state == "Waiting"
+    assert f"pod default/victim is moved to {B}-1g-10gb-6" in planned.move
+    assert "5 per 100 placements, 60 an hour" in planned.move
+
+    cluster.round()
+    assert "0 of 1 pods left; default/victim still to leave" in explained(cluster).move
+    assert "is to leave its slice for pod default/waiting" in explained(cluster, "victim").message
+    cluster.end("victim")
+    assert "1 of 1 pods left" in explained(cluster).move
+    cluster.go("victim")
+    assert explained(cluster).devices == (f"{A}-3g-40gb-4",)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.world.partitions["pool"]["spec"].update(dynamic={}), "no MIGPartition allows moves"),
+        (lambda c: c.world.allow_moves("pool", "gpu-cccccccc"), "no GPU in reach belongs to a MIGPartition"),
+        (lambda c: c.world.pods["victim"]["metadata"].update(annotations={}), "no Indexed Job's pod"),
+        (lambda c: c.world.allow_moves("pool", A), "no 2 movable pods or fewer could go elsewhere"),
+    ],
+    ids=["not allowed", "other GPUs", "nobody movable", "nowhere to go"],
+)
+def test_an_explanation_says_why_there_is_no_move(
+    cluster: Cluster, change: Callable[[Cluster], None], words: str
+) -> None:
+    cluster.ask()
+    change(cluster)
+    for obj in (*cluster.world.partitions.values(), cluster.world.pods["victim"]):
+        cluster.world.touch(obj)
+    assert words in explained(cluster).move

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from scheduler_objects import device_name, exactly
 from tessera.placement.policies import FragmentationTenancy
 from tessera.scheduler.actions import Action, Evict, FreeTarget, GiveUp, HoldTarget, KeepRoom, Place
 from tessera.scheduler.move_bodies import placeholder
@@ -43,16 +44,7 @@ class Cluster:
         self.run(name, node)
 
     def add_job_pod(self, name: str, profile: str, *, job: str = "job", index: str = "0", **pod: Any) -> None:
-        request = {
-            "name": "slice",
-            "exactly": {
-                "deviceClassName": "slice.tessera.dev",
-                "selectors": [
-                    {"cel": {"expression": f'device.attributes["gpu.tessera.dev"].profile == "{profile}"'}}
-                ],
-            },
-        }
-        claim = self.world.add_claim(name, request)
+        claim = self.world.add_claim(name, exactly(profile))
         claim["metadata"]["ownerReferences"] = [
             {"kind": "Pod", "name": name, "uid": f"pod-{name}", "controller": True}
         ]
@@ -142,7 +134,7 @@ def with_fixed_slices(world: Any, third: str) -> Cluster:
     fixed: dict[str, Any] = {"annotations": {}, "job": "fixed"}
     made.add_victim("fixed-a", "3g.40gb", f"{A}-3g-40gb-0", node="node-a", index="0", **fixed)
     made.add_victim("fixed-b", "3g.40gb", f"{B}-3g-40gb-0", node="node-b", index="1", **fixed)
-    made.add_victim("fixed-c", third, f"{B}-{third.replace('.', '-')}-4", node="node-b", index="2", **fixed)
+    made.add_victim("fixed-c", third, device_name(B, third, 4), node="node-b", index="2", **fixed)
     return made
 
 

@@ -9,10 +9,9 @@ import pynvml
 from tessera.gpu.profiles import board
 from tessera.gpu.simulator.memory import Kind, handle, put, put_handle, put_struct, target, text
 from tessera.gpu.simulator.registry import Library, find_gpu, symbol
-from tessera.gpu.simulator.rules import NOT_FOUND, SUCCESS
+from tessera.gpu.simulator.rules import NOT_FOUND, SUCCESS, VERSION_MISMATCH
 from tessera.gpu.simulator.state import SimulatedGPU
 
-VERSION_MISMATCH = 25
 _FABRIC_VERSIONS = (pynvml.nvmlGpuFabricInfo_v2, pynvml.nvmlGpuFabricInfo_v3)
 
 

@@ -10,16 +10,15 @@ from typing import Any
 import pynvml
 
 from tessera.gpu.simulator import rules
-from tessera.gpu.simulator.instance_symbols import INSUFFICIENT_SIZE, VERSION_MISMATCH
 from tessera.gpu.simulator.memory import (
     Kind,
     field,
     handle,
-    is_null,
     number,
     put,
     put_handle,
     put_handles,
+    put_placements,
     put_struct,
     target,
 )
@@ -31,6 +30,7 @@ from tessera.gpu.simulator.rules import (
     NOT_FOUND,
     NOT_SUPPORTED,
     SUCCESS,
+    VERSION_MISMATCH,
 )
 from tessera.gpu.simulator.state import Instance, SimulatedGPU
 
@@ -95,18 +95,7 @@ def nvmlGpuInstanceGetComputeInstancePossiblePlacements(
     width = _width(gpu, found, number(profile_id))
     if width is None:
         return NOT_SUPPORTED
-    starts = rules.compute_starts(gpu, found, width)
-    room = number(target(count))
-    put(count, len(starts))
-    if is_null(placements):
-        return SUCCESS
-    if room < len(starts):
-        return INSUFFICIENT_SIZE
-    for position, start in enumerate(starts):
-        entry = target(placements)[position]
-        entry.start = start
-        entry.size = width
-    return SUCCESS
+    return put_placements(placements, count, starts=rules.compute_starts(gpu, found, width), size=width)
 
 
 @symbol

@@ -1,4 +1,4 @@
-"""NVML symbols about GPU instances and compute instances (function names and order of arguments: nvml.h)."""
+"""NVML symbols about GPU instances (function names and order of arguments: nvml.h)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tessera.gpu.simulator.memory import (
     Kind,
     field,
     handle,
-    is_null,
     number,
     put,
     put_handle,
     put_handles,
+    put_placements,
     put_struct,
     target,
 )
@@ -28,11 +28,10 @@ from tessera.gpu.simulator.rules import (
     NOT_FOUND,
     NOT_SUPPORTED,
     SUCCESS,
+    VERSION_MISMATCH,
 )
 from tessera.gpu.simulator.state import SimulatedGPU
 
-INSUFFICIENT_SIZE = 7
-VERSION_MISMATCH = 25
 _GPU_PROFILE_COUNT = pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT
 _VERSIONS = (pynvml.nvmlGpuInstanceProfileInfo_v2, 0x03000098)
 """Struct versions 2 and 3: the size in bytes, and the number in the highest byte."""
@@ -101,17 +100,7 @@ def nvmlDeviceGetGpuInstancePossiblePlacements_v2(
         profile = rules.geometry(gpu).profile_by_id(number(profile_id))
     except UnknownProfile:
         return INVALID_ARGUMENT
-    room = number(target(count))
-    put(count, len(profile.starts))
-    if is_null(placements):
-        return SUCCESS
-    if room < len(profile.starts):
-        return INSUFFICIENT_SIZE
-    for position, start in enumerate(profile.starts):
-        entry = target(placements)[position]
-        entry.start = start
-        entry.size = profile.memory_slices
-    return SUCCESS
+    return put_placements(placements, count, starts=profile.starts, size=profile.memory_slices)
 
 
 @symbol

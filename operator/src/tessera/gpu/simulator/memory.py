@@ -8,8 +8,11 @@ stays invalid for ever, in every process.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
+
+from tessera.gpu.simulator.rules import INSUFFICIENT_SIZE, SUCCESS
 
 
 class Kind(IntEnum):
@@ -74,6 +77,24 @@ def put_handles(array: Any, addresses: list[int]) -> None:
     base = ctypes.addressof(target(array))
     for position, address in enumerate(addresses):
         ctypes.c_void_p.from_address(base + position * ctypes.sizeof(ctypes.c_void_p)).value = address
+
+
+def put_placements(placements: Any, count: Any, *, starts: Sequence[int], size: int) -> int:
+    """Answer a question for possible placements: their number, and themselves where the caller has room.
+
+    Returns SUCCESS, or INSUFFICIENT_SIZE where the array is too short.
+    """
+    room = number(target(count))
+    put(count, len(starts))
+    if is_null(placements):
+        return SUCCESS
+    if room < len(starts):
+        return INSUFFICIENT_SIZE
+    for position, start in enumerate(starts):
+        entry = target(placements)[position]
+        entry.start = start
+        entry.size = size
+    return SUCCESS
 
 
 def put_struct(reference: Any, **fields: int | bytes) -> None:

@@ -10,10 +10,14 @@ from tessera.gpu.profiles import board
 from tessera.gpu.simulator import rules
 from tessera.gpu.simulator.memory import Kind, is_null, number, put, put_struct, target
 from tessera.gpu.simulator.registry import Library, find_compute, find_gpu, is_mig_device, symbol
-from tessera.gpu.simulator.rules import NOT_FOUND, NOT_SUPPORTED, SUCCESS
+from tessera.gpu.simulator.rules import (
+    INSUFFICIENT_SIZE,
+    NOT_FOUND,
+    NOT_SUPPORTED,
+    SUCCESS,
+    VERSION_MISMATCH,
+)
 
-INSUFFICIENT_SIZE = 7
-VERSION_MISMATCH = 25
 _MEMORY_V2 = pynvml.nvmlMemory_v2
 _MIB = 1024 * 1024
 

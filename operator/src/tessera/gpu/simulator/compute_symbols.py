@@ -63,12 +63,7 @@ def nvmlGpuInstanceGetComputeInstanceProfileInfo(
         id=profile_id,
         sliceCount=width,
         instanceCount=len(rules.compute_starts(gpu, found, width)),
-        multiprocessorCount=(profile.multiprocessors or 0) * width // profile.compute_slices,
-        sharedCopyEngineCount=profile.copy_engines or 0,
-        sharedDecoderCount=profile.decoders or 0,
-        sharedEncoderCount=profile.encoders or 0,
-        sharedJpegCount=profile.jpeg_engines or 0,
-        sharedOfaCount=profile.optical_flow_engines or 0,
+        **rules.compute_engines(profile, width=width),
         capabilities=_GRAPHICS if profile.graphics else 0,
         name=(
             f"MIG {profile.name}" if width == profile.compute_slices else f"MIG {width}c.{profile.name}"

@@ -218,12 +218,7 @@ def nvmlDeviceGetAttributes_v2(library: Library, mig_device: Any, attributes: An
     profile = rules.geometry(gpu).profile_by_id(instance.profile_id)
     put_struct(
         attributes,
-        multiprocessorCount=(profile.multiprocessors or 0) * compute.size // profile.compute_slices,
-        sharedCopyEngineCount=profile.copy_engines or 0,
-        sharedDecoderCount=profile.decoders or 0,
-        sharedEncoderCount=profile.encoders or 0,
-        sharedJpegCount=profile.jpeg_engines or 0,
-        sharedOfaCount=profile.optical_flow_engines or 0,
+        **rules.compute_engines(profile, width=compute.size),
         gpuInstanceSliceCount=profile.compute_slices,
         computeInstanceSliceCount=compute.size,
         memorySizeMB=rules.nominal_memory_mib(gpu, profile),

@@ -144,6 +144,22 @@ def compute_profiles(gpu: SimulatedGPU, instance: Instance) -> dict[int, tuple[i
     }
 
 
+def compute_engines(profile: Profile, *, width: int) -> dict[str, int]:
+    """What a compute instance of that width has, under NVML's field names.
+
+    Multiprocessors are its own, by share of the compute slices; the other engines are shared by all compute
+    instances of the GPU instance.
+    """
+    return {
+        "multiprocessorCount": (profile.multiprocessors or 0) * width // profile.compute_slices,
+        "sharedCopyEngineCount": profile.copy_engines or 0,
+        "sharedDecoderCount": profile.decoders or 0,
+        "sharedEncoderCount": profile.encoders or 0,
+        "sharedJpegCount": profile.jpeg_engines or 0,
+        "sharedOfaCount": profile.optical_flow_engines or 0,
+    }
+
+
 def compute_starts(gpu: SimulatedGPU, instance: Instance, width: int) -> tuple[int, ...]:
     """Legal starts of a compute instance of that width inside the GPU instance."""
     whole = geometry(gpu).profile_by_id(instance.profile_id).compute_slices

@@ -8,14 +8,15 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
 
 from tessera.cli.gpu_picture import WIDTH, plan_object, plan_picture, summary
-from tessera.cli.gpu_source import Simulated, Source, opened, read_settled, settle, source_options
+from tessera.cli.gpu_source import Simulated, opened, read_settled, settle, source_options
 from tessera.relayout.errors import BadLayout
 from tessera.relayout.planning import plan_machine
 from tessera.relayout.reading import Machine, read_machine
@@ -26,8 +27,19 @@ from tessera.relayout.wanted import Rule, parse_file, parse_words
 Planned = tuple[Machine, tuple[GPUPlan, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which layout, as words or a file, which GPUs shall have it, and where they are."""
+
+    spec: str
+    gpus: tuple[str, ...]
+    config: str | None
+    simulate: Simulated | None
+    state: Path | None
+
+
 def _question(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The argument and options that the three commands share."""
+    """The argument and options that the three commands share; the command gets them as one `Question`."""
 
     @click.argument("spec")
     @click.option(
@@ -41,46 +53,39 @@ def _question(function: Callable[..., Any]) -> Callable[..., Any]:
     @source_options
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
     @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
+    def wrapped(
+        *,
+        spec: str,
+        gpus: tuple[str, ...],
+        config: str | None,
+        simulate: Simulated | None,
+        state: Path | None,
+        **others: Any,
+    ) -> Any:
+        asked = Question(spec=spec, gpus=gpus, config=config, simulate=simulate, state=state)
+        return function(asked, **others)
 
     return wrapped
 
 
 @click.command("layout")
 @_question
-def layout(
-    spec: str,
-    gpus: tuple[str, ...],
-    config: str | None,
-    simulate: Simulated | None,
-    state: Path | None,
-    as_json: bool,
-) -> None:
+def layout(asked: Question, *, as_json: bool) -> None:
     """Show what it takes to have the layout SPEC; change nothing. Exit 1 when something blocks it.
 
     SPEC is a layout in words (3g.71gb@4,2g.35gb,1g.18gb=2, or none, or off) or a YAML file (docs/gpu.md).
     """
-    machine, plans = asyncio.run(_read_and_plan(spec, gpus, config, simulate, state))
-    _show(machine, plans, as_json=as_json, result="blocked" if _is_blocked(plans) else "planned")
-    sys.exit(1 if _is_blocked(plans) else 0)
+    _lay_out(asked, as_json=as_json)
 
 
 @click.command("check")
 @_question
-def check(
-    spec: str,
-    gpus: tuple[str, ...],
-    config: str | None,
-    simulate: Simulated | None,
-    state: Path | None,
-    as_json: bool,
-) -> None:
+def check(asked: Question, *, as_json: bool) -> None:
     """Exit 0 when the GPUs have the layout SPEC, 1 when not; print the difference.
 
     Where SPEC leaves the start of a profile open, any start is right.
     """
-    machine, plans = asyncio.run(_read_and_plan(spec, gpus, config, simulate, state))
+    machine, plans = asyncio.run(_read_and_plan(asked))
     same = all(plan.is_empty for plan in plans)
     _show(machine, plans, as_json=as_json, result="as asked" if same else "different")
     sys.exit(0 if same else 1)
@@ -89,40 +94,29 @@ def check(
 @click.command("apply")
 @_question
 @click.option("--dry-run", is_flag=True, help="Show the difference and end, like `layout`.")
-def apply(
-    spec: str,
-    gpus: tuple[str, ...],
-    config: str | None,
-    simulate: Simulated | None,
-    state: Path | None,
-    as_json: bool,
-    dry_run: bool,
-) -> None:
+def apply(asked: Question, *, as_json: bool, dry_run: bool) -> None:
     """Give the GPUs the layout SPEC as one transaction: all of it, or everything stays as it was.
 
     Instances that may stay are not touched. Nothing is done while a process runs in an instance that has to
     go. Any error, and Ctrl-C, brings the former layout back; after kill -9 the next call does.
     """
     if dry_run:
-        machine, plans = asyncio.run(_read_and_plan(spec, gpus, config, simulate, state))
-        _show(machine, plans, as_json=as_json, result="blocked" if _is_blocked(plans) else "planned")
-        sys.exit(1 if _is_blocked(plans) else 0)
-    asyncio.run(_apply(spec, gpus, config, simulate, state, as_json=as_json))
+        _lay_out(asked, as_json=as_json)
+    asyncio.run(_apply(asked, as_json=as_json))
 
 
-async def _apply(
-    spec: str,
-    gpus: tuple[str, ...],
-    config: str | None,
-    simulate: Simulated | None,
-    state: Path | None,
-    *,
-    as_json: bool,
-) -> None:
-    async with opened(simulate, state) as source:
+def _lay_out(asked: Question, *, as_json: bool) -> NoReturn:
+    machine, plans = asyncio.run(_read_and_plan(asked))
+    blocked = any(plan.obstacles() for plan in plans if not plan.is_empty)
+    _show(machine, plans, as_json=as_json, result="blocked" if blocked else "planned")
+    sys.exit(1 if blocked else 0)
+
+
+async def _apply(asked: Question, *, as_json: bool) -> None:
+    async with opened(asked.simulate, asked.state) as source:
         with source.journal.locked():
             await settle(source)
-            machine, plans = await _planned(source, spec, gpus, config)
+            machine, plans = _planned(await read_machine(source.driver), asked)
             unchanged = all(plan.is_empty for plan in plans)
             if not as_json:
                 _show(machine, plans, as_json=False, result="")
@@ -143,20 +137,17 @@ def _on_ctrl_c() -> Callable[[], bool]:
     return asked.is_set
 
 
-async def _read_and_plan(
-    spec: str, gpus: tuple[str, ...], config: str | None, simulate: Simulated | None, state: Path | None
-) -> Planned:
-    async with opened(simulate, state) as source:
-        machine = await read_settled(source)
-        return machine, plan_machine(machine, _rules(machine, spec, gpus, config))
+async def _read_and_plan(asked: Question) -> Planned:
+    async with opened(asked.simulate, asked.state) as source:
+        return _planned(await read_settled(source), asked)
 
 
-async def _planned(source: Source, spec: str, gpus: tuple[str, ...], config: str | None) -> Planned:
-    machine = await read_machine(source.driver)
-    return machine, plan_machine(machine, _rules(machine, spec, gpus, config))
+def _planned(machine: Machine, asked: Question) -> Planned:
+    return machine, plan_machine(machine, _rules(machine, asked))
 
 
-def _rules(machine: Machine, spec: str, gpus: tuple[str, ...], config: str | None) -> Sequence[Rule]:
+def _rules(machine: Machine, asked: Question) -> Sequence[Rule]:
+    spec, gpus, config = asked.spec, asked.gpus, asked.config
     path = Path(spec)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if gpus:
@@ -174,10 +165,6 @@ def _rules(machine: Machine, spec: str, gpus: tuple[str, ...], config: str | Non
             f"which of the {len(machine.gpus)} GPUs is meant", "", "Say --gpu INDEX, or --gpu all"
         )
     return (parse_words(spec, gpus=None if not gpus or "all" in gpus else gpus),)
-
-
-def _is_blocked(plans: Sequence[GPUPlan]) -> bool:
-    return any(plan.obstacles() for plan in plans if not plan.is_empty)
 
 
 def _show(machine: Machine, plans: Sequence[GPUPlan], *, as_json: bool, result: str) -> None:

@@ -20,7 +20,7 @@ from tessera.scheduler.move_records import MoveRecord, PodRef, RoomRecord, RoomV
 from tessera.scheduler.moving.plans import Leaving, Plan, PlanFinder, Question
 from tessera.scheduler.moving.ration import Account
 from tessera.scheduler.moving.rounds import MovingRound
-from tessera.scheduler.moving.under_way import EVICT_SECONDS
+from tessera.scheduler.moving.under_way import EVICT_SECONDS, never_preempts
 from tessera.scheduler.objects import Claim, Pod
 from tessera.scheduler.placing import Placing
 from tessera.scheduler.wanted import Wanted
@@ -63,12 +63,14 @@ class Beginnings:
             return None
         spared = frozenset(left_alone) | under_way.identities()
         asked = Question(pod, wanted.requests[0], placing.feasible(wanted), moving.busy, spared)
+        # A pod that nothing can be compared with asks for itself.
+        shape = placing.question(wanted) or pod.uid
         plans = []
         for name in sorted(accounts.keys() - moving.in_flight):
             account = accounts[name]
             if not account.movable_now(now) and not account.preemptable_now(now):
                 continue
-            question = (name, pod.priority, placing.question(wanted))
+            question = (name, pod.priority, never_preempts(pod), shape)
             if question in self._fruitless or not self._has_turn(question, moving, now):
                 continue
             moving.searches += 1

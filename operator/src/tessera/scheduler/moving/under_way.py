@@ -251,8 +251,12 @@ def _may_leave(
 
 def may_preempt(pod: Pod, victim: Pod) -> bool:
     """Whether the pod is more important than the victim, and may make use of it."""
-    never = (pod.raw.get("spec") or {}).get("preemptionPolicy") == "Never"
-    return not never and pod.priority > victim.priority
+    return not never_preempts(pod) and pod.priority > victim.priority
+
+
+def never_preempts(pod: Pod) -> bool:
+    """Whether the pod's priority decides the order of service only."""
+    return (pod.raw.get("spec") or {}).get("preemptionPolicy") == "Never"
 
 
 def partition_of(gpu: int, placing: Placing) -> str:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from tessera.controllers import partition
@@ -14,8 +13,8 @@ from tessera.controllers.gpu_view import GPU, gpus_of
 from tessera.controllers.partition import ClusterView
 from tessera.controllers.plan import Plan
 from tessera.controllers.selection import owners
+from unit.controllers.plan_words import NOW
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 Object = dict[str, Any]
 # (profile, starts, memory slices, compute slices) of two models, from the table of MIG profiles.
 H100 = (
@@ -139,12 +138,6 @@ def one_h100(*partitions: Object, **more: Any) -> ClusterView:
         slices=resource_slices("n1", 0, H100),
         **more,
     )
-
-
-def said(plan: Plan, type: str) -> tuple[str, str, str]:
-    assert plan.status is not None
-    found = {c["type"]: c for c in plan.status["conditions"]}[type]
-    return found["status"], found["reason"], found["message"]
 
 
 def judged(obj: Object, view: ClusterView) -> Plan:

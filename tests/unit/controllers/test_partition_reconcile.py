@@ -19,8 +19,8 @@ from unit.controllers.partition_objects import (
     one_h100,
     partition_object,
     resource_slices,
-    said,
 )
+from unit.controllers.plan_words import said
 
 
 def test_a_partition_that_works_says_what_it_has_and_what_fits() -> None:

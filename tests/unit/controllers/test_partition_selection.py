@@ -16,8 +16,8 @@ from unit.controllers.partition_objects import (
     node,
     one_h100,
     partition_object,
-    said,
 )
+from unit.controllers.plan_words import said
 
 
 @pytest.mark.parametrize(

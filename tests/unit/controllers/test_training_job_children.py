@@ -6,7 +6,8 @@ import pytest
 from tessera.api.reasons import Reason
 from tessera.controllers.plan import Plan, Terminal
 from tessera.controllers.training_job import blocked
-from unit.controllers.training_objects import NOW, ended_pod, job, look, said, training_job
+from unit.controllers.plan_words import NOW, said
+from unit.controllers.training_objects import ended_pod, job, look, training_job
 
 
 def test_children_are_made_once_template_first() -> None:

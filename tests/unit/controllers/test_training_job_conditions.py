@@ -9,10 +9,10 @@ from tessera.api.heterogeneous_training_job import Progress
 from tessera.api.reasons import Reason
 from tessera.controllers.training_job import reconcile
 from tessera.controllers.training_view import TrainingView
+from unit.controllers.plan_words import NOW, said
 from unit.controllers.training_objects import (
     CONDITIONS,
     DEVICE,
-    NOW,
     SETTINGS,
     TEMPLATE,
     Object,
@@ -21,7 +21,6 @@ from unit.controllers.training_objects import (
     job,
     look,
     pod,
-    said,
     training_job,
 )
 

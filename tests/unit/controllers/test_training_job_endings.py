@@ -6,7 +6,8 @@ import json
 
 import pytest
 from tessera.api.reasons import Reason
-from unit.controllers.training_objects import DEVICE, ended_pod, job, look, said, training_job
+from unit.controllers.plan_words import said
+from unit.controllers.training_objects import DEVICE, ended_pod, job, look, training_job
 
 INVALID = {"outcome": "invalid", "message": "unknown workload noisr; did you mean noiser?"}
 FAILED = [

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from tessera.controllers.plan import Plan
 from tessera.controllers.training_job import reconcile
 from tessera.controllers.training_view import TrainingView
 from tessera.controllers.worker_pod import WorkerSettings
+from unit.controllers.plan_words import NOW
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SETTINGS = WorkerSettings(image="tessera/worker:1")
 CONDITIONS = ["Ready", "Admitted", "Placed", "Running", "Suspended", "Complete", "Failed"]
 
@@ -117,9 +116,3 @@ DEVICES: dict[tuple[str, str], Mapping[str, Any]] = {
 def look(obj: Object, **view: Any) -> Plan:
     known = {"job": job(), "template": TEMPLATE, "devices": DEVICES, **view}
     return reconcile(obj, TrainingView(**known), settings=SETTINGS, now=NOW)
-
-
-def said(plan: Plan, type: str) -> tuple[str, str, str]:
-    assert plan.status is not None
-    found = {c["type"]: c for c in plan.status["conditions"]}[type]
-    return found["status"], found["reason"], found["message"]

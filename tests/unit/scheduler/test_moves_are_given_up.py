@@ -118,3 +118,16 @@ def test_a_pod_that_fits_elsewhere_meanwhile_goes_there(cluster: Cluster) -> Non
     cluster.round()
     assert cluster.placeholders == []
     assert "victim" in cluster.world.pods
+
+
+@pytest.mark.parametrize(("behind", "kept"), [(45.0, True), (75.0, False)])
+def test_a_leader_whose_clock_is_a_little_behind_goes_on_with_the_longest_move(
+    cluster: Cluster, behind: float, kept: bool
+) -> None:
+    cluster.world.allow_moves("pool", A, B, replacementTimeoutSeconds=3600)
+    cluster.ask()
+    cluster.round()
+    cluster.restart()
+    cluster.round(seconds=-behind)
+    assert cluster.evicted == (["victim"] if kept else [])
+    assert len(cluster.placeholders) == kept

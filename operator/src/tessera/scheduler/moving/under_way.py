@@ -33,8 +33,10 @@ from tessera.scheduler.snapshot import Snapshot
 
 EVICT_SECONDS = 60.0
 """How long an eviction is asked for."""
-LONGEST_SECONDS = EVICT_SECONDS + 3600.0
-"""No room is kept for longer, whatever its record says."""
+CLOCK_SKEW_SECONDS = 60.0
+"""By which the clocks of two replicas may differ: a record of a leader whose clock was ahead is kept."""
+LONGEST_SECONDS = EVICT_SECONDS + 3600.0 + CLOCK_SKEW_SECONDS
+"""No room is kept for longer, whatever its record says; 3600 is the longest `replacementTimeoutSeconds`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,15 @@ class BudgetRule:
         if not 0 <= self.withheld < 1:
             raise ValueError(f"the share that is withheld is from 0 to below 1, not {self.withheld}")
 
+    def gain(self, *, size: int, moves: int, value_change: float, fullness: float) -> float:
+        """What a plan brings beyond its price, in memory slices (the formula above), when the account is
+        `fullness` (0 to 1) full.
+        """
+        caution = (
+            self.caution / self.moves_per_100 * moves * (1 - fullness) if moves and fullness < 1 else 0.0
+        )
+        return size - caution - self.value_price * value_change
+
 
 class MoveBudget:
     """The account of moves of one cluster (or of one partition of it)."""
@@ -84,11 +93,9 @@ class MoveBudget:
         """
         if moves > self.affordable(moves):
             return False
-        rule = self.rule
-        caution = 0.0
-        if moves and self.tokens < self._most_tokens:
-            caution = rule.caution / rule.moves_per_100 * moves * (1 - self.tokens / self._most_tokens)
-        return size - caution - rule.value_price * value_change >= 0
+        fullness = self.tokens / self._most_tokens if self.tokens < self._most_tokens else 1.0
+        gain = self.rule.gain(size=size, moves=moves, value_change=value_change, fullness=fullness)
+        return gain >= 0
 
     def spend(self, moves: int) -> None:
         """Pay for moves that were carried out. Raises ValueError when the account does not cover them."""

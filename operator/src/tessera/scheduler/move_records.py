@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tessera.scheduler.objects import Claim
 
@@ -35,6 +36,7 @@ ABANDONED = "abandoned"
 PREEMPTED = "preempted"
 """Evicted for a pod of higher priority; nothing is held for it."""
 
+Record = TypeVar("Record")
 
 _UNREADABLE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 """What text can raise that is no record: numbers beyond a float and endless nesting too."""
@@ -131,32 +133,37 @@ def write_room(record: RoomRecord) -> str:
 @lru_cache(maxsize=4096)
 def read_move(text: str) -> MoveRecord | None:
     """The record of an annotation; None when it is none."""
-    try:
-        read = json.loads(text)
-        return MoveRecord(
+    return _read(
+        text,
+        lambda read: MoveRecord(
             job_uid=str(read["job"]),
             completion_index=str(read["index"]),
             pod_claim_name=str(read["podClaim"]),
             victim_pod=PodRef(*_strings(read["victim"])),
             waiting_claim_uid=str(read["waitingClaim"]),
             deadline=_seconds(read["deadline"]),
-        )
-    except _UNREADABLE:
-        return None
+        ),
+    )
 
 
 @lru_cache(maxsize=4096)
 def read_room(text: str) -> RoomRecord | None:
     """The record of an annotation; None when it is none."""
-    try:
-        read = json.loads(text)
-        return RoomRecord(
+    return _read(
+        text,
+        lambda read: RoomRecord(
             pool=str(read["pool"]),
             device=str(read["device"]),
             victims=tuple(RoomVictim(*_strings(v), v["preempted"] is True) for v in read["victims"]),
             evict_until=_seconds(read["evictUntil"]),
             deadline=_seconds(read["deadline"]),
-        )
+        ),
+    )
+
+
+def _read(text: str, record_of: Callable[[Any], Record]) -> Record | None:
+    try:
+        return record_of(json.loads(text))
     except _UNREADABLE:
         return None
 

@@ -73,7 +73,7 @@ class Unlimited(Account):
 
     def worth(self, *, size: int, moves: int, value_change: float) -> bool:
         """The account is taken to be full."""
-        return size - BudgetRule().value_price * value_change >= 0
+        return BudgetRule().gain(size=size, moves=moves, value_change=value_change, fullness=1.0) >= 0
 
 
 class LeftAlone:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-from rich.console import Console
 
-from tessera.cli.gpu_picture import WIDTH, plan_object, plan_picture, summary
+from tessera.cli.gpu_picture import console, plan_object, plan_picture, summary
 from tessera.cli.gpu_source import Simulated, opened, read_settled, settle, source_options
 from tessera.relayout.errors import BadLayout
 from tessera.relayout.planning import plan_machine
@@ -173,10 +172,9 @@ def _show(machine: Machine, plans: Sequence[GPUPlan], *, as_json: bool, result: 
         click.echo(json.dumps(found, indent=2))
         return
     by_index = {read.gpu.index: read for read in machine.gpus}
-    console = Console(highlight=False)
-    console.width = min(console.width, WIDTH)
+    out = console()
     for plan in plans:
-        console.print(plan_picture(plan, by_index[plan.index], width=console.width))
-    console.print()
+        out.print(plan_picture(plan, by_index[plan.index], width=out.width))
+    out.print()
     if result:
-        console.print(f" {result}: {summary(plans)}")
+        out.print(f" {result}: {summary(plans)}")

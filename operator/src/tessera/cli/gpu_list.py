@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from tessera.cli.gpu_picture import WIDTH, machine_object, machine_picture
+from tessera.cli.gpu_picture import console, machine_object, machine_picture
 from tessera.cli.gpu_source import Simulated, opened, read_settled, source_options
 from tessera.relayout.reading import Machine
 
@@ -23,9 +22,8 @@ def command(simulate: Simulated | None, state: Path | None, as_json: bool) -> No
     if as_json:
         click.echo(json.dumps(machine_object(machine), indent=2))
     else:
-        console = Console(highlight=False)
-        console.width = min(console.width, WIDTH)
-        console.print(machine_picture(machine, width=console.width))
+        out = console()
+        out.print(machine_picture(machine, width=out.width))
 
 
 async def _read(simulate: Simulated | None, state: Path | None) -> Machine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from tessera.cli.frame import GPU as Row
@@ -23,6 +23,13 @@ _LIST_LEGEND = (
     ("▎  ", WARM, "idle"),
     ("░░░", FREE, "free"),
 )
+
+
+def console() -> Console:
+    """Standard output, not wider than the pictures are made for."""
+    out = Console(highlight=False)
+    out.width = min(out.width, WIDTH)
+    return out
 
 
 def machine_picture(machine: Machine, *, width: int = WIDTH) -> RenderableType:
@@ -56,10 +63,8 @@ def _user(standing: Standing) -> Text:
 
 
 def _heading(read: ReadGPU) -> Text:
-    name = read.gpu.model.name if read.gpu.model is not None else read.gpu.product
-    return (
-        Text(no_wrap=True, overflow="ellipsis").append(f" {name}", "bold").append(f"  {read.gpu.uuid}", FAINT)
-    )
+    heading = Text(no_wrap=True, overflow="ellipsis").append(f" {read.model_name}", "bold")
+    return heading.append(f"  {read.gpu.uuid}", FAINT)
 
 
 def _listed(standing: Standing) -> Tile:
@@ -79,7 +84,7 @@ def _row(read: ReadGPU, tiles: Sequence[Tile]) -> Row:
     return Row(
         index=gpu.index,
         uuid=gpu.uuid,
-        model=gpu.model.name if gpu.model is not None else gpu.product,
+        model=read.model_name,
         mig_mode=mig_mode(read),
         healthy=not gpu.fault,
         message=gpu.fault,

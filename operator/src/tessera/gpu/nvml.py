@@ -30,7 +30,6 @@ _NOT_SUPPORTED = 3
 _INVALID_ARGUMENT = 2
 _INSUFFICIENT_SIZE = 7
 _NOT_FOUND = 6
-_LOST = 15
 _SHARED_ENGINES = 0
 _ARCHITECTURES = {7: "ampere", 8: "ada", 9: "hopper", 10: "blackwell", 13: "rubin"}
 _MAX_INSTANCES = 16

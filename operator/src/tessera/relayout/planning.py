@@ -16,14 +16,10 @@ def plan_machine(machine: Machine, rules: Sequence[Rule]) -> tuple[GPUPlan, ...]
 
     Raises `BadLayout` and `ImpossibleLayout`.
     """
-    named = [Named(read.gpu.index, read.gpu.uuid, _model_name(read)) for read in machine.gpus]
+    named = [Named(read.gpu.index, read.gpu.uuid, read.model_name) for read in machine.gpus]
     chosen = rules_by_gpu(rules, named)
     by_index = {read.gpu.index: read for read in machine.gpus}
     return tuple(_plan(by_index[index], rule) for index, rule in sorted(chosen.items()))
-
-
-def _model_name(read: ReadGPU) -> str:
-    return read.gpu.model.name if read.gpu.model is not None else read.gpu.product
 
 
 def _plan(read: ReadGPU, rule: Rule) -> GPUPlan:

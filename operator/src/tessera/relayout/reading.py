@@ -29,6 +29,11 @@ class ReadGPU:
     processes_hidden: bool = False
 
     @property
+    def model_name(self) -> str:
+        """The model of the profile table; the product's name where the board cannot do MIG."""
+        return self.gpu.model.name if self.gpu.model is not None else self.gpu.product
+
+    @property
     def geometry(self) -> Geometry | None:
         """What the GPU allows; None where it cannot do MIG or does not answer."""
         if self.gpu.model is None or not self.gpu.model.profiles:

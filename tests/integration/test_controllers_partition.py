@@ -7,34 +7,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from background import in_background
 from integration.operator_process import eventually
 from tessera.api import names
-from tessera.controllers.operator import Operator, OperatorSettings
-from tessera.controllers.worker_pod import WorkerSettings
+from tessera.controllers.operator import Operator
 from tessera.kube.client import KubeClient
 from tessera.kube.conditions import find_condition
 from tessera.kube.resources import GPU_NODES, MIG_PARTITIONS, NODES, RESOURCE_SLICES
-from tessera.local.control_plane import ControlPlane
 
 pytestmark = pytest.mark.integration
 
 Object = dict[str, Any]
 DRIVER_ABSENT = "libnvidia-ml.so.1 is not found; install the NVIDIA driver on the node"
-
-
-@pytest.fixture
-async def operator(control_plane: ControlPlane) -> AsyncIterator[Operator]:
-    """A running operator of this test's own."""
-    async with await KubeClient.connect(
-        kubeconfig=control_plane.kubeconfig, field_manager=names.OPERATOR_FIELD_MANAGER
-    ) as client:
-        settings = OperatorSettings(
-            worker=WorkerSettings(image="tessera/worker:test"), kubeconfig=control_plane.kubeconfig
-        )
-        running = Operator(client, settings)
-        async with in_background(running.run()):
-            yield running
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""NoiSER at its recorded setting, three seeds: the table of docs/results/noiser.md. Takes minutes.
+"""NoiSER at its recorded setting, three seeds: the main figures of docs/results/noiser.md. Takes minutes.
 
-`pytest tests/reproduction/test_noiser.py -m reproduction` prints that table.
+`pytest -s -m reproduction tests/reproduction/test_noiser.py` prints them.
 """
 
 import json

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from scheduler_objects import Object, exactly, resource_slices
+from tessera.placement.policies import FirstFit
+from tessera.scheduler.planner import Planner
 from tessera.scheduler.snapshot import Snapshot, SnapshotReader
 from unit.scheduler.two_crowded_gpus import A, Cluster, with_fixed_slices
 
@@ -195,6 +197,11 @@ def world() -> World:
     made.add_node("node-a", gpus=["gpu-aaaaaaaa"])
     made.add_node("node-b", gpus=["gpu-bbbbbbbb"])
     return made
+
+
+@pytest.fixture
+def planner() -> Planner:
+    return Planner(FirstFit(), grace_seconds=30)
 
 
 @pytest.fixture

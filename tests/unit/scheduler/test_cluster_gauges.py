@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from tessera.metrics.registry import REGISTRY
-from tessera.placement.policies import FirstFit
 from tessera.scheduler.gauges import StateGauges, clear_state
 from tessera.scheduler.planner import Planner
 
@@ -15,10 +14,9 @@ def sample(name: str, **labels: str) -> float | None:
     return REGISTRY.get_sample_value(f"tessera_{name}", labels)
 
 
-def test_gauges_show_what_is_held_and_what_still_fits(world: Any) -> None:
+def test_gauges_show_what_is_held_and_what_still_fits(world: Any, planner: Planner) -> None:
     world.add_pod_with_claim("a", "4g.40gb", gates=())
     world.allocate("a", "gpu-aaaaaaaa-4g-40gb-0", node="node-a", pod="a")
-    planner = Planner(FirstFit(), grace_seconds=30)
     planner.plan(world.snapshot())
     gauges = StateGauges()
     gauges.show(planner.occupancy.state, planner.engine.policy)
@@ -35,8 +33,8 @@ def test_gauges_show_what_is_held_and_what_still_fits(world: Any) -> None:
     assert sample("fragmentation_ratio", node="node-a", gpu="gpu-aaaaaaaa") is None
 
 
-def test_gauges_follow_a_gpu_that_changes_and_forget_one_that_goes(world: Any) -> None:
-    planner, gauges = Planner(FirstFit(), grace_seconds=30), StateGauges()
+def test_gauges_follow_a_gpu_that_changes_and_forget_one_that_goes(world: Any, planner: Planner) -> None:
+    gauges = StateGauges()
     planner.plan(world.snapshot())
     gauges.show(planner.occupancy.state, planner.engine.policy)
     world.add_pod_with_claim("a", "4g.40gb", gates=())

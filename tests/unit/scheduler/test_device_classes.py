@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tessera.placement.policies import FirstFit
 from tessera.scheduler.actions import Place, Refuse
 from tessera.scheduler.allocation import allocation_patch
 from tessera.scheduler.classes import is_ours, read_class
@@ -14,11 +13,6 @@ from tessera.scheduler.selectors import SelectorCache
 
 OURS = 'device.driver == "gpu.tessera.dev"'
 CONFIG = {"opaque": {"driver": "gpu.tessera.dev", "parameters": {"mps": True}}}
-
-
-@pytest.fixture
-def planner() -> Planner:
-    return Planner(FirstFit(), grace_seconds=30)
 
 
 def of_class(name: str, **more: Any) -> dict[str, Any]:

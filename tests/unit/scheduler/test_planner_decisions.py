@@ -6,14 +6,8 @@ from typing import Any
 
 import pytest
 from tessera.metrics.registry import REGISTRY
-from tessera.placement.policies import FirstFit
 from tessera.scheduler.actions import GiveUp, Place, Protect, Refuse
 from tessera.scheduler.planner import Planner
-
-
-@pytest.fixture
-def planner() -> Planner:
-    return Planner(FirstFit(), grace_seconds=30)
 
 
 def placed(actions: list[Any]) -> dict[str, tuple[str, ...]]:

@@ -15,11 +15,6 @@ from tessera.scheduler.planner import Planner
 from tessera.scheduler.reserves import most_slices
 
 
-@pytest.fixture
-def planner() -> Planner:
-    return Planner(FirstFit(), grace_seconds=30)
-
-
 def placed(actions: list[Any]) -> dict[str, str]:
     return {
         p.pod.key[1]: " ".join(r.device for c in p.claims for r in c.results)

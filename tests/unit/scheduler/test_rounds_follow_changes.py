@@ -278,8 +278,8 @@ def test_a_heartbeat_of_a_node_changes_nothing(world: Any) -> None:
     assert later.changes.nodes == ()
 
 
-def test_a_snapshot_that_was_skipped_is_made_up_for(world: Any) -> None:
-    reader, planner = SnapshotReader(), Planner(FirstFit(), grace_seconds=30)
+def test_a_snapshot_that_was_skipped_is_made_up_for(world: Any, planner: Planner) -> None:
+    reader = SnapshotReader()
     world.add_pod("p")
     planner.open_books(reader.read(**everything(world), now=1.0))
     world.add_pod("q")
@@ -290,10 +290,9 @@ def test_a_snapshot_that_was_skipped_is_made_up_for(world: Any) -> None:
 
 
 def test_a_burst_is_served_in_parts_that_other_events_can_come_between(
-    world: Any, monkeypatch: pytest.MonkeyPatch
+    world: Any, planner: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planner_module, "_MOST_TRIED", 2)
-    planner = Planner(FirstFit(), grace_seconds=30)
     for number in range(3):
         world.add_pod_with_claim(f"p{number}", "1g.10gb", created=float(number))
     first = [p.pod.key[1] for a in planner.plan(world.snapshot()) if isinstance(a, Place) for p in a.pods]
@@ -309,8 +308,9 @@ def test_a_burst_is_served_in_parts_that_other_events_can_come_between(
     assert not planner.unfinished
 
 
-def test_of_pods_that_ask_the_same_one_is_asked_again_when_room_becomes_free(world: Any) -> None:
-    planner = Planner(FirstFit(), grace_seconds=30)
+def test_of_pods_that_ask_the_same_one_is_asked_again_when_room_becomes_free(
+    world: Any, planner: Planner
+) -> None:
     for number, node in enumerate(("node-a", "node-b")):
         world.add_pod_with_claim(f"r{number}", "7g.80gb", gates=(), nodeName=node)
         world.allocate(f"r{number}", f"gpu-{node[-1] * 8}-7g-80gb-0", node=node, pod=f"r{number}")

@@ -5,15 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tessera.placement.policies import FirstFit
 from tessera.scheduler.actions import Place, Refuse
 from tessera.scheduler.allocation import share_patch
 from tessera.scheduler.planner import Planner
-
-
-@pytest.fixture
-def planner() -> Planner:
-    return Planner(FirstFit(), grace_seconds=30)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tessera.placement.policies import FirstFit
 from tessera.scheduler.actions import GiveUp, Place, Refuse
 from tessera.scheduler.index import Index
 from tessera.scheduler.objects import read_pod
@@ -97,8 +96,7 @@ def test_an_allocation_that_nobody_uses_is_freed_after_a_minute(world: Any, requ
     assert given_up(world) == []
 
 
-def test_the_next_place_is_on_another_node_and_then_there_is_none(stuck: Any) -> None:
-    planner = Planner(FirstFit(), grace_seconds=30)
+def test_the_next_place_is_on_another_node_and_then_there_is_none(stuck: Any, planner: Planner) -> None:
     (action,) = planner.plan(stuck.snapshot())
     assert isinstance(action, GiveUp)
     for node, gpu in (("node-b", "gpu-bbbbbbbb"), (None, "")):
@@ -125,8 +123,7 @@ def test_the_next_place_is_on_another_node_and_then_there_is_none(stuck: Any) ->
     assert isinstance(action, Place)
 
 
-def test_full_nodes_beside_an_avoided_one_keep_their_remedy(stuck: Any) -> None:
-    planner = Planner(FirstFit(), grace_seconds=30)
+def test_full_nodes_beside_an_avoided_one_keep_their_remedy(stuck: Any, planner: Planner) -> None:
     planner.plan(stuck.snapshot())
     del stuck.claims["p"]["status"]
     stuck.touch(stuck.claims["p"])
@@ -138,8 +135,9 @@ def test_full_nodes_beside_an_avoided_one_keep_their_remedy(stuck: Any) -> None:
     assert "kube-scheduler could not bind the pod on node node-a: 0/2 nodes" in action.message
 
 
-def test_a_freed_claim_of_a_pod_that_has_ended_is_no_bad_sign_for_the_node(world: Any) -> None:
-    planner = Planner(FirstFit(), grace_seconds=30)
+def test_a_freed_claim_of_a_pod_that_has_ended_is_no_bad_sign_for_the_node(
+    world: Any, planner: Planner
+) -> None:
     world.add_pod_with_claim("first", "2g.20gb", gates=())
     world.allocate("first", "gpu-aaaaaaaa-2g-20gb-0", node="node-a", pod="first")
     planner.plan(world.snapshot())

@@ -15,7 +15,7 @@ from typing import Any
 from simulation.api_store import Object
 from simulation.cluster_actors import Cluster, wall_clock
 from tessera.api import names
-from tessera.kube.resources import GPU_NODES, MIG_PARTITIONS, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
+from tessera.kube.resources import GPU_NODES, JOBS, MIG_PARTITIONS, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
 from tessera.scheduler.move_records import MoveRecord, RoomRecord, read_move, read_room
 
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -70,14 +70,24 @@ class MovingCluster(Cluster):
     def add_job(
         self, name: str, profile: str, *, size: int = 1, movable: bool = True, priority: int = 0
     ) -> None:
-        self.jobs[name] = Job(f"job-{name}", profile, size, movable, priority, self.rng.random() < 0.5)
+        made = self.store.create(JOBS, {"metadata": {"name": name}}, "default")
+        uid = made["metadata"]["uid"]
+        self.jobs[name] = Job(uid, profile, size, movable, priority, self.rng.random() < 0.5)
+
+    def end_job(self, name: str) -> None:
+        """The job is deleted; so are its pods."""
+        pods = self.pods_of(name)
+        del self.jobs[name]
+        self.store.delete(JOBS, name, "default")
+        for pod in pods:
+            self.delete_pod(pod["metadata"]["name"])
 
     def pods_of(self, name: str) -> list[Object]:
         """The pods of a job that have not ended."""
         return [p for p in self._all_of(name) if p["status"]["phase"] not in ("Succeeded", "Failed")]
 
     def _all_of(self, name: str) -> list[Object]:
-        uid = f"job-{name}"
+        uid = self.jobs[name].uid
         return [
             p
             for p in self.store.all(PODS)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
@@ -14,8 +15,17 @@ from simulation.faulty_client import Faults, SimulatedClient, run_virtually
 from tessera.api import names
 from tessera.kube.errors import Unreachable
 from tessera.kube.events import EventRecorder
-from tessera.kube.resources import PODS, RESOURCE_CLAIMS
-from tessera.scheduler.actions import Action, Evict, FreeTarget, HoldTarget, KeepRoom, Place, PodPlacement
+from tessera.kube.resources import JOBS, PODS, RESOURCE_CLAIMS
+from tessera.scheduler.actions import (
+    Action,
+    AskForReplacement,
+    Evict,
+    FreeTarget,
+    HoldTarget,
+    KeepRoom,
+    Place,
+    PodPlacement,
+)
 from tessera.scheduler.allocation import ClaimPlacement, Result
 from tessera.scheduler.move_bodies import placeholder
 from tessera.scheduler.move_records import MOVED, MoveRecord, PodRef, RoomRecord
@@ -221,3 +231,24 @@ def test_two_rounds_at_once_make_one_placeholder() -> None:
         assert len(world.shown()) == 3
 
     run_virtually(both(), seed=0)
+
+
+async def _nobody_comes(*, over: bool) -> list[str]:
+    """The victim's Job is over, or goes on."""
+    world = World()
+    world.hold()
+    world.look()
+    made = world.store.create(JOBS, {"metadata": {"name": "train"}}, "team")
+    if over:
+        world.store.update(JOBS, made | {"status": {"completedIndexes": "0"}})
+    record = replace(HOLD.record, job_uid=made["metadata"]["uid"], job_name="train")
+    await world.round(AskForReplacement(world.claim(HOLD.name), record))
+    return [c["metadata"]["name"] for c in world.store.all(RESOURCE_CLAIMS) if (c.get("status") or {})]
+
+
+@pytest.mark.parametrize(("over", "held"), [(True, []), (False, [HOLD.name])])
+def test_a_place_is_freed_as_soon_as_the_job_says_that_nobody_comes(over: bool, held: list[str]) -> None:
+    async def ask() -> None:
+        assert await _nobody_comes(over=over) == held
+
+    run_virtually(ask(), seed=0)

@@ -30,7 +30,8 @@ def assert_moves_kept_the_rules(cluster: MovingCluster) -> None:
 
 async def empty(cluster: MovingCluster) -> None:
     """No jobs and no pods; then nothing is allocated, and no placeholder is left."""
-    cluster.jobs.clear()
+    for name in list(cluster.jobs):
+        cluster.end_job(name)
     for _ in range(2):
         for name in cluster.pods():
             cluster.delete_pod(name)
@@ -124,6 +125,35 @@ def test_a_leader_may_be_killed_at_any_call_of_a_move() -> None:
         run_virtually(once(), seed=at)
 
 
+async def _ends_by_itself() -> None:
+    """A pod that may not be evicted now completes its work: nobody comes in its place."""
+    cluster = MovingCluster(random.Random(0))
+    cluster.allow_moves(replacementTimeoutSeconds=300)
+    for node in ("a", "b"):
+        cluster.add_node(node)
+    replicas = Replicas(cluster, Faults(0))
+    running = all_actors(cluster)
+    replicas.start()
+    await asyncio.sleep(3.0)
+    await scattered(cluster)
+    cluster.refusals = 1.0
+    cluster.add_pod("waiting", "3g.40gb")
+    await asyncio.sleep(12.0)
+    assert len(cluster.placeholders()) == 1
+    (victim,) = cluster.pods_of("victim")
+    cluster.finish(victim["metadata"]["name"])
+    await asyncio.sleep(10.0)
+    assert bound(cluster, "waiting")
+    assert cluster.placeholders() == []
+    assert cluster.evicted == set()
+    assert_moves_kept_the_rules(cluster)
+    assert all(not task.done() for task in running)
+
+
+def test_a_place_is_not_held_for_a_pod_whose_work_is_done() -> None:
+    run_virtually(_ends_by_itself(), seed=0)
+
+
 async def storm(seed: int) -> None:
     """A hundred seconds of users, jobs, faults, refused evictions, kills and stops; then calm."""
     rng = random.Random(seed)
@@ -186,10 +216,7 @@ def _disturb(cluster: MovingCluster, replicas: Replicas, rng: random.Random, num
             else:
                 cluster.delete_pod(name)
         case "end job" if cluster.jobs:
-            name = rng.choice(sorted(cluster.jobs))
-            del cluster.jobs[name]
-            for pod in cluster.pods_of(name):
-                cluster.delete_pod(pod["metadata"]["name"])
+            cluster.end_job(rng.choice(sorted(cluster.jobs)))
         case "kill" | "stop" | "go" as fault:
             replicas.suffer(fault, rng)
         case "slow":

@@ -7,7 +7,15 @@ elsewhere. Who has left already keeps the place that is held for him.
 from __future__ import annotations
 
 import pytest
-from tessera.scheduler.actions import Action, Evict, FreeTarget, HoldTarget, KeepRoom, Refuse
+from tessera.scheduler.actions import (
+    Action,
+    AskForReplacement,
+    Evict,
+    FreeTarget,
+    HoldTarget,
+    KeepRoom,
+    Refuse,
+)
 from unit.scheduler.two_crowded_gpus import A, B, Cluster, begin, of
 
 
@@ -131,3 +139,19 @@ def test_a_leader_whose_clock_is_a_little_behind_goes_on_with_the_longest_move(
     cluster.round(seconds=-behind)
     assert cluster.evicted == (["victim"] if kept else [])
     assert len(cluster.placeholders) == kept
+
+
+def test_the_store_is_asked_for_the_replacement_when_the_victim_is_gone_until_it_is_there(
+    cluster: Cluster,
+) -> None:
+    begin(cluster)
+    cluster.end("victim")
+    assert of(cluster.round(), AskForReplacement) == []  # It may take its time to end.
+    cluster.go("victim")
+    (ask,) = of(cluster.round(), AskForReplacement)
+    assert [ask.claim.key[1]] == cluster.placeholders
+    assert (ask.record.job_name, ask.record.victim_pod.name) == ("job", "victim")
+    assert of(cluster.round(seconds=1.0), AskForReplacement) == []
+    assert len(of(cluster.round(seconds=4.0), AskForReplacement)) == 1
+    cluster.add_job_pod("again", "1g.10gb", gates=("tessera.dev/placement", "example.com/other"))
+    assert of(cluster.round(seconds=9.0), AskForReplacement) == []

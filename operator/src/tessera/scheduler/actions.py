@@ -108,4 +108,15 @@ class FreeTarget:
     outcome: str
 
 
-Action = Place | Refuse | GiveUp | Protect | HoldTarget | KeepRoom | Evict | FreeTarget
+@dataclass(frozen=True, slots=True)
+class AskForReplacement:
+    """The victim of a placeholder has left and no pod has come in its place yet: ask the store whether one
+    will come at all. When it is clear that none will, the placeholder is freed (`no_replacement`).
+    """
+
+    claim: Claim
+    record: MoveRecord
+
+
+MoveAction = HoldTarget | KeepRoom | Evict | FreeTarget | AskForReplacement
+Action = Place | Refuse | GiveUp | Protect | MoveAction

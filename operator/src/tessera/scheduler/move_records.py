@@ -62,7 +62,8 @@ class RoomVictim(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class MoveRecord:
     """Of a placeholder: whose replacement it is held for. `deadline` is in seconds since the epoch; then it
-    is given up. `waiting_claim_uid` is the claim for which room is made.
+    is given up. `waiting_claim_uid` is the claim for which room is made. `job_name` is "" in records
+    that were written before it was part of them.
     """
 
     job_uid: str
@@ -71,6 +72,7 @@ class MoveRecord:
     victim_pod: PodRef
     waiting_claim_uid: str
     deadline: float
+    job_name: str = ""
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -108,6 +110,7 @@ def write_move(record: MoveRecord) -> str:
     return _json(
         {
             "job": record.job_uid,
+            "jobName": record.job_name,
             "index": record.completion_index,
             "podClaim": record.pod_claim_name,
             "victim": _pod(record.victim_pod),
@@ -142,6 +145,7 @@ def read_move(text: str) -> MoveRecord | None:
             victim_pod=PodRef(*_strings(read["victim"])),
             waiting_claim_uid=str(read["waitingClaim"]),
             deadline=_seconds(read["deadline"]),
+            job_name=str(read.get("jobName", "")),
         ),
     )
 

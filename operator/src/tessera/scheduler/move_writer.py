@@ -10,10 +10,10 @@ import logging
 
 from tessera.api.reasons import Reason
 from tessera.kube.client import Object
-from tessera.kube.errors import AlreadyExists, NotFound, TooManyRequests
-from tessera.kube.resources import PODS, RESOURCE_CLAIMS
+from tessera.kube.errors import AlreadyExists, ApiError, NotFound, TooManyRequests, Unreachable
+from tessera.kube.resources import JOBS, PODS, RESOURCE_CLAIMS, Resource
 from tessera.metrics import registry as metrics
-from tessera.scheduler.actions import Evict, FreeTarget, HoldTarget, KeepRoom
+from tessera.scheduler.actions import AskForReplacement, Evict, FreeTarget, HoldTarget, KeepRoom, MoveAction
 from tessera.scheduler.allocation import take_back_patch
 from tessera.scheduler.move_bodies import (
     hold_patch,
@@ -23,7 +23,8 @@ from tessera.scheduler.move_bodies import (
     release_patch,
     room_patch,
 )
-from tessera.scheduler.move_records import PREEMPTED, RoomRecord
+from tessera.scheduler.move_endings import why_none_comes
+from tessera.scheduler.move_records import NO_REPLACEMENT, PREEMPTED, MoveRecord, RoomRecord
 from tessera.scheduler.objects import Claim
 from tessera.scheduler.pen import Pen
 
@@ -41,7 +42,7 @@ class MoveWriter:
         self._namespace = namespace
         self._refusals_told: dict[str, float] = {}
 
-    async def do(self, action: HoldTarget | KeepRoom | Evict | FreeTarget, now: float) -> None:
+    async def do(self, action: MoveAction, now: float) -> None:
         """One action. Raises LeadershipLost; other failures are left for the next round."""
         match action:
             case HoldTarget():
@@ -52,6 +53,8 @@ class MoveWriter:
                 await self._evict(action, now)
             case FreeTarget(claim, outcome):
                 await self.remove(claim, outcome)
+            case AskForReplacement(claim, record):
+                await self._ask_for_replacement(claim, record)
 
     # Placeholders.
 
@@ -122,6 +125,26 @@ class MoveWriter:
 
         if await self._pen.write(RESOURCE_CLAIMS, claim.key, write):
             metrics.MOVES_TOTAL.labels(outcome).inc()
+
+    async def _ask_for_replacement(self, claim: Claim, record: MoveRecord) -> None:
+        """Free the target when nobody will come. What cannot be read keeps it until its deadline."""
+        namespace, name, _ = record.victim_pod
+        try:
+            pod = await self._found(PODS, name, namespace)
+            job = await self._found(JOBS, record.job_name, namespace) if record.job_name else None
+        except (ApiError, Unreachable, TimeoutError) as error:
+            _log.info("whether pod %s/%s is replaced cannot be read: %s", namespace, name, error)
+            return
+        why = why_none_comes(record, pod=pod, job=job)
+        if why:
+            _log.info("placeholder %s is freed: %s", "/".join(claim.key), why)
+            await self.remove(claim, NO_REPLACEMENT)
+
+    async def _found(self, resource: Resource, name: str, namespace: str) -> Object | None:
+        try:
+            return await self._pen.client.get(resource, name, namespace)
+        except NotFound:
+            return None
 
     # Rooms and evictions.
 

@@ -19,6 +19,7 @@ from tessera.kube.resources import PODS, RESOURCE_CLAIMS
 from tessera.metrics import registry as metrics
 from tessera.scheduler.actions import (
     Action,
+    AskForReplacement,
     Evict,
     FreeTarget,
     GiveUp,
@@ -103,7 +104,7 @@ class Writer:
                 )
             case Refuse():
                 await self._refuse(action, now)
-            case HoldTarget() | KeepRoom() | Evict() | FreeTarget():
+            case HoldTarget() | KeepRoom() | Evict() | FreeTarget() | AskForReplacement():
                 await self._moves.do(action, now)
 
     # Allocating.

@@ -146,6 +146,7 @@ def _hold(
         victim_pod=PodRef(*victim.key, victim.uid),
         waiting_claim_uid=claim.uid,
         deadline=deadline,
+        job_name=leaving.candidate.job_name,
     )
     return HoldTarget(
         placeholder_name(waiting_claim_uid=claim.uid, victim_pod_uid=victim.uid),

@@ -5,7 +5,7 @@ placed there; `go_on` gives the next step of each; `place_held` serves those for
 `make_room` begins a plan for a pod that fits nowhere. At the end of the round `close` opens the books again:
 they then say what claims hold, and nothing else.
 
-In memory are only accounts, whom to leave alone, and when an eviction was last asked for.
+In memory are only accounts, whom to leave alone, and when the API server was last asked for something.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tessera.api import names
 from tessera.api.reasons import Reason
 from tessera.placement.policies import Policy
 from tessera.placement.policies_value import FragmentationTenancy, ValuePolicy
-from tessera.scheduler.actions import Action, Evict, FreeTarget, KeepRoom, PodPlacement
+from tessera.scheduler.actions import Action, AskForReplacement, Evict, FreeTarget, KeepRoom, PodPlacement
 from tessera.scheduler.barred import Only
 from tessera.scheduler.index import Index
 from tessera.scheduler.move_records import ELSEWHERE, REFUSED, RoomRecord
@@ -34,6 +34,7 @@ from tessera.scheduler.units import Unit
 from tessera.scheduler.wanted import Wanted
 
 ASK_AGAIN_SECONDS = 5.0
+"""So often an eviction is asked for, and whether a replacement will come."""
 
 
 class Moving:
@@ -102,8 +103,12 @@ class Moving:
         for room in under_way.rooms.values():
             self._count_left(room, now)
             yield from self._evict(room, now)
+        for placeholder in under_way.awaiting:
+            if self._may_ask(placeholder.claim.uid, now):
+                yield AskForReplacement(placeholder.claim, placeholder.record)
         alive = {v.uid for room in under_way.rooms.values() for v in room.record.victims}
-        self._asked_at = {uid: at for uid, at in self._asked_at.items() if uid in alive}
+        asked = alive | {placeholder.claim.uid for placeholder in under_way.awaiting}
+        self._asked_at = {uid: at for uid, at in self._asked_at.items() if uid in asked}
         self._left &= alive
 
     def close(self) -> None:
@@ -204,9 +209,8 @@ class Moving:
         if not room.staying:
             return
         victim, pod = room.staying[0]
-        if now - self._asked_at.get(victim.uid, float("-inf")) < ASK_AGAIN_SECONDS:
+        if not self._may_ask(victim.uid, now):
             return
-        self._asked_at[victim.uid] = now
         waiting = "/".join(room.pod.key)
         if victim.preempted:
             why = f"evicted to make room for pod {waiting}, whose priority is higher"
@@ -214,6 +218,13 @@ class Moving:
         else:
             why = f"evicted to make room for pod {waiting}; a slice is held for its replacement"
             yield Evict(pod, why, Reason.MOVED, room.pod)
+
+    def _may_ask(self, uid: str, now: float) -> bool:
+        """Whether to ask the API server about this one now; then not again for some seconds."""
+        if now - self._asked_at.get(uid, float("-inf")) < ASK_AGAIN_SECONDS:
+            return False
+        self._asked_at[uid] = now
+        return True
 
     def _count_left(self, room: Room, now: float) -> None:
         """Pay for victims that have begun to leave, and let their replacements alone for a while."""

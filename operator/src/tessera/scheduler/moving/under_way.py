@@ -86,6 +86,8 @@ class UnderWay:
     given_up: list[GivenUp] = field(default_factory=list)
     placeholders: list[Placeholder] = field(default_factory=list)
     """Those that stay."""
+    awaiting: list[Placeholder] = field(default_factory=list)
+    """Those of them whose victim is gone, while nobody has come in its place."""
     useless: list[tuple[Placeholder, str]] = field(default_factory=list)
     """Those that go, with the outcome."""
 
@@ -161,6 +163,8 @@ def read_under_way(placing: Placing, index: Index, *, namespace: str) -> UnderWa
             found.useless.append((placeholder, outcome))
         else:
             found.placeholders.append(placeholder)
+            if pods.is_gone(placeholder.record.victim_pod) and not pods.replacements(placeholder.record):
+                found.awaiting.append(placeholder)
     return found
 
 
@@ -180,6 +184,11 @@ class _Pods:
             return None
         claims = (self.snapshot.claim_of(pod, entry.claim) for entry in pod.claims)
         return pod if any(claim is not None and claim.holds_ours for claim in claims) else None
+
+    def is_gone(self, ref: PodRef) -> bool:
+        """Whether nothing of the pod is left to end."""
+        pod = self.snapshot.pods.get((ref.namespace, ref.name))
+        return pod is None or pod.uid != ref.uid or pod.finished
 
     def users_of(self, claim: Claim) -> list[Pod]:
         """Pods that name the claim; of a template's claim its own pod."""

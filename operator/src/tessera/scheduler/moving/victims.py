@@ -47,6 +47,12 @@ class Candidate:
         return identity_of(self.pod)
 
     @property
+    def job_name(self) -> str:
+        """The Job that makes its replacement."""
+        owners = self.pod.raw["metadata"].get("ownerReferences") or ()
+        return next((str(owner["name"]) for owner in owners if owner.get("uid") == self.pod.job_uid), "")
+
+    @property
     def device(self) -> tuple[str, str]:
         """(Pool, device) that it holds."""
         assert self.claim.allocated is not None

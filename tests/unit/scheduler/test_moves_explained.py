@@ -24,8 +24,13 @@ def test_an_explanation_names_the_plan_that_would_be_made_and_then_the_one_under
     assert f"pod default/victim is moved to {B}-1g-10gb-6" in planned.move
     assert "5 per 100 placements, 60 an hour" in planned.move
 
+    assert planned.reason == "Unplaceable"
+
     cluster.round()
-    assert "0 of 1 pods left; default/victim still to leave" in explained(cluster).move
+    under_way = explained(cluster)
+    assert "0 of 1 pods left; default/victim still to leave" in under_way.move
+    assert under_way.reason == "MakingRoom"
+    assert under_way.message.startswith("room is being made for it")
     assert "is to leave its slice for pod default/waiting" in explained(cluster, "victim").message
     cluster.end("victim")
     assert "1 of 1 pods left" in explained(cluster).move
@@ -39,9 +44,10 @@ def test_an_explanation_names_the_plan_that_would_be_made_and_then_the_one_under
         (lambda c: c.world.partitions["pool"]["spec"].update(dynamic={}), "no MIGPartition allows moves"),
         (lambda c: c.world.allow_moves("pool", "gpu-cccccccc"), "no GPU in reach belongs to a MIGPartition"),
         (lambda c: c.world.pods["victim"]["metadata"].update(annotations={}), "no Indexed Job's pod"),
-        (lambda c: c.world.allow_moves("pool", A), "no 2 movable pods or fewer could go elsewhere"),
+        (lambda c: c.world.allow_moves("pool", A), "none: moving up to 2 pods makes no room for it"),
+        (lambda c: c.world.allow_moves("pool", A, maxVictims=1), "none: moving one pod makes no room for it"),
     ],
-    ids=["not allowed", "other GPUs", "nobody movable", "nowhere to go"],
+    ids=["not allowed", "other GPUs", "nobody movable", "nowhere to go", "nowhere to go alone"],
 )
 def test_an_explanation_says_why_there_is_no_move(
     cluster: Cluster, change: Callable[[Cluster], None], words: str

@@ -155,10 +155,12 @@ def _explain_unit(
     outcome = _try(unit, planner, placing)
     if isinstance(outcome, Unserved):
         text = f"gang {unit.gang}: {outcome.message}" if unit.gang else outcome.message
-        move = NOT_NEEDED
-        if outcome.reason == Reason.UNPLACEABLE:
+        move, reason = NOT_NEEDED, outcome.reason
+        if reason == Reason.UNPLACEABLE:
             move = move_words(pod, placing.wanted(pod), planner.moving, placing)
-        return replace(waits, reason=str(outcome.reason), message=text, move=move)
+            if planner.moving.room_of(pod) is not None:
+                reason, text = Reason.MAKING_ROOM, f"room is being made for it; until then: {text}"
+        return replace(waits, reason=str(reason), message=text, move=move)
     if outcome is None:
         text = "a claim of it is still being made, or is being allocated for another pod at this moment"
         return replace(waits, message=text)

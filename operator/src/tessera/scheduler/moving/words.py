@@ -45,7 +45,8 @@ def move_words(pod: Pod, wanted: Wanted, moving: Moving, placing: Placing) -> st
     if not _movable_on(bits, placing):
         return f"none: no Indexed Job's pod on these GPUs is annotated {names.MOVABLE_ANNOTATION}"
     most = max(movable[name][1].most_victims for name in here)
-    return f"none: no {most} movable pods or fewer could go elsewhere and leave room for it"
+    many = "moving one pod" if most == 1 else f"moving up to {most} pods"
+    return f"none: {many} makes no room for it; what is in its way may not be moved or fits nowhere else"
 
 
 def leaving_words(pod: Pod, moving: Moving) -> str:

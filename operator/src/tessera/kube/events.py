@@ -32,7 +32,7 @@ SERIES_SECONDS = 600.0
 WRITE_SECONDS = 60.0
 REMEMBERED_SERIES = 4096
 CONCURRENT_WRITES = 2
-"""News of a burst are written one after the other, so that they do not compete with the work they tell of."""
+"""News of a burst are written a few at a time, so that they do not compete with the work they tell of."""
 
 _log = logging.getLogger(__name__)
 _Key = tuple[str, ...]

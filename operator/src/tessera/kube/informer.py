@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -68,7 +67,6 @@ class Informer:
         self._resource_version: str | None = None
         self._synced = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._last_contact: float | None = None
         self.last_error: str | None = None
         """Why the copy cannot be refreshed now; None while all is well."""
 
@@ -114,13 +112,6 @@ class Informer:
     def synced(self) -> bool:
         """Whether a complete list was read at least once."""
         return self._synced.is_set()
-
-    @property
-    def silence_seconds(self) -> float:
-        """Seconds since the API server last told us anything (a quiet watch brings a bookmark about every
-        minute).
-        """
-        return float("inf") if self._last_contact is None else time.monotonic() - self._last_contact
 
     def get(self, name: str, namespace: str | None = None) -> Object | None:
         """The object of that name, None when there is none.
@@ -176,7 +167,6 @@ class Informer:
             label_selector=self._label_selector,
             field_selector=self._field_selector,
         )
-        self._last_contact = time.monotonic()
         old, new = self._objects, {key_of(obj): obj for obj in found.items}
         self._objects = new
         for name in self._indexes:
@@ -196,7 +186,6 @@ class Informer:
             label_selector=self._label_selector,
             field_selector=self._field_selector,
         ):
-            self._last_contact = time.monotonic()
             if event.type != "BOOKMARK":
                 self._take(event.type, event.object)
             self._resource_version = event.object["metadata"]["resourceVersion"]

@@ -33,12 +33,6 @@ from tessera.scheduler.snapshot import Snapshot, SnapshotReader
 
 WIDTH = 80
 LABEL_WIDTH = 43
-_STATES = {
-    "Placed": "has its slice",
-    "Fits": "is about to be placed",
-    "Waiting": "waits",
-    "NotOurs": "waits for nothing of ours",
-}
 
 
 @click.group("explain", context_settings={"help_option_names": ["-h", "--help"]})

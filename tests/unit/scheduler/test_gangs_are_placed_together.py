@@ -10,19 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scheduler_objects import H100
 from tessera.placement.policies import FirstFit, FragmentationGradient
 from tessera.scheduler.actions import GiveUp, Place, Refuse
 from tessera.scheduler.gangs import place_together
 from tessera.scheduler.planner import Planner
 from tessera.scheduler.refusals import Unserved
+from unit.scheduler.decisions import placed
 
-H100_STARTS = {
-    "1g.10gb": (range(7), 1, 1),
-    "2g.20gb": ((0, 2, 4), 2, 2),
-    "3g.40gb": ((0, 4), 4, 3),
-    "4g.40gb": ((0,), 4, 4),
-    "7g.80gb": ((0,), 8, 7),
-}
+PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")
 
 
 def gang(size: int, **more: str) -> dict[str, str]:
@@ -32,15 +28,6 @@ def gang(size: int, **more: str) -> dict[str, str]:
 @pytest.fixture
 def planner() -> Planner:
     return Planner(FirstFit(), grace_seconds=30, gang_time_limit_seconds=600)
-
-
-def placed(actions: list[Any]) -> dict[str, tuple[str, ...]]:
-    return {
-        p.pod.key[1]: tuple(r.device for c in p.claims for r in c.results)
-        for a in actions
-        if isinstance(a, Place)
-        for p in a.pods
-    }
 
 
 def test_an_earlier_member_goes_elsewhere_when_a_later_one_has_only_that_node(
@@ -180,7 +167,7 @@ def test_the_search_of_a_cluster_of_equal_nodes_ends_soon(empty_world: Callable[
 
 def arrangement_exists(pods: list[tuple[str, int, set[int]]], cpus: list[int]) -> bool:
     """Brute force: one GPU per node, each pod (profile, CPU, nodes that it may use)."""
-    order = sorted(pods, key=lambda p: -H100_STARTS[p[0]][1])
+    order = sorted(pods, key=lambda p: -H100[p[0]][1])
 
     def fits(
         at: int, taken: tuple[frozenset[int], ...], compute: tuple[int, ...], cpu: tuple[int, ...]
@@ -188,7 +175,7 @@ def arrangement_exists(pods: list[tuple[str, int, set[int]]], cpus: list[int]) -
         if at == len(order):
             return True
         profile, wants, nodes = order[at]
-        starts, width, needs = H100_STARTS[profile]
+        starts, width, needs, _ = H100[profile]
         for node, start in itertools.product(nodes, starts):
             slices = frozenset(range(start, start + width))
             if slices & taken[node] or compute[node] + needs > 7 or cpu[node] < wants:
@@ -218,7 +205,7 @@ def test_a_gang_is_placed_exactly_when_an_arrangement_exists(
         world.add_node(f"node-{node}", gpus=[f"gpu-{node:08x}"], cpu=str(cpu), at=str(node))
     members = []
     for i in range(rng.randrange(2, 5)):
-        profile, cpu = rng.choice([*H100_STARTS]), rng.randrange(1, 5)
+        profile, cpu = rng.choice(PROFILES), rng.randrange(1, 5)
         pinned = rng.random() < 0.4
         node = rng.randrange(2)
         members.append((profile, cpu, {node} if pinned else {0, 1}))

@@ -8,16 +8,7 @@ import pytest
 from tessera.metrics.registry import REGISTRY
 from tessera.scheduler.actions import GiveUp, Place, Protect, Refuse
 from tessera.scheduler.planner import Planner
-
-
-def placed(actions: list[Any]) -> dict[str, tuple[str, ...]]:
-    """Pod -> its devices; an empty tuple where only the gate is removed."""
-    return {
-        p.pod.key[1]: tuple(r.device for c in p.claims for r in c.results)
-        for a in actions
-        if isinstance(a, Place)
-        for p in a.pods
-    }
+from unit.scheduler.decisions import placed
 
 
 def refused(actions: list[Any]) -> dict[str, tuple[str, str]]:

@@ -13,15 +13,11 @@ from tessera.placement.policies import BestFit, FirstFit
 from tessera.scheduler.actions import Place, Refuse
 from tessera.scheduler.planner import Planner
 from tessera.scheduler.reserves import most_slices
+from unit.scheduler import decisions
 
 
 def placed(actions: list[Any]) -> dict[str, str]:
-    return {
-        p.pod.key[1]: " ".join(r.device for c in p.claims for r in c.results)
-        for a in actions
-        if isinstance(a, Place)
-        for p in a.pods
-    }
+    return {pod: " ".join(devices) for pod, devices in decisions.placed(actions).items()}
 
 
 def refused(actions: list[Any]) -> dict[str, str]:

@@ -29,6 +29,8 @@ CONSUMERS = {
     "DRA driver": "nvmlDeviceGetGpuInstancePossiblePlacements_v2 nvmlDeviceGetGpuInstanceById "
     "nvmlGpuInstanceGetComputeInstanceById nvmlDeviceGetVirtualizationMode nvmlDeviceGetModuleId",
     "dcgm-exporter": "nvmlDeviceGetComputeRunningProcesses_v3 nvmlDeviceGetProcessUtilization",
+    "benchmark": "nvmlDeviceGetTotalEnergyConsumption nvmlDeviceGetPowerUsage "
+    "nvmlDeviceGetEnforcedPowerLimit nvmlDeviceGetTemperature nvmlDeviceGetUtilizationRates",
     "tessera": "nvmlDeviceGetGpuInstanceProfileInfoV nvmlDeviceGetGpuInstanceProfileInfoByIdV "
     "nvmlDeviceGetGpuInstanceRemainingCapacity nvmlGpuInstanceGetComputeInstanceProfileInfoV",
 }

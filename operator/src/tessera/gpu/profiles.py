@@ -175,6 +175,7 @@ class Board:
     compute_capability: tuple[int, int]
     memory_mib: int
     pci_device_ids: tuple[int, ...]
+    power_limit_w: int
 
 
 def _rows(file_name: str) -> list[dict[str, str]]:
@@ -227,6 +228,7 @@ def boards() -> dict[str, Board]:
             compute_capability=(int(major), int(minor)),
             memory_mib=int(row["memory_mib"]),
             pci_device_ids=tuple(int(device, 16) for device in row["pci_device_ids"].split("|")),
+            power_limit_w=int(row["power_limit_w"]),
         )
     return table
 

@@ -5,6 +5,7 @@ processes start on slices, GPUs fall off the bus, get reset, the node reboots.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from tessera.gpu.simulator import rules
@@ -17,29 +18,38 @@ class NotPossible(RuntimeError):
     """The hardware cannot do this now."""
 
 
-def occupy(directory: Path, *, mig_uuid: str, pid: int, memory_mib: int = 0) -> None:
-    """A process starts to use a MIG device and that much of its memory, until the process ends.
-
-    Raises `LookupError` when no such device or process exists.
-    """
+def _process(pid: int, *, memory_mib: int, busy: float) -> Process:
     started = process_start(pid)
     if started is None:
         raise LookupError(f"no process {pid}")
+    if not 0 <= busy <= 1:
+        raise ValueError(f"process {pid} cannot keep {busy:g} of its part busy; say 0 to 1")
+    return Process(pid=pid, started=started, memory_mib=memory_mib, busy=busy, since=time.time())
+
+
+def occupy(directory: Path, *, mig_uuid: str, pid: int, memory_mib: int = 0, busy: float = 1.0) -> None:
+    """A process starts to use a MIG device and that much of its memory, until the process ends; `busy` is the
+    share of the device that it keeps busy.
+
+    Raises `LookupError` when no such device or process exists, `ValueError` when `busy` is not 0 to 1.
+    """
+    process = _process(pid, memory_mib=memory_mib, busy=busy)
     with StateFile(directory).change() as node:
         for compute in (item for gpu in node.gpus for instance in gpu.instances for item in instance.compute):
             if compute.uuid == mig_uuid:
-                compute.processes.append(Process(pid=pid, started=started, memory_mib=memory_mib))
+                compute.processes.append(process)
                 return
     raise LookupError(f"no MIG device {mig_uuid}")
 
 
-def hold(directory: Path, *, index: int, pid: int) -> None:
-    """A process opens the whole GPU, as a monitoring daemon does: MIG mode cannot change until it ends."""
-    started = process_start(pid)
-    if started is None:
-        raise LookupError(f"no process {pid}")
+def hold(directory: Path, *, index: int, pid: int, busy: float = 0.0) -> None:
+    """A process opens the whole GPU, as a monitoring daemon does: MIG mode cannot change until it ends.
+
+    One that computes keeps the share `busy` of the GPU busy. Raises like `occupy`.
+    """
+    process = _process(pid, memory_mib=0, busy=busy)
     with StateFile(directory).change() as node:
-        node.gpus[index].clients.append(Process(pid=pid, started=started))
+        node.gpus[index].clients.append(process)
 
 
 def publish_capabilities(directory: Path) -> Path:
@@ -102,6 +112,7 @@ def reload_driver(directory: Path) -> None:
         for gpu in node.gpus:
             if rules.in_use(gpu):
                 raise NotPossible(f"GPU {gpu.index} is in use; end its processes before unloading the driver")
+        node.driver_loads += 1
         for gpu in node.gpus:
             rules.reload_driver(gpu)
 
@@ -109,5 +120,6 @@ def reload_driver(directory: Path) -> None:
 def reboot(directory: Path) -> None:
     """Reboot the node."""
     with StateFile(directory).change() as node:
+        node.driver_loads += 1
         for gpu in node.gpus:
             rules.reboot(gpu)

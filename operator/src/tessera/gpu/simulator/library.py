@@ -19,12 +19,14 @@ from tessera.gpu.simulator import (
     device_symbols,
     event_symbols,
     instance_symbols,
+    power_symbols,
     privileges,
     usage_symbols,
 )
 from tessera.gpu.simulator.faults import FaultInjector
 from tessera.gpu.simulator.latency import Latency
 from tessera.gpu.simulator.memory import text
+from tessera.gpu.simulator.meters import MeterFile
 from tessera.gpu.simulator.registry import Lost, Missing, Symbol, symbols
 from tessera.gpu.simulator.rules import GPU_IS_LOST, INVALID_ARGUMENT
 from tessera.gpu.simulator.state import Node, StateFile
@@ -40,6 +42,7 @@ __all__ = [
     "device_symbols",
     "event_symbols",
     "instance_symbols",
+    "power_symbols",
     "usage_symbols",
 ]
 
@@ -89,6 +92,7 @@ class SimulatedLibrary:
         self._state = state
         self.faults = FaultInjector(state.directory)
         self.latency = Latency(state.directory)
+        self.meters = MeterFile(state.directory)
         self.privilege = privileges.from_environment()
         self.references = 0
         self.event_sets: dict[int, event_symbols.EventSet] = {}

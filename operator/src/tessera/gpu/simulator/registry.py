@@ -11,6 +11,7 @@ from tessera.gpu.simulator.state import Compute, Instance, Node, SimulatedGPU
 
 if TYPE_CHECKING:
     from tessera.gpu.simulator.event_symbols import EventSet
+    from tessera.gpu.simulator.meters import MeterFile
 
 
 class Missing(Exception):
@@ -26,6 +27,7 @@ class Library(Protocol):
 
     references: int
     event_sets: dict[int, EventSet]
+    meters: MeterFile
 
     def read(self) -> Node:
         """The state, not to be changed."""

@@ -38,12 +38,15 @@ class DamagedState(RuntimeError):
 class Process:
     """A process that holds something.
 
-    `started` guards against a recycled pid (clock ticks, /proc/PID/stat).
+    `started` guards against a recycled pid (clock ticks, /proc/PID/stat). `busy` is the share of what it
+    holds that it keeps busy, 0 to 1, from `since` on (Unix time, seconds).
     """
 
     pid: int
     started: int
     memory_mib: int = 0
+    busy: float = 0.0
+    since: float = 0.0
 
     def alive(self) -> bool:
         """Whether that very process still runs."""
@@ -111,7 +114,10 @@ class Event:
 
 @dataclass(slots=True)
 class Node:
-    """A whole node. `serials` is the last serial given; it only grows, so a serial is never used twice."""
+    """A whole node. `serials` is the last serial given; it only grows, so a serial is never used twice.
+
+    `driver_loads` counts how often the driver was loaded again: it starts its energy counters at 0.
+    """
 
     seed: str
     gpus: list[SimulatedGPU]
@@ -121,6 +127,7 @@ class Node:
     cuda_version: int = 13000
     version: int = VERSION
     events: list[Event] = field(default_factory=list)
+    driver_loads: int = 0
 
     def next_serial(self) -> int:
         """A number that no object of this node ever had."""

@@ -9,6 +9,8 @@ import pynvml
 from tessera.gpu.profiles import board
 from tessera.gpu.simulator import rules
 from tessera.gpu.simulator.memory import Kind, is_null, number, put, put_struct, target
+from tessera.gpu.simulator.metering import business
+from tessera.gpu.simulator.meters import loads
 from tessera.gpu.simulator.registry import Library, find_compute, find_gpu, is_mig_device, symbol
 from tessera.gpu.simulator.rules import (
     INSUFFICIENT_SIZE,
@@ -47,10 +49,14 @@ def nvmlDeviceGetMemoryInfo_v2(library: Library, device: Any, info: Any) -> int:
 
 @symbol
 def nvmlDeviceGetUtilizationRates(library: Library, device: Any, utilization: Any) -> int:
-    node = library.read()
-    if is_mig_device(device) or find_gpu(node, device).mig_current:
+    """Not available under MIG, nor for a MIG device. Memory is as busy as the GPU, for want of a model."""
+    if is_mig_device(device):
         return NOT_SUPPORTED
-    put_struct(utilization, gpu=0, memory=0)
+    gpu = find_gpu(library.read(), device)
+    if gpu.mig_current:
+        return NOT_SUPPORTED
+    percent = round(100 * business(loads(gpu))[0])
+    put_struct(utilization, gpu=percent, memory=percent)
     return SUCCESS
 
 

@@ -69,7 +69,7 @@ class Program:
 
 
 # etcd and Helm are pinned beside Kubernetes, with whose libraries they share most of their own: at the same
-# versions these are compiled once, which spares a quarter of the first build.
+# versions these are compiled once, which spares a fifth of the first build (docs/results/tests-and-demo.md).
 PROGRAMS: dict[str, Program] = {
     "etcd": Program("kubernetes", "go.etcd.io/etcd/server/v3"),
     "helm": Program("kubernetes", "helm.sh/helm/v4/cmd/helm"),

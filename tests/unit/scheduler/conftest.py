@@ -177,17 +177,20 @@ class World:
         self.reserve(partition, *gpus)
         self.partitions[partition]["spec"]["dynamic"] = {"reserves": reserves or [], "moves": moves}
 
+    def objects(self) -> dict[str, list[Object]]:
+        """All that there is, by kind, as a `SnapshotReader` wants it."""
+        return {
+            "pods": list(self.pods.values()),
+            "claims": list(self.claims.values()),
+            "nodes": list(self.nodes.values()),
+            "slices": list(self.slices),
+            "classes": list(self.classes.values()),
+            "partitions": list(self.partitions.values()),
+            "gpu_nodes": list(self.gpu_nodes.values()),
+        }
+
     def snapshot(self) -> Snapshot:
-        return self.reader.read(
-            pods=self.pods.values(),
-            claims=self.claims.values(),
-            nodes=self.nodes.values(),
-            slices=self.slices,
-            classes=self.classes.values(),
-            partitions=self.partitions.values(),
-            gpu_nodes=self.gpu_nodes.values(),
-            now=self.now,
-        )
+        return self.reader.read(**self.objects(), now=self.now)
 
 
 @pytest.fixture

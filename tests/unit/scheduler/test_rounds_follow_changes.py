@@ -42,32 +42,13 @@ class Watch:
     def _news_of(self, kind: str) -> dict[tuple[str, str], Any]:
         objects = {
             (obj["metadata"].get("namespace", ""), obj["metadata"]["name"]): obj
-            for obj in everything(self.world)[kind]
+            for obj in self.world.objects()[kind]
         }
         versions = {k: (o["metadata"]["uid"], o["metadata"]["resourceVersion"]) for k, o in objects.items()}
         seen = self.seen[kind]
         self.seen[kind] = versions
         keys = sorted(seen.keys() | versions.keys())
         return {k: objects.get(k) for k in keys if seen.get(k) != versions.get(k) or self.rng.random() < 0.2}
-
-
-def everything(world: Any) -> dict[str, list[Any]]:
-    return {
-        "pods": list(world.pods.values()),
-        "claims": list(world.claims.values()),
-        "nodes": list(world.nodes.values()),
-        "slices": world.slices,
-    }
-
-
-def fresh_snapshot(world: Any) -> Snapshot:
-    return SnapshotReader().read(
-        **everything(world),
-        classes=world.classes.values(),
-        partitions=world.partitions.values(),
-        gpu_nodes=world.gpu_nodes.values(),
-        now=world.now,
-    )
 
 
 def disturb(world: Any, rng: random.Random, request_for: Any, number: int) -> None:
@@ -251,7 +232,8 @@ def test_what_was_followed_equals_what_is_seen_for_the_first_time(
             # To begin anew costs most of the test's time.
             continue
         snapshot = reader.update(watch.news(), now=world.now)
-        fresh, newcomer = fresh_snapshot(world), Planner(FirstFit(), grace_seconds=30)
+        fresh = SnapshotReader().read(**world.objects(), now=world.now)
+        newcomer = Planner(FirstFit(), grace_seconds=30)
         assert_same_snapshot(snapshot, fresh)
         planner.open_books(snapshot)
         newcomer.open_books(fresh)
@@ -261,9 +243,9 @@ def test_what_was_followed_equals_what_is_seen_for_the_first_time(
 def test_an_older_snapshot_stays_what_it_was(world: Any) -> None:
     world.add_pod("p")
     reader = SnapshotReader()
-    earlier = reader.read(**everything(world), now=1.0)
+    earlier = reader.read(**world.objects(), now=1.0)
     del world.pods["p"]
-    later = reader.read(**everything(world), now=2.0)
+    later = reader.read(**world.objects(), now=2.0)
     assert set(earlier.pods) == {("default", "p")}
     assert later.pods == {}
     assert later.changes.pods == (("default", "p"),)
@@ -271,9 +253,9 @@ def test_an_older_snapshot_stays_what_it_was(world: Any) -> None:
 
 def test_a_heartbeat_of_a_node_changes_nothing(world: Any) -> None:
     reader = SnapshotReader()
-    earlier = reader.read(**everything(world), now=1.0)
+    earlier = reader.read(**world.objects(), now=1.0)
     world.touch(world.nodes["node-a"])
-    later = reader.read(**everything(world), now=2.0)
+    later = reader.read(**world.objects(), now=2.0)
     assert later.nodes is earlier.nodes
     assert later.changes.nodes == ()
 
@@ -281,11 +263,11 @@ def test_a_heartbeat_of_a_node_changes_nothing(world: Any) -> None:
 def test_a_snapshot_that_was_skipped_is_made_up_for(world: Any, planner: Planner) -> None:
     reader = SnapshotReader()
     world.add_pod("p")
-    planner.open_books(reader.read(**everything(world), now=1.0))
+    planner.open_books(reader.read(**world.objects(), now=1.0))
     world.add_pod("q")
-    reader.read(**everything(world), now=2.0)
+    reader.read(**world.objects(), now=2.0)
     del world.pods["p"]
-    planner.open_books(reader.read(**everything(world), now=3.0))
+    planner.open_books(reader.read(**world.objects(), now=3.0))
     assert set(planner.index.keys) == {"pod-q"}
 
 

@@ -37,19 +37,13 @@ def test_ours_is_forgotten_once_the_informer_has_it_or_the_object_is_gone_or_mad
 def test_an_unchanged_object_is_read_once(world: Any) -> None:
     reader = SnapshotReader()
     world.add_pod("p")
-    arguments: dict[str, Any] = {
-        "claims": [],
-        "nodes": world.nodes.values(),
-        "slices": world.slices,
-        "now": 1.0,
-    }
-    first = reader.read(pods=world.pods.values(), **arguments)
-    second = reader.read(pods=world.pods.values(), **arguments)
+    first = reader.read(**world.objects(), now=1.0)
+    second = reader.read(**world.objects(), now=1.0)
     assert first.pods["default", "p"] is second.pods["default", "p"]
     assert first.inventory is second.inventory
     world.pods["p"]["spec"]["priority"] = 7
     world.touch(world.pods["p"])
-    assert reader.read(pods=world.pods.values(), **arguments).pods["default", "p"].priority == 7
+    assert reader.read(**world.objects(), now=1.0).pods["default", "p"].priority == 7
 
 
 def test_finished_pods_are_left_out(world: Any) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from fresh_namespace import fresh_namespace
 from tessera.kube.client import KubeClient
 from tessera.local.control_plane import ControlPlane
 from tessera.local.locks import exclusive
@@ -25,6 +25,17 @@ from xdist.scheduler.loadfile import LoadFileScheduling
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+LONGEST_FIRST = (
+    "integration/chart",
+    "tests/integration/test_scheduler_leadership.py",
+    "tests/integration/test_agent_process.py",
+    "tests/integration/test_scheduler_moves.py",
+    "tests/integration/test_local_kwok_nodes.py",
+    "tests/integration/test_controllers_process.py",
+)
+"""What takes longest begins first: begun last, it would leave the other processes nothing to do meanwhile."""
+
+
 class ByCluster(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
     """Which tests share a process: those of one file, and all files of a folder below a level, because what
     its conftest makes (a chart's control plane, a node with images) is too expensive to be made twice.
@@ -34,6 +45,11 @@ class ByCluster(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
         path = nodeid.partition("::")[0]
         level, _, folder = path.partition("tests/")[2].rpartition("/")[0].partition("/")
         return f"{level}/{folder}" if folder else path
+
+    def _assign_work_unit(self, node: object) -> None:
+        longest = min(self.workqueue, key=lambda unit: [unit != long for long in LONGEST_FIRST])
+        self.workqueue.move_to_end(longest, last=False)
+        super()._assign_work_unit(node)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -80,14 +96,9 @@ def control_plane(cluster_directory: Path) -> Iterator[ControlPlane]:
 
 @pytest.fixture
 def namespace(control_plane: ControlPlane) -> Iterator[str]:
-    """A fresh namespace with its default service account; deleted after the test, without waiting for
-    the end.
-    """
-    name = f"test-{uuid.uuid4().hex[:10]}"
-    control_plane.kubectl("create", "namespace", name)
-    control_plane.kubectl("wait", "--for=create", "--timeout=20s", "-n", name, "serviceaccount/default")
-    yield name
-    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+    """A fresh namespace with its default service account; deleted after the test without waiting."""
+    with fresh_namespace(control_plane) as name:
+        yield name
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from fresh_namespace import fresh_namespace
 from integration.scheduler_cluster import Cluster, until, watched_cluster
 from scheduler_objects import exactly
 from tessera.api import names
@@ -49,7 +50,7 @@ def rendered_fence() -> str:
     chart = REPOSITORY / "charts" / "tessera"
     command = [str(helm), "template", "tessera", str(chart), "--namespace", SYSTEM]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    documents = [d for d in yaml.safe_load_all(done.stdout) if d]
+    documents = [d for d in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if d]
     kept = [
         d
         for d in documents
@@ -166,12 +167,9 @@ async def fence_admin(fenced: ControlPlane) -> AsyncIterator[KubeClient]:
 
 @pytest.fixture
 async def fence_cluster(fenced: ControlPlane, fence_admin: KubeClient) -> AsyncIterator[Cluster]:
-    space = f"test-{os.urandom(5).hex()}"
-    fenced.kubectl("create", "namespace", space)
-    fenced.kubectl("wait", "--for=create", "--timeout=20s", "-n", space, "serviceaccount/default")
-    async with watched_cluster(fence_admin, space, kubeconfig=fenced.kubeconfig) as made:
-        yield made
-    fenced.kubectl("delete", "namespace", space, "--wait=false")
+    with fresh_namespace(fenced) as space:
+        async with watched_cluster(fence_admin, space, kubeconfig=fenced.kubeconfig) as made:
+            yield made
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from fresh_namespace import fresh_namespace
 from integration.chart.installation import Accounts, Helm, install, wait_for_policies
 from integration.chart.objects import NODES, Object, node_status
 from tessera.api import names
@@ -96,8 +96,5 @@ async def accounts(chart_cluster: ControlPlane, chart_admin: KubeClient) -> Asyn
 @pytest.fixture
 def chart_namespace(chart_cluster: ControlPlane, installed: Helm) -> Iterator[str]:
     """A fresh namespace, not labelled; deleted after the test without waiting for the end."""
-    name = f"test-{uuid.uuid4().hex[:10]}"
-    chart_cluster.kubectl("create", "namespace", name)
-    chart_cluster.kubectl("wait", "--for=create", "--timeout=20s", "-n", name, "serviceaccount/default")
-    yield name
-    chart_cluster.kubectl("delete", "namespace", name, "--wait=false")
+    with fresh_namespace(chart_cluster) as name:
+        yield name

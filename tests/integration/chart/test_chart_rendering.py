@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from integration.chart.installation import CHART, Helm
+from integration.chart.installation import CHART, Helm, documents
 from integration.chart.objects import Object
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -205,9 +205,7 @@ def test_policies_follow_the_release_namespace(helm: Helm) -> None:
     done = helm.run(
         "template", "tessera", str(CHART), "--namespace", "elsewhere", values={"fleet": {"enabled": True}}
     )
-    policies = [
-        item for item in yaml.safe_load_all(done.stdout) if item and item["kind"].endswith("AdmissionPolicy")
-    ]
+    policies = [item for item in documents(done.stdout) if item["kind"].endswith("AdmissionPolicy")]
     text = yaml.safe_dump(policies)
     assert "system:serviceaccount:elsewhere:tessera-scheduler" in text
     assert "tessera-system" not in text

@@ -15,7 +15,7 @@ from tessera.kube.resources import LEASES
 from tessera.local.control_plane import ControlPlane
 
 pytestmark = pytest.mark.integration
-LIMIT_SECONDS = 30.0
+LIMIT_SECONDS = 60.0
 TIMES = {"lease_seconds": 3.0, "renew_deadline_seconds": 2.0, "retry_seconds": 0.2}
 
 
@@ -130,7 +130,8 @@ async def main(kubeconfig, namespace):
             while True:
                 await asyncio.sleep(.05)
                 now = time.monotonic()
-                if now - last > 1:
+                # Longer than the renew deadline: a short stall of a busy machine is no pause.
+                if now - last > 2:
                     # This runs right after the pause, maybe before anything could cancel it.
                     print("woke", elector.is_leader, flush=True)
                     try:

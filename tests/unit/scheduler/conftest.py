@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from scheduler_objects import Object, exactly, resource_slices
 from tessera.placement.policies import FirstFit
+from tessera.scheduler.actions import PodPlacement
 from tessera.scheduler.planner import Planner
 from tessera.scheduler.snapshot import Snapshot, SnapshotReader
 from unit.scheduler.two_crowded_gpus import A, Cluster, with_fixed_slices
@@ -145,6 +146,12 @@ class World:
             "reservedFor": [{"resource": "pods", "name": pod, "uid": f"pod-{pod}"}] if pod else [],
         }
         self.touch(obj)
+
+    def hand_over(self, placement: PodPlacement) -> None:
+        """What a pod's claims look like once its placement is written."""
+        for one in placement.claims:
+            devices = [result.device for result in one.results]
+            self.allocate(one.claim.key[1], *devices, node=one.node, pod=placement.pod.key[1])
 
     def let_go(self, name: str) -> None:
         """A pod whose gate was removed."""

@@ -27,9 +27,7 @@ def _carry_out(world: Any, actions: list[Any], rng: random.Random) -> None:
             continue
         for placement in action.pods:
             name = placement.pod.key[1]
-            for one in placement.claims:
-                devices = [result.device for result in one.results]
-                world.allocate(one.claim.key[1], *devices, node=one.node, pod=name)
+            world.hand_over(placement)
             world.pods[name]["spec"]["schedulingGates"] = []
             if rng.random() < 0.7:
                 world.pods[name]["spec"]["nodeName"] = (

@@ -224,9 +224,7 @@ def test_what_was_followed_equals_what_is_seen_for_the_first_time(
         placed = [a for a in planner.plan(snapshot) if isinstance(a, Place)]
         for placement in (p for action in placed for p in action.pods if rng.random() < 0.5):
             # The other half of the writes is lost.
-            for one in placement.claims:
-                devices = [result.device for result in one.results]
-                world.allocate(one.claim.key[1], *devices, node=one.node, pod=placement.pod.key[1])
+            world.hand_over(placement)
             world.let_go(placement.pod.key[1])
         if rng.random() < 0.7:
             # To begin anew costs most of the test's time.

@@ -88,9 +88,8 @@ class Cluster:
                 for free in frees:
                     del claims[free.key[1]]
                 for placed in pods:
+                    self.world.hand_over(placed)
                     for one in placed.claims:
-                        devices = [result.device for result in one.results]
-                        self.world.allocate(one.claim.key[1], *devices, node=one.node, pod=placed.pod.key[1])
                         self.run(placed.pod.key[1], one.node)
             case HoldTarget():
                 made = placeholder(action, namespace=SYSTEM)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
+from scheduler_objects import exactly
 from simulation.api_store import Object, Store
 from simulation.faulty_client import Faults, SimulatedClient, run_virtually
 from tessera.api import names
@@ -70,8 +71,7 @@ class World:
         events = EventRecorder(self.client, component="scheduler")
         self.writer = Writer(self.client, events=events, verify=self._verify)
         for name in ("waiting", "replacement"):
-            request = {"name": "slice", "exactly": {"deviceClassName": names.DEVICE_CLASS}}
-            body = {"metadata": {"name": name}, "spec": {"devices": {"requests": [request]}}}
+            body = {"metadata": {"name": name}, "spec": {"devices": {"requests": [exactly("1g.10gb")]}}}
             self.store.create(RESOURCE_CLAIMS, body, "team")
         self.seen: list[Object] = []
 

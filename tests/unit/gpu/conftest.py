@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,3 +44,39 @@ def gpu(bind: Bind) -> Any:
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
     assert pynvml.nvmlDeviceSetMigMode(handle, 1) == 0
     return handle
+
+
+class Clock:
+    """Unix time that passes only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of `node`."""
+    return Clock()
+
+
+@pytest.fixture
+def node(bind: Bind, clock: Clock) -> SimulatedLibrary:
+    """An H100 whose meters stand until a test moves the clock."""
+    library = bind()
+    library.meters.clock = clock
+    return library
+
+
+@pytest.fixture
+def mig_uuid(node: SimulatedLibrary) -> str:
+    """The MIG device of a 2g.20gb (2 of 7 compute slices) on that H100."""
+    gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+    assert pynvml.nvmlDeviceSetMigMode(gpu, 1) == 0
+    placement = pynvml.c_nvmlGpuInstancePlacement_t(0, 2)
+    instance = pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(gpu, 14, ctypes.byref(placement))
+    profile = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(instance, 1, 0)
+    compute = pynvml.nvmlGpuInstanceCreateComputeInstance(instance, profile.id)
+    return str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlComputeInstanceGetInfo_v2(compute).device))

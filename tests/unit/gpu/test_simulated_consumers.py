@@ -30,7 +30,9 @@ CONSUMERS = {
     "nvmlGpuInstanceGetComputeInstanceById nvmlDeviceGetVirtualizationMode nvmlDeviceGetModuleId",
     "dcgm-exporter": "nvmlDeviceGetComputeRunningProcesses_v3 nvmlDeviceGetProcessUtilization",
     "benchmark": "nvmlDeviceGetTotalEnergyConsumption nvmlDeviceGetPowerUsage "
-    "nvmlDeviceGetEnforcedPowerLimit nvmlDeviceGetTemperature nvmlDeviceGetUtilizationRates",
+    "nvmlDeviceGetEnforcedPowerLimit nvmlDeviceGetTemperature nvmlDeviceGetUtilizationRates "
+    "nvmlGpmQueryDeviceSupport nvmlGpmSampleAlloc nvmlGpmSampleGet nvmlGpmMigSampleGet nvmlGpmMetricsGet "
+    "nvmlGpmSampleFree",
     "tessera": "nvmlDeviceGetGpuInstanceProfileInfoV nvmlDeviceGetGpuInstanceProfileInfoByIdV "
     "nvmlDeviceGetGpuInstanceRemainingCapacity nvmlGpuInstanceGetComputeInstanceProfileInfoV",
 }

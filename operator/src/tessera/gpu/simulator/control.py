@@ -18,22 +18,31 @@ class NotPossible(RuntimeError):
     """The hardware cannot do this now."""
 
 
-def _process(pid: int, *, memory_mib: int, busy: float) -> Process:
+def _process(pid: int, *, memory_mib: int, busy: float, since: float | None) -> Process:
     started = process_start(pid)
     if started is None:
         raise LookupError(f"no process {pid}")
     if not 0 <= busy <= 1:
         raise ValueError(f"process {pid} cannot keep {busy:g} of its part busy; say 0 to 1")
-    return Process(pid=pid, started=started, memory_mib=memory_mib, busy=busy, since=time.time())
+    began = time.time() if since is None else since
+    return Process(pid=pid, started=started, memory_mib=memory_mib, busy=busy, since=began)
 
 
-def occupy(directory: Path, *, mig_uuid: str, pid: int, memory_mib: int = 0, busy: float = 1.0) -> None:
-    """A process starts to use a MIG device and that much of its memory, until the process ends; `busy` is the
-    share of the device that it keeps busy.
+def occupy(
+    directory: Path,
+    *,
+    mig_uuid: str,
+    pid: int,
+    memory_mib: int = 0,
+    busy: float = 1.0,
+    since: float | None = None,
+) -> None:
+    """A process starts to use a MIG device and that much of its memory, until the process ends. It keeps the
+    share `busy` of the device busy, from now on or from `since` (Unix time, seconds).
 
     Raises `LookupError` when no such device or process exists, `ValueError` when `busy` is not 0 to 1.
     """
-    process = _process(pid, memory_mib=memory_mib, busy=busy)
+    process = _process(pid, memory_mib=memory_mib, busy=busy, since=since)
     with StateFile(directory).change() as node:
         for compute in (item for gpu in node.gpus for instance in gpu.instances for item in instance.compute):
             if compute.uuid == mig_uuid:
@@ -42,12 +51,12 @@ def occupy(directory: Path, *, mig_uuid: str, pid: int, memory_mib: int = 0, bus
     raise LookupError(f"no MIG device {mig_uuid}")
 
 
-def hold(directory: Path, *, index: int, pid: int, busy: float = 0.0) -> None:
+def hold(directory: Path, *, index: int, pid: int, busy: float = 0.0, since: float | None = None) -> None:
     """A process opens the whole GPU, as a monitoring daemon does: MIG mode cannot change until it ends.
 
-    One that computes keeps the share `busy` of the GPU busy. Raises like `occupy`.
+    One that computes keeps the share `busy` of the GPU busy, as in `occupy`. Raises like `occupy`.
     """
-    process = _process(pid, memory_mib=0, busy=busy)
+    process = _process(pid, memory_mib=0, busy=busy, since=since)
     with StateFile(directory).change() as node:
         node.gpus[index].clients.append(process)
 

@@ -18,6 +18,7 @@ from tessera.gpu.simulator import (
     compute_symbols,
     device_symbols,
     event_symbols,
+    gpm_symbols,
     instance_symbols,
     power_symbols,
     privileges,
@@ -41,6 +42,7 @@ __all__ = [
     "compute_symbols",
     "device_symbols",
     "event_symbols",
+    "gpm_symbols",
     "instance_symbols",
     "power_symbols",
     "usage_symbols",
@@ -96,6 +98,7 @@ class SimulatedLibrary:
         self.privilege = privileges.from_environment()
         self.references = 0
         self.event_sets: dict[int, event_symbols.EventSet] = {}
+        self.gpm_samples: dict[int, gpm_symbols.Sample | None] = {}
 
     @classmethod
     def at(cls, directory: Path, *, model: str, count: int, seed: str) -> SimulatedLibrary:

@@ -23,6 +23,7 @@ class Kind(IntEnum):
     COMPUTE = 3
     MIG_DEVICE = 4
     EVENT_SET = 5
+    GPM_SAMPLE = 6
 
 
 def handle(kind: Kind, serial: int) -> int:

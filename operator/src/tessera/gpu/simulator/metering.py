@@ -13,7 +13,7 @@ test what reads them; none was measured.
 Sources. Limit: `PROVENANCE.md`. Idle: public examples show 9 % of the limit (64 of 700 W,
 NVIDIA's DGX manual on power capping), 15 % (46 of 300 W) and 22 % (87 of 400 W; nvidia-smi transcripts in
 public issues). Temperature: the same transcripts show 26 to 33 degrees when idle; the 70 degrees at the
-limit and the time constant are chosen, not taken from a source.
+limit, the time constant and `ACTIVITY_WHILE_BUSY` are chosen, not taken from a source.
 """
 
 from __future__ import annotations
@@ -33,6 +33,16 @@ WARMING_C = 45.0
 
 TIME_CONSTANT_S = 20.0
 """Seconds until a change of temperature is done to 63 %."""
+
+ACTIVITY_WHILE_BUSY: Mapping[str, float] = {
+    "engine": 1.0,
+    "multiprocessors": 1.0,
+    "occupancy": 0.5,
+    "dram_bandwidth": 0.5,
+}
+"""What a busy slice uses, 0 to 1, of what it could: all multiprocessors, half of their warps, half of the
+DRAM bandwidth.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from tessera.gpu.simulator.state import Compute, Instance, Node, SimulatedGPU
 
 if TYPE_CHECKING:
     from tessera.gpu.simulator.event_symbols import EventSet
+    from tessera.gpu.simulator.gpm_symbols import Sample
     from tessera.gpu.simulator.meters import MeterFile
 
 
@@ -27,6 +28,7 @@ class Library(Protocol):
 
     references: int
     event_sets: dict[int, EventSet]
+    gpm_samples: dict[int, Sample | None]
     meters: MeterFile
 
     def read(self) -> Node:

@@ -210,7 +210,9 @@ class Planner:
             return
         (pod,) = unit.pods
         until = self.avoidance.next_end(pod, now=placing.snapshot.now)
-        self._retries.refused(unit, attempt, until=until, question=placing.refused_for.get(pod.uid))
+        # One for whom room is made already does not answer for others: they may get plans of their own.
+        question = None if self._waits_for_room(unit) else placing.refused_for.get(pod.uid)
+        self._retries.refused(unit, attempt, until=until, question=question)
 
     def _make_room(self, unit: Unit, refused: Unserved, placing: Placing) -> list[Action] | None:
         """The first steps of a move that helps a unit for which there is no room, or None."""

@@ -52,6 +52,7 @@ class Beginnings:
         *,
         accounts: Mapping[str, Account],
         left_alone: Collection[Hashable],
+        reluctant: Collection[Hashable] = (),
     ) -> Plan | None:
         """The plan that would be made for the pod now, or None."""
         placing, under_way = moving.placing, moving.under_way
@@ -62,7 +63,9 @@ class Beginnings:
         if wanted.todo[0].uid in self._begun:
             return None
         spared = frozenset(left_alone) | under_way.identities()
-        asked = Question(pod, wanted.requests[0], placing.feasible(wanted), moving.busy, spared)
+        asked = Question(
+            pod, wanted.requests[0], placing.feasible(wanted), moving.busy, spared, frozenset(reluctant)
+        )
         # A pod that nothing can be compared with asks for itself.
         shape = placing.question(wanted) or pod.uid
         plans = []

@@ -29,6 +29,10 @@ PRICE = PlanPrice(fewest_first=False, per_gpu_second=1 / 3600)
 """An hour of a whole GPU lost weighs as much as one more move."""
 MOST_ASKED = 512
 """Slices that one search looks at as possible victims."""
+RELUCTANT_SECONDS = 10 * 3600.0
+"""GPU-seconds that are added to the cost of a victim whose namespace did not let another one go: as much as
+ten moves, so that anybody else is asked first.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class Question:
     """Who asks for what, and within which bounds. `busy` are GPUs that take part in a move under way,
-    `spared` identities that are no victims.
+    `spared` identities that are no victims, `reluctant` namespaces whose pods could not be evicted of late.
     """
 
     pod: Pod
@@ -61,6 +65,7 @@ class Question:
     feasible: Feasible
     busy: int
     spared: frozenset[Hashable]
+    reluctant: frozenset[Hashable] = frozenset()
 
 
 class PlanFinder:
@@ -157,6 +162,8 @@ class _Victims:
         gpu, index = held
         placement = gpu.geometry.placements[index]
         lost = seconds_lost(found, gpu.geometry, placement, now=placing.snapshot.now)
+        if found.pod.key[0] in self._asked.reluctant:
+            lost += RELUCTANT_SECONDS
         if preempts:
             if not may_preempt(self._asked.pod, found.pod):
                 return None

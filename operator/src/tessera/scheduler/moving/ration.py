@@ -3,7 +3,8 @@
 The account is that of `placement.budget`: placements earn tokens, a move costs one. Beside it stands what
 the partition allows in an hour. Both are in memory. The account starts empty, so that a restart makes moves
 rarer; the hour begins anew, so that preemptions may become more than the partition allows. A victim is paid
-for when it has left; while it has not, no other plan of its partition begins.
+for when it has left; while it has not, no other plan of its partition begins, unless it may not leave: then
+others begin, and what is promised to it is no more theirs.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class Account:
     def __init__(self, rule: MoveRule, *, gpus: int) -> None:
         self.rule = rule
         self._budget = MoveBudget(gpus=gpus, rule=BudgetRule(moves_per_100=float(rule.per_100)))
+        self.promised = 0
+        """Victims of plans under way that have still to leave, and will then be paid for."""
         self._left_at: deque[float] = deque()
 
     def follow(self, rule: MoveRule, *, gpus: int) -> None:
@@ -41,11 +44,15 @@ class Account:
 
     def movable_now(self, now: float) -> int:
         """How many victims a plan of moves may have at this moment."""
-        return self._budget.affordable(min(self.rule.most_victims, self.left_this_hour(now)))
+        most = min(self.rule.most_victims, self._free_this_hour(now)) + self.promised
+        return max(0, self._budget.affordable(most) - self.promised)
 
     def preemptable_now(self, now: float) -> int:
         """How many victims a preemption may have at this moment."""
-        return min(self.rule.most_victims, self.left_this_hour(now)) if self.rule.preempts else 0
+        return min(self.rule.most_victims, self._free_this_hour(now)) if self.rule.preempts else 0
+
+    def _free_this_hour(self, now: float) -> int:
+        return max(0, self.left_this_hour(now) - self.promised)
 
     def left_this_hour(self, now: float) -> int:
         """How many more pods may leave within this hour."""
@@ -77,7 +84,7 @@ class Unlimited(Account):
 
 
 class LeftAlone:
-    """Whom not to ask, each for ten minutes."""
+    """Whom not to ask, or not before others, each for ten minutes."""
 
     def __init__(self) -> None:
         self._until: dict[Hashable, float] = {}

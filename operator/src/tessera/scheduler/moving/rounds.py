@@ -72,5 +72,7 @@ class MovingRound:
 
     @property
     def in_flight(self) -> set[str]:
-        """Partitions in which room is being made."""
-        return {room.partition for room in self.under_way.rooms.values()} | self.planned
+        """Partitions in which room is being made, so that no other plan begins there."""
+        now = self.placing.snapshot.now
+        rooms = self.under_way.rooms.values()
+        return {room.partition for room in rooms if not room.is_stuck(now)} | self.planned

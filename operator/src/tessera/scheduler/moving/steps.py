@@ -50,6 +50,8 @@ class Moving:
         self._new_account = account
         self._accounts: dict[str, Account] = {}
         self._left_alone = LeftAlone()
+        self._reluctant = LeftAlone()
+        self._stuck: frozenset[str] = frozenset()
         self._asked_at: dict[str, float] = {}
         self._left: set[str] = set()
         self._parts: frozenset[tuple[str, str]] = frozenset()
@@ -62,7 +64,7 @@ class Moving:
 
     @property
     def in_flight(self) -> set[str]:
-        """Partitions in which room is being made."""
+        """Partitions in which room is being made, so that no other plan begins there."""
         return self._now.in_flight
 
     # The round.
@@ -75,7 +77,13 @@ class Moving:
         parts = under_way.parts()
         self.changes += bool(self._parts - parts)
         self._parts = parts
-        for room in under_way.rooms.values():
+        rooms = under_way.rooms.values()
+        stuck = frozenset(room.claim.uid for room in rooms if room.is_stuck(placing.snapshot.now))
+        self.changes += bool(stuck - self._stuck)  # Others may have their plans now.
+        self._stuck = stuck
+        for name, account in self._accounts.items():
+            account.promised = sum(len(room.staying) for room in rooms if room.partition == name)
+        for room in rooms:
             self._round.closed.close(room.claim.uid, room.place)
 
     def _follow_rules(self, placing: Placing) -> None:
@@ -102,6 +110,8 @@ class Moving:
             yield FreeTarget(placeholder.claim, outcome)
         for room in under_way.rooms.values():
             self._count_left(room, now)
+            if room.is_stuck(now):
+                self._reluctant.add(room.staying[0][1].key[0], now=now)
             yield from self._evict(room, now)
         for placeholder in under_way.awaiting:
             if self._may_ask(placeholder.claim.uid, now):
@@ -199,8 +209,15 @@ class Moving:
 
     def find_plan(self, pod: Pod, wanted: Wanted) -> Plan | None:
         """The plan that would be made for the pod now, or None."""
-        left_alone = self._left_alone.now(self._now.placing.snapshot.now)
-        return self._beginnings.find(pod, wanted, self._now, accounts=self._accounts, left_alone=left_alone)
+        now = self._now.placing.snapshot.now
+        return self._beginnings.find(
+            pod,
+            wanted,
+            self._now,
+            accounts=self._accounts,
+            left_alone=self._left_alone.now(now),
+            reluctant=self._reluctant.now(now),
+        )
 
     # Steps of those under way.
 

@@ -33,6 +33,8 @@ from tessera.scheduler.snapshot import Snapshot
 
 EVICT_SECONDS = 60.0
 """How long an eviction is asked for."""
+STUCK_SECONDS = 15.0
+"""A plan whose victims do not leave for so long holds up no other plan of its partition any more."""
 CLOCK_SKEW_SECONDS = 60.0
 """By which the clocks of two replicas may differ: a record of a leader whose clock was ahead is kept."""
 LONGEST_SECONDS = EVICT_SECONDS + 3600.0 + CLOCK_SKEW_SECONDS
@@ -66,6 +68,10 @@ class Room:
         """Victims that are gone, or about to be."""
         stay = {victim.uid for victim, _ in self.staying}
         return tuple(victim for victim in self.record.victims if victim.uid not in stay)
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether a victim stays though it was asked to leave for a while: a PodDisruptionBudget, say."""
+        return bool(self.staying) and now >= self.record.evict_until - EVICT_SECONDS + STUCK_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

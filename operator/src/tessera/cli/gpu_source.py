@@ -17,7 +17,7 @@ import click
 
 from tessera.api.errors import TesseraError
 from tessera.gpu.driver import Driver, LocalDriver
-from tessera.gpu.faults import NVMLFault
+from tessera.gpu.faults import NO_PERMISSION, NVMLFault
 from tessera.gpu.nvml import NVML
 from tessera.gpu.nvml_process import MOST_SIMULATED_GPUS, NVMLProcess
 from tessera.gpu.profiles import UnknownModel, board
@@ -29,7 +29,6 @@ from tessera.relayout.reading import Machine, read_machine
 from tessera.relayout.settling import Settled
 from tessera.relayout.transaction import recover
 
-_NO_PERMISSION = 4
 _NO_DRIVER = (9, 12, 28)
 
 
@@ -144,7 +143,7 @@ def _for_a_person(fault: NVMLFault, *, simulated: bool) -> TesseraError:
             fault.meaning,
             "Install it (then nvidia-smi answers), or try simulated GPUs: --simulate H200-141GB",
         )
-    remedy = "Run it as root" if fault.code == _NO_PERMISSION else fault.remedy.capitalize()
+    remedy = "Run it as root" if fault.code == NO_PERMISSION else fault.remedy.capitalize()
     on = f" on {fault.target}" if fault.target else ""
     detail = f" ({fault.detail})" if fault.detail else ""
     return TesseraError(f"{fault.call}{on} failed with {fault.symbol}", f"{fault.meaning}{detail}", remedy)

@@ -11,6 +11,14 @@ CHILD_DIED = -2
 SIMULATOR_UNUSABLE = -3
 """Our own code: the simulated GPUs cannot be made or read; the fault's detail says why."""
 
+# NVML's codes that callers tell apart (nvml.h).
+INVALID_ARGUMENT = 2
+NOT_SUPPORTED = 3
+NO_PERMISSION = 4
+NOT_FOUND = 6
+INSUFFICIENT_SIZE = 7
+RESET_REQUIRED = 16
+
 _CATALOGUE: dict[int, tuple[str, str, str]] = {
     HANG: (
         "HANG",

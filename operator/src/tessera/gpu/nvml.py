@@ -20,16 +20,12 @@ from typing import Any
 import pynvml
 
 from tessera.gpu.driver import GPU, ComputeInstance, GPUInstance, Inventory
-from tessera.gpu.faults import NVMLFault
+from tessera.gpu.faults import INSUFFICIENT_SIZE, INVALID_ARGUMENT, NOT_SUPPORTED, NVMLFault
 from tessera.gpu.profiles import GPUModel, Profile, model_name_by_pci
 
 _binding = threading.RLock()
 _bound: object | None = None
 
-_NOT_SUPPORTED = 3
-_INVALID_ARGUMENT = 2
-_INSUFFICIENT_SIZE = 7
-_NOT_FOUND = 6
 _SHARED_ENGINES = 0
 _ARCHITECTURES = {7: "ampere", 8: "ada", 9: "hopper", 10: "blackwell", 13: "rubin"}
 _MAX_INSTANCES = 16
@@ -200,7 +196,7 @@ def _mig_mode(handle: Any, uuid: str) -> tuple[bool, bool] | None:
     try:
         current, pending = _call(pynvml.nvmlDeviceGetMigMode, handle, target=uuid)
     except NVMLFault as fault:
-        if fault.code == _NOT_SUPPORTED:
+        if fault.code == NOT_SUPPORTED:
             return None
         raise
     return bool(current), bool(pending)
@@ -213,9 +209,9 @@ def _geometry(handle: Any, uuid: str, name: str) -> GPUModel:
         try:
             info = _call(pynvml.nvmlDeviceGetGpuInstanceProfileInfo, handle, enum, target=uuid)
         except NVMLFault as fault:
-            if fault.code == _NOT_SUPPORTED:
+            if fault.code == NOT_SUPPORTED:
                 continue
-            if fault.code == _INVALID_ARGUMENT:  # a driver older than this binding knows fewer enums
+            if fault.code == INVALID_ARGUMENT:  # a driver older than this binding knows fewer enums
                 break
             raise
         placements = _possible_placements(handle, uuid, int(info.id))
@@ -250,7 +246,7 @@ def _possible_placements(handle: Any, uuid: str, profile_id: int) -> tuple[tuple
     try:
         _call(query, handle, profile_id, None, ctypes.byref(count), target=uuid)
     except NVMLFault as fault:
-        if fault.code != _INSUFFICIENT_SIZE:
+        if fault.code != INSUFFICIENT_SIZE:
             raise
     if count.value == 0:
         return ()
@@ -266,9 +262,9 @@ def _instances(handle: Any, uuid: str) -> tuple[GPUInstance, ...]:
         try:
             profile = _call(pynvml.nvmlDeviceGetGpuInstanceProfileInfo, handle, enum, target=uuid)
         except NVMLFault as fault:
-            if fault.code == _NOT_SUPPORTED:
+            if fault.code == NOT_SUPPORTED:
                 continue
-            if fault.code == _INVALID_ARGUMENT:
+            if fault.code == INVALID_ARGUMENT:
                 break
             raise
         buffer = (pynvml.c_nvmlGpuInstance_t * _MAX_INSTANCES)()
@@ -322,9 +318,9 @@ def _compute_profiles(instance: Any, target: str) -> Iterator[Any]:
                 target=target,
             )
         except NVMLFault as fault:
-            if fault.code == _INVALID_ARGUMENT:
+            if fault.code == INVALID_ARGUMENT:
                 return
-            if fault.code != _NOT_SUPPORTED:
+            if fault.code != NOT_SUPPORTED:
                 raise
 
 
@@ -333,7 +329,7 @@ def _full_width_profile(instance: Any, slices: int, target: str) -> int:
     for profile in _compute_profiles(instance, target):
         if int(profile.sliceCount) == slices:
             return int(profile.id)
-    raise NVMLFault(_NOT_SUPPORTED, call="nvmlGpuInstanceGetComputeInstanceProfileInfo", target=target)
+    raise NVMLFault(NOT_SUPPORTED, call="nvmlGpuInstanceGetComputeInstanceProfileInfo", target=target)
 
 
 def _compute(compute: Any, target: str) -> ComputeInstance:

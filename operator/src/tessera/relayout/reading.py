@@ -6,13 +6,10 @@ from dataclasses import dataclass
 
 from tessera.boards import every_profile, geometry_of_model
 from tessera.gpu.driver import GPU, Driver, GPUInstance, Inventory
-from tessera.gpu.faults import NVMLFault
+from tessera.gpu.faults import NO_PERMISSION, NOT_FOUND, NVMLFault
 from tessera.gpu.profiles import GPUModel
 from tessera.placement.geometry import Geometry
 from tessera.relayout.plan import Standing
-
-_NO_PERMISSION = 4
-_NOT_FOUND = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,7 @@ async def _read_gpu(driver: Driver, gpu: GPU) -> ReadGPU:
         inside = [await pids_in(driver, instance) for instance in gpu.instances]
         everyone = await driver.processes(gpu.uuid)
     except NVMLFault as fault:
-        if fault.code != _NO_PERMISSION:
+        if fault.code != NO_PERMISSION:
             raise
         hidden = True
     pids = inside if len(inside) == len(gpu.instances) else [()] * len(gpu.instances)
@@ -100,6 +97,6 @@ async def pids_in(driver: Driver, instance: GPUInstance) -> tuple[int, ...]:
         try:
             found.update(await driver.processes(compute.uuid))
         except NVMLFault as fault:
-            if fault.code != _NOT_FOUND:
+            if fault.code != NOT_FOUND:
                 raise
     return tuple(sorted(found))

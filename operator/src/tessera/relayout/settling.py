@@ -12,12 +12,10 @@ from enum import StrEnum
 
 from tessera.api.errors import TesseraError
 from tessera.gpu.driver import GPU, Driver, GPUInstance
-from tessera.gpu.faults import NVMLFault
+from tessera.gpu.faults import RESET_REQUIRED, NVMLFault
 from tessera.relayout.errors import JournalInTheWay, LayoutBlocked, LayoutNotApplied
 from tessera.relayout.journal import Entry, Placed, Side
 from tessera.relayout.reading import pids_in
-
-_RESET_REQUIRED = 16
 
 
 class Settled(StrEnum):
@@ -102,7 +100,7 @@ async def _destroy(driver: Driver, entry: Entry, instance: GPUInstance, stopped:
 async def _switch(driver: Driver, entry: Entry, *, enabled: bool) -> None:
     """Switch MIG mode. NVML reports what hinders it as a status beside a call that succeeds."""
     status = await driver.set_mig_mode(entry.gpu_uuid, enabled)
-    if status == _RESET_REQUIRED:
+    if status == RESET_REQUIRED:
         word = "enabled" if enabled else "disabled"
         raise LayoutNotApplied(
             f"MIG mode of GPU {entry.index} cannot be {word} at once",

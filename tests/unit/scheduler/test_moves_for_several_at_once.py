@@ -9,15 +9,9 @@ from scheduler_objects import exactly
 from tessera.scheduler.actions import KeepRoom
 from tessera.scheduler.moving.ration import Account
 from tessera.scheduler.reserves import MoveRule
-from unit.scheduler.two_crowded_gpus import A, B, Cluster, of
+from unit.scheduler.two_crowded_gpus import A, B, Cluster, nowhere_to_move_to, of
 
 C, D = "gpu-cccccccc", "gpu-dddddddd"
-
-
-def nowhere_to_move_to(cluster: Cluster) -> None:
-    """b is full, so that only preemption makes room."""
-    cluster.add_victim("full", "1g.10gb", f"{B}-1g-10gb-6", node="node-b", annotations={}, job="full")
-    cluster.world.allow_moves("pool", A, B, preemption="LowerPriority")
 
 
 def test_a_pod_that_may_not_preempt_does_not_answer_for_one_that_may(cluster: Cluster) -> None:

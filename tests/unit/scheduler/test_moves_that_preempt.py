@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 from tessera.scheduler.actions import Evict, HoldTarget, KeepRoom
-from unit.scheduler.two_crowded_gpus import A, B, Cluster, of
+from unit.scheduler.two_crowded_gpus import A, B, Cluster, nowhere_to_move_to, of
 
 
 def preempting(cluster: Cluster, **victim: Any) -> None:
-    """Nowhere to move to: b is full."""
-    cluster.add_victim("full", "1g.10gb", f"{B}-1g-10gb-6", node="node-b", annotations={}, job="full")
-    cluster.world.allow_moves("pool", A, B, preemption="LowerPriority")
+    nowhere_to_move_to(cluster)
     cluster.world.pods["victim"]["spec"] |= victim
     cluster.world.touch(cluster.world.pods["victim"])
 

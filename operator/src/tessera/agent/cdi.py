@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Container
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,15 @@ class CDIDirectory:
         """UIDs of all claims that have a spec."""
         prefix = f"{DRIVER}-claim-"
         return {path.stem.removeprefix(prefix) for path in self._directory.glob(f"{prefix}*.json")}
+
+    def keep_only(self, claim_uids: Container[str]) -> None:
+        """Remove the specs of all other claims, and what a killed writer left. Raises `OSError`."""
+        for uid in self.claim_uids():
+            if uid not in claim_uids:
+                log.info("the CDI spec of claim %s belongs to no prepared claim and is removed", uid)
+                self.remove(uid)
+        for torn in self._directory.glob(f".{DRIVER}-claim-*.tmp"):
+            torn.unlink(missing_ok=True)
 
     def records(self) -> list[ClaimRecord]:
         """The records written into the specs; an unreadable spec is left out and logged."""

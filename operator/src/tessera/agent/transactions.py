@@ -1,14 +1,16 @@
 """Preparing and releasing claims as transactions over the GPU.
 
     prepare:  checkpoint the intent -> destroy warm slices in the way -> create GPU instance and
-              compute instance -> write the CDI spec -> checkpoint that it is done
+              compute instance, see that they are where they should be -> write the CDI spec ->
+              checkpoint that it is done
     release:  remove the CDI spec -> checkpoint; the slice stays, warm, for the next claim of this placement
 
 Any error undoes what this claim did: instances made for it are destroyed, warm slices destroyed for it are
-made again. When the process dies in the middle, the intent on disk says what to undo; every instance at an
-intended placement that no other record knows is the dead attempt's. Nothing else is ever destroyed, and
-NVML itself refuses to destroy a slice that a process uses. One transaction runs at a time; a transaction
-that has begun runs to its end, also when the kubelet gives up waiting.
+made again. When the process dies in the middle, the intent on disk says what to undo, and it is undone before
+anything else is prepared; every instance at an intended placement that no other record knows is the dead
+attempt's. Nothing else is ever destroyed, and NVML itself refuses to destroy a slice that a process uses. CDI
+specs follow the ledger: none without a prepared claim, and none missing. One transaction runs at a time; a
+transaction that has begun runs to its end, also when the kubelet gives up waiting.
 """
 
 from __future__ import annotations
@@ -28,6 +30,19 @@ from tessera.gpu.driver import GPU, Driver, GPUInstance, Inventory
 from tessera.gpu.faults import NVMLFault
 
 log = logging.getLogger(__name__)
+
+
+class NotAsAsked(RuntimeError):
+    """The driver says that it made an instance, but something else is there."""
+
+    def __init__(self, wanted: DeviceRecord | Slice, made: GPUInstance | None) -> None:
+        found = (
+            "is not there" if made is None else f"is profile id {made.profile_id} at {made.start}:{made.size}"
+        )
+        super().__init__(
+            f"{wanted.profile} at {wanted.start}:{wanted.size} of {wanted.gpu_uuid} was made but {found}; "
+            "look whether another program (mig-manager, nvidia-smi) changes this GPU"
+        )
 
 
 class Transactions:
@@ -67,13 +82,12 @@ class Transactions:
         Doing it again returns the same. Raises `PrepareError`, with nothing left behind.
         """
         async with self._turn:
-            inventory = await self._ask_inventory()
-            gpus = {gpu.uuid: gpu for gpu in inventory}
+            await self._undo_cut_off()
             record = self.ledger.claims.get(claim.key.uid)
             if record is not None and record.phase is Phase.PREPARING:
-                await self._undo(record)
-                gpus = {gpu.uuid: gpu for gpu in await self._ask_inventory()}
-            elif record is not None:
+                raise _half_made(record)
+            gpus = {gpu.uuid: gpu for gpu in await self._ask_inventory()}
+            if record is not None:
                 if self._still_prepared(record, claim, gpus):
                     if not self._cdi.exists(claim.key.uid):
                         self._cdi.write(record)
@@ -90,7 +104,7 @@ class Transactions:
             try:
                 self._store_claim(intent)
                 return await self._carry_out(intent)
-            except (NVMLFault, OSError) as error:
+            except (NVMLFault, OSError, NotAsAsked) as error:
                 log.warning("preparing claim %s failed, undoing: %s", claim.key, error)
                 await self._undo(intent)
                 raise PrepareError(Reason.NVML_ERROR, f"claim {claim.key}: {error}") from error
@@ -110,9 +124,7 @@ class Transactions:
             if record.phase is Phase.PREPARING:
                 await self._undo(record)
                 if claim_uid in self.ledger.claims:
-                    raise PrepareError(
-                        Reason.NVML_ERROR, f"claim {record.key}: half-made slices could not be removed"
-                    )
+                    raise _half_made(record)
                 return record
             made = [device.slice for device in record.devices if device.slice is not None]
             try:
@@ -124,15 +136,14 @@ class Transactions:
 
     async def refresh(self) -> tuple[Inventory, Ledger]:
         """The driver's and our own view at one moment. Undoes what was cut off, forgets warm slices that
-        vanished.
+        vanished, and brings the CDI specs in step.
 
         Raises `NVMLFault` when the driver does not answer.
         """
         async with self._turn:
-            for record in list(self.ledger.claims.values()):
-                if record.phase is Phase.PREPARING:
-                    await self._undo(record)
+            await self._undo_cut_off()
             inventory = await self._driver.inventory()
+            self._mend_specs({gpu.uuid: gpu for gpu in inventory.gpus})
             readable = {gpu.uuid for gpu in inventory.gpus if not gpu.fault}
             present = {
                 compute.uuid
@@ -154,6 +165,30 @@ class Transactions:
                     log.error("the checkpoint cannot be written, it will be tried again: %s", error)
             return inventory, Ledger(claims=dict(self.ledger.claims), warm=dict(self.ledger.warm))
 
+    async def _undo_cut_off(self) -> None:
+        """Undo what a dead agent, or a driver that failed even at undoing, has left half done."""
+        for record in list(self.ledger.claims.values()):
+            if record.phase is Phase.PREPARING:
+                await self._undo(record)
+
+    def _mend_specs(self, gpus: Mapping[str, GPU]) -> None:
+        """Remove specs that no prepared claim has, and write those that are missing.
+
+        A release that was cut off has taken the spec away and left the claim; and a container that starts
+        again needs its spec, which the kubelet would not ask for.
+        """
+        prepared = {
+            uid: record for uid, record in self.ledger.claims.items() if record.phase is Phase.PREPARED
+        }
+        try:
+            self._cdi.keep_only(prepared)
+            for uid, record in prepared.items():
+                if not self._cdi.exists(uid) and all(_exists(d.slice, gpus) for d in record.devices):
+                    log.info("the CDI spec of claim %s was gone and is written again", record.key)
+                    self._cdi.write(record)
+        except OSError as error:
+            log.error("the CDI specs cannot be brought in step, it will be tried again: %s", error)
+
     async def _ask_inventory(self) -> tuple[GPU, ...]:
         try:
             return (await self._driver.inventory()).gpus
@@ -167,10 +202,11 @@ class Transactions:
         return all(_exists(device.slice, gpus) for device in record.devices)
 
     def _forget(self, record: ClaimRecord, gpus: Mapping[str, GPU]) -> None:
-        """Drop a record that no longer fits:
+        """Drop a record that no longer fits, and its spec:
 
         what of it still exists becomes warm, the rest vanished with a GPU reset.
         """
+        self._cdi.remove(record.key.uid)
         slices = (device.slice for device in record.devices)
         self._let_go(record, [made for made in slices if made is not None and _exists(made, gpus)])
 
@@ -199,10 +235,18 @@ class Transactions:
         return done
 
     async def _create(self, wanted: DeviceRecord | Slice) -> Slice:
+        """Make the slice and look whether it is there. Raises `NVMLFault` or `NotAsAsked`."""
         instance_id = await self._driver.create_gpu_instance(
             wanted.gpu_uuid, profile_id=wanted.profile_id, start=wanted.start, size=wanted.size
         )
         compute = await self._driver.create_compute_instance(wanted.gpu_uuid, gpu_instance_id=instance_id)
+        made = next(
+            (one for one in await self._driver.instances(wanted.gpu_uuid) if one.id == instance_id), None
+        )
+        if made is None or not is_at(made, wanted) or made.size != wanted.size or made.compute != (compute,):
+            if made is not None:  # undoing looks at the wanted placement and would not find it
+                await self._destroy(wanted.gpu_uuid, instance_id, [other.id for other in made.compute])
+            raise NotAsAsked(wanted, made)
         return Slice(
             gpu_uuid=wanted.gpu_uuid,
             profile=wanted.profile,
@@ -257,7 +301,7 @@ class Transactions:
         await self._clear(warm)
         try:
             again = await self._create(warm)
-        except NVMLFault as error:
+        except (NVMLFault, NotAsAsked) as error:
             log.warning("warm slice %s at %d was not restored: %s", warm.profile, warm.start, error)
             await self._clear(warm)
             return
@@ -269,6 +313,10 @@ class Transactions:
             compute.uuid in self.ledger.warm or self.ledger.holder(compute.uuid) is not None
             for compute in instance.compute
         )
+
+
+def _half_made(record: ClaimRecord) -> PrepareError:
+    return PrepareError(Reason.NVML_ERROR, f"claim {record.key}: half-made slices could not be removed")
 
 
 def _not_stored(record: ClaimRecord, error: OSError) -> PrepareError:

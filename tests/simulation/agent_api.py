@@ -1,0 +1,88 @@
+"""The five API verbs that one node agent uses, over objects in memory."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tessera.api.names import DRIVER
+from tessera.kube.errors import NotFound
+from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
+
+NODE = "node-a"
+
+
+class Listed(NamedTuple):
+    """A list's items."""
+
+    items: list[dict[str, Any]]
+
+
+def _copied(value: Any) -> Any:
+    """A copy by way of JSON, as over the wire; far quicker than `copy.deepcopy`."""
+    return json.loads(json.dumps(value))
+
+
+def _fresh() -> dict[tuple[str, str], dict[str, Any]]:
+    return {(NODES.kind, NODE): {"metadata": {"name": NODE, "uid": "uid-of-node"}}}
+
+
+@dataclass
+class MemoryAPI:
+    """Objects by kind and name."""
+
+    objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=_fresh)
+
+    def copy(self) -> MemoryAPI:
+        """Another server with the same objects."""
+        return MemoryAPI({key: _copied(item) for key, item in self.objects.items()})
+
+    async def get(self, resource: Any, name: str, namespace: str | None = None) -> dict[str, Any]:
+        """Raises `NotFound`."""
+        if (resource.kind, name) not in self.objects:
+            raise NotFound(404, "NotFound", f"{resource.kind} {name} not found")
+        found: dict[str, Any] = _copied(self.objects[resource.kind, name])
+        return found
+
+    async def list(self, resource: Any, **_: Any) -> Listed:
+        """All of that kind."""
+        return Listed([_copied(item) for (kind, _), item in self.objects.items() if kind == resource.kind])
+
+    async def apply(self, resource: Any, item: dict[str, Any]) -> dict[str, Any]:
+        """Make or change."""
+        present = self.objects.setdefault((resource.kind, item["metadata"]["name"]), {"metadata": {}})
+        present["metadata"] |= item["metadata"]
+        present |= {key: _copied(value) for key, value in item.items() if key != "metadata"}
+        stored: dict[str, Any] = _copied(present)
+        return stored
+
+    async def delete(self, resource: Any, name: str) -> None:
+        """Remove; harmless when it is gone."""
+        self.objects.pop((resource.kind, name), None)
+
+    def allocate(self, name: str, uid: str, devices: tuple[str, ...]) -> None:
+        """A claim with an allocation on the node, as the scheduler writes it."""
+        results = [
+            {"request": f"slice-{number}", "driver": DRIVER, "pool": NODE, "device": device}
+            for number, device in enumerate(devices)
+        ]
+        self.objects[RESOURCE_CLAIMS.kind, name] = {
+            "metadata": {"namespace": "default", "name": name, "uid": uid},
+            "status": {"allocation": {"devices": {"results": results}}},
+        }
+
+    def reported(self) -> dict[str, str]:
+        """State of each MIG device that the GPUNode reports, by UUID."""
+        return {
+            instance["uuid"]: instance["state"]
+            for gpu in self.objects[GPU_NODES.kind, NODE]["status"]["gpus"]
+            for instance in gpu.get("instances") or []
+        }
+
+    def pools(self) -> set[tuple[int, bool]]:
+        """Generations of the published ResourceSlices, and whether as many are there as each of them says."""
+        pools = [
+            item["spec"]["pool"] for (kind, _), item in self.objects.items() if kind == RESOURCE_SLICES.kind
+        ]
+        return {(pool["generation"], pool["resourceSliceCount"] == len(pools)) for pool in pools}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from scheduler_objects import exactly
 from tessera.scheduler.actions import KeepRoom
 from tessera.scheduler.moving.ration import Account
 from tessera.scheduler.reserves import MoveRule
-from unit.scheduler.two_crowded_gpus import A, B, Cluster, nowhere_to_move_to, of
+from unit.scheduler.two_crowded_gpus import A, B, Cluster, fix_slices, nowhere_to_move_to, of
 
 C, D = "gpu-cccccccc", "gpu-dddddddd"
 
@@ -45,10 +43,7 @@ def two_pairs(cluster: Cluster) -> Cluster:
     cluster.world.add_node("node-c", gpus=[C])
     cluster.world.add_node("node-d", gpus=[D])
     cluster.world.allow_moves("pool", A, B, C, D)
-    fixed: dict[str, Any] = {"annotations": {}, "job": "more-fixed"}
-    cluster.add_victim("fixed-d", "3g.40gb", f"{C}-3g-40gb-0", node="node-c", index="0", **fixed)
-    cluster.add_victim("fixed-e", "3g.40gb", f"{D}-3g-40gb-0", node="node-d", index="1", **fixed)
-    cluster.add_victim("fixed-f", "2g.20gb", f"{D}-2g-20gb-4", node="node-d", index="2", **fixed)
+    fix_slices(cluster, C, D, "2g.20gb", job="more-fixed")
     cluster.add_victim("other", "1g.10gb", f"{C}-1g-10gb-4", node="node-c", job="other")
     cluster.world.nodes["node-b"]["metadata"]["labels"] = {"only": "b"}
     cluster.world.touch(cluster.world.nodes["node-b"])

@@ -142,14 +142,22 @@ class Cluster:
 
 
 def with_fixed_slices(world: Any, third: str) -> Cluster:
-    """A half of each GPU is taken for good, and so is the slice of the profile `third` in the middle of b."""
+    """Both GPUs may take part in moves, and `fix_slices` has been there."""
     made = Cluster(world, a_planner())
     world.allow_moves("pool", A, B)
-    fixed: dict[str, Any] = {"annotations": {}, "job": "fixed"}
-    made.add_victim("fixed-a", "3g.40gb", f"{A}-3g-40gb-0", node="node-a", index="0", **fixed)
-    made.add_victim("fixed-b", "3g.40gb", f"{B}-3g-40gb-0", node="node-b", index="1", **fixed)
-    made.add_victim("fixed-c", third, device_name(B, third, 4), node="node-b", index="2", **fixed)
+    fix_slices(made, A, B, third)
     return made
+
+
+def fix_slices(cluster: Cluster, one: str, other: str, third: str, *, job: str = "fixed") -> None:
+    """A half of both GPUs is taken for good, and so is the slice of the profile `third` in the middle of the
+    other one.
+    """
+    slices = ((one, "3g.40gb", 0), (other, "3g.40gb", 0), (other, third, 4))
+    for index, (gpu, profile, start) in enumerate(slices):
+        name, device = f"{job}-{'abc'[index]}", device_name(gpu, profile, start)
+        pod: dict[str, Any] = {"job": job, "index": str(index), "annotations": {}}
+        cluster.add_victim(name, profile, device, node=f"node-{gpu[-1]}", **pod)
 
 
 def of(actions: list[Action], kind: type) -> list[Any]:

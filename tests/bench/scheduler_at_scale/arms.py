@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from bench.scheduler_at_scale.cluster import ALLOCATOR_POD
@@ -17,6 +18,7 @@ class Arm:
         allocator: None: kube-scheduler allocates by itself, on devices without a taint.
         device_class: the DeviceClass object exists, so kube-scheduler searches for what is not allocated.
         gated: pods are created with the scheduling gate.
+        moves: a MIGPartition over all GPUs allows movable pods to be moved.
         default_limits: kube-scheduler has its default client limits, 50 requests a second, bursts of 100.
         native: the burst is cut early, and there is no churn run.
     """
@@ -26,6 +28,7 @@ class Arm:
     allocator: Literal["trivial", "tessera"] | None
     device_class: bool
     gated: bool
+    moves: bool = False
     default_limits: bool = False
 
     @property
@@ -33,14 +36,19 @@ class Arm:
         """Whether kube-scheduler allocates."""
         return self.allocator is None
 
-    def command(self) -> list[str]:
-        """What `python -P` is called with to run the allocator; port and kubeconfig are added."""
-        if self.allocator == "trivial":
-            return ["-m", "bench.scheduler_at_scale.trivial_allocator"]
-        return [
-            *("-c", "from tessera.cli.main import main; main()", "scheduler"),
-            *(f"--lease-namespace={names.SYSTEM_NAMESPACE}", f"--identity={ALLOCATOR_POD}"),
-        ]
+    def command(self, profile: Path | None = None) -> list[str]:
+        """What `python -P` is called with to run the allocator; port and kubeconfig are added. It writes
+        into the folder `profile` what it spends its time on.
+        """
+        module, arguments = "bench.scheduler_at_scale.trivial_allocator", []
+        if self.allocator == "tessera":
+            module = "tessera.cli.main"
+            lease = [f"--lease-namespace={names.SYSTEM_NAMESPACE}", f"--identity={ALLOCATOR_POD}"]
+            arguments = ["scheduler", *lease]
+        if profile is not None:
+            file = str(profile / f"{self.name}.txt")
+            return ["-m", "bench.scheduler_at_scale.sampling", file, f"{module}:main", *arguments]
+        return ["-c", f"from {module} import main; main()", *arguments]
 
 
 ARMS = (
@@ -86,5 +94,29 @@ ARMS = (
         device_class=False,
         gated=True,
         default_limits=True,
+    ),
+    Arm(
+        name="moves-ungated",
+        story="as ours-ungated, and a MIGPartition allows moves",
+        allocator="tessera",
+        device_class=False,
+        gated=False,
+        moves=True,
+    ),
+    Arm(
+        name="moves-gated",
+        story="as ours-gated, and a MIGPartition allows moves",
+        allocator="tessera",
+        device_class=False,
+        gated=True,
+        moves=True,
+    ),
+    Arm(
+        name="moves-class",
+        story="as ours-class, and a MIGPartition allows moves",
+        allocator="tessera",
+        device_class=True,
+        gated=True,
+        moves=True,
     ),
 )

@@ -32,7 +32,15 @@ from tessera.gpu.driver import GPU
 from tessera.gpu.profiles import board, model
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import AlreadyExists, NotFound
-from tessera.kube.resources import DEVICE_CLASSES, NODES, PODS, RESOURCE_SLICES, Resource
+from tessera.kube.resources import (
+    DEVICE_CLASSES,
+    GPU_NODES,
+    MIG_PARTITIONS,
+    NODES,
+    PODS,
+    RESOURCE_SLICES,
+    Resource,
+)
 from tessera.local.build import ensure_binaries
 from tessera.local.control_plane import ControlPlane, Endpoints
 from tessera.local.kwok import KwokNodes
@@ -48,15 +56,21 @@ ROOT = Path(__file__).resolve().parents[3]
 GPU_MODEL = "H100-80GB"
 ALLOCATOR = "allocator"
 ALLOCATOR_POD = "bench-allocator"
+PARTITION = "bench"
 FILL_LABEL = "bench.tessera.dev/fill"
 START_SECONDS = 60.0
 DELETES_IN_FLIGHT = 16
+NODES_AT_ONCE = 250
+"""KWOK has a minute to make nodes ready."""
 CHART_PARTS = (
     "scheduler/rbac",
     "scheduler/service-account",
     "admission/claim-finalizer",
     "admission/claim-no-bypass",
     "admission/leading-allocator",
+    "admission/move-records",
+    "admission/movable-job",
+    "admission/scheduler-placeholder",
     "admission/scheduler-pod-patch",
 )
 SINGLE_ALLOCATOR = "admission/single-allocator"
@@ -105,7 +119,7 @@ class BenchCluster:
 
     @property
     def node_names(self) -> list[str]:
-        """The simulated nodes; the first `fill_nodes` carry the label `FILL_LABEL`."""
+        """The simulated nodes; the first `fill_nodes` by name carry the label `FILL_LABEL`."""
         return [f"{self.state.name}-kwok-{number}" for number in range(self.nodes)]
 
     @property
@@ -128,8 +142,12 @@ class BenchCluster:
         self._apply_chart(CHART_PARTS)
         identity = self.state.identity()
         assert identity is not None, "a cluster that is up has an identity"
-        KwokNodes(self.control_plane, identity=identity).up(self.nodes)
-        filled = self.node_names[: self.fill_nodes]
+        nodes = KwokNodes(self.control_plane, identity=identity)
+        for count in range(min(NODES_AT_ONCE, self.nodes), self.nodes, NODES_AT_ONCE):
+            nodes.up(count)
+        nodes.up(self.nodes)
+        # The first in the order of names, in which the trivial allocator fills: it knows no node filters.
+        filled = sorted(self.node_names)[: self.fill_nodes]
         self.control_plane.kubectl("label", "nodes", *filled, f"{FILL_LABEL}=true")
         self._write_allocator_kubeconfig()
 
@@ -177,6 +195,26 @@ class BenchCluster:
                 "spec": {"selectors": [{"cel": {"expression": f'device.driver == "{names.DRIVER}"'}}]},
             }
             await client.create(DEVICE_CLASSES, body)
+
+    async def write_gpu_nodes(self, client: KubeClient) -> None:
+        """Tells that all GPUs belong to the partition, as the operator does."""
+        slots = asyncio.Semaphore(8)
+
+        async def write(name: str) -> None:
+            entries = [{"uuid": gpu.uuid, "partition": PARTITION} for gpu in simulated_gpus(name, self.gpus)]
+            async with slots:
+                await client.create(GPU_NODES, {"metadata": {"name": name}, "spec": {"gpus": entries}})
+
+        await asyncio.gather(*(write(name) for name in self.node_names))
+
+    async def allow_moves(self, client: KubeClient, allowed: bool) -> None:
+        """Makes or removes the MIGPartition, which has all GPUs. Its ration is the largest: with the default
+        one a run of minutes would earn hardly a move.
+        """
+        await delete_all(client, MIG_PARTITIONS)
+        if allowed:
+            spec = {"mode": "dynamic", "dynamic": {"moves": {"per100Placements": 100, "perHour": 10_000}}}
+            await client.create(MIG_PARTITIONS, {"metadata": {"name": PARTITION}, "spec": spec})
 
     # Processes.
 
@@ -276,7 +314,9 @@ async def delete_all(client: KubeClient, resource: Resource, namespace: str | No
     async def delete(name: str) -> None:
         async with slots:
             with contextlib.suppress(NotFound):
-                await client.delete(resource, name, namespace=namespace, grace_seconds=0)
+                await client.delete(
+                    resource, name, namespace=namespace, propagation="Background", grace_seconds=0
+                )
 
     objects = (await client.list(resource, namespace)).items
     await asyncio.gather(*(delete(obj["metadata"]["name"]) for obj in objects))

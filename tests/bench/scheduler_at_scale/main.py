@@ -16,6 +16,7 @@ import platform
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,7 +24,7 @@ from bench.scheduler_at_scale import measures
 from bench.scheduler_at_scale.arms import ARMS, Arm
 from bench.scheduler_at_scale.cluster import ALLOCATOR, ROOT, BenchCluster
 from bench.scheduler_at_scale.measures import Figures
-from bench.scheduler_at_scale.runs import ArmRun, Sizes
+from bench.scheduler_at_scale.runs import ArmRun, Sizes, clear
 from tessera.local.errors import last_lines
 
 
@@ -44,28 +45,39 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=3, help="runs of every arm (default 3)")
     parser.add_argument("--arms", nargs="+", choices=[arm.name for arm in ARMS], help="only these")
     parser.add_argument("--out", type=Path, help="write the JSON object here, after every arm")
+    parser.add_argument("--profile", type=Path, help="write where the allocators' time goes into this folder")
     parser.add_argument("--json", action="store_true", help="print the JSON object instead of the table")
     options = parser.parse_args(arguments)
+    if options.profile is not None:
+        options.profile = options.profile.resolve()
+        options.profile.mkdir(parents=True, exist_ok=True)
     if options.fill_nodes > options.nodes:
         parser.error("--fill-nodes must not exceed --nodes")
     return options
 
 
-async def run_arm(cluster: BenchCluster, arm: Arm, sizes: Sizes, *, seed: int) -> Figures:
-    """Set the cluster up for the arm, run it, and end its allocator."""
+async def run_arm(
+    cluster: BenchCluster, arm: Arm, sizes: Sizes, *, seed: int, profile: Path | None
+) -> Figures:
+    """Set the cluster up for the arm, run it, and end its allocator. `profile`: a folder for what it spent
+    its processor time on.
+    """
     async with await cluster.client() as client:
         await asyncio.to_thread(cluster.allow_one_allocator_only, not arm.native)
         await cluster.set_device_class(client, present=arm.device_class)
+        await cluster.allow_moves(client, arm.moves)
         await asyncio.to_thread(cluster.restart_kube_scheduler, default_limits=arm.default_limits)
-        port = None if arm.native else await asyncio.to_thread(cluster.start_allocator, arm.command())
+        port = None if arm.native else await asyncio.to_thread(cluster.start_allocator, arm.command(profile))
         try:
             run = ArmRun(cluster, client, arm, sizes, port=port, seed=seed)
             figures = await run.run(lambda what: _say(f"{arm.name}: {what}"))
+        except Exception as error:
             if port is not None and cluster.pid(ALLOCATOR) is None:
-                raise RuntimeError(f"{arm.name}: the allocator has died: {last_lines(cluster.allocator_log)}")
-            return figures
+                raise RuntimeError(f"the allocator has died: {last_lines(cluster.allocator_log)}") from error
+            raise
         finally:
             await asyncio.to_thread(cluster.end, ALLOCATOR)
+        return figures
 
 
 async def run_all(options: argparse.Namespace, cluster: BenchCluster) -> dict[str, Any]:
@@ -84,27 +96,52 @@ async def run_all(options: argparse.Namespace, cluster: BenchCluster) -> dict[st
     )
     chosen = [arm for arm in ARMS if not options.arms or arm.name in options.arms]
     runs: dict[str, list[Figures]] = {arm.name: [] for arm in chosen}
+    failures: list[dict[str, Any]] = []
+    async with await cluster.client() as client:
+        await cluster.write_gpu_nodes(client)
     tainted: bool | None = None
     result: dict[str, Any] = {}
     for repetition in range(options.repeat):
         # There and back again: what only ages with the API server must not fall to the same arms.
         for arm in chosen if repetition % 2 == 0 else reversed(chosen):
-            if tainted != (not arm.native):
-                tainted = not arm.native
-                async with await cluster.client() as client:
-                    await cluster.publish(client, tainted=tainted)
-            runs[arm.name].append(await run_arm(cluster, arm, sizes, seed=repetition))
-            result = summary(options, runs)
+            try:
+                if tainted != (not arm.native):
+                    tainted = None
+                    async with await cluster.client() as client:
+                        await cluster.publish(client, tainted=not arm.native)
+                    tainted = not arm.native
+                runs[arm.name].append(
+                    await run_arm(cluster, arm, sizes, seed=repetition, profile=options.profile)
+                )
+            except Exception as error:
+                # An arm that fails must not cost the figures of the others; it is told at the end again.
+                what = f"{type(error).__name__}: {error}"
+                failures.append({"arm": arm.name, "repetition": repetition, "error": what})
+                _say(f"{arm.name} FAILED: {what}\n{traceback.format_exc()}")
+                await _clear_after(cluster, failures[-1])
+            result = summary(options, runs, failures)
             if options.out:
                 options.out.write_text(json.dumps(result, indent=1))
     return result
 
 
-def summary(options: argparse.Namespace, runs: dict[str, list[Figures]]) -> dict[str, Any]:
+async def _clear_after(cluster: BenchCluster, failure: dict[str, Any]) -> None:
+    """Empty the cluster after an arm that failed. Where that fails too, later arms tell it in their turn."""
+    try:
+        async with await cluster.client() as client:
+            await clear(client)
+    except Exception as error:
+        failure["clearing"] = f"{type(error).__name__}: {error}"
+        _say(f"{failure['arm']}: what it left could not be cleared: {failure['clearing']}")
+
+
+def summary(
+    options: argparse.Namespace, runs: dict[str, list[Figures]], failures: list[dict[str, Any]]
+) -> dict[str, Any]:
     """The JSON object: configuration, every run, medians and spreads by arm, and what is compared."""
     done = {name: figures for name, figures in runs.items() if figures}
     median = measures.beside_trivial({name: measures.medians(of) for name, of in done.items()})
-    config = {key: value for key, value in vars(options).items() if key not in ("out", "json")}
+    config = {key: value for key, value in vars(options).items() if key not in ("out", "json", "profile")}
     load = [round(value, 2) for value in os.getloadavg()]
     machine = {
         "cores": os.cpu_count(),
@@ -116,6 +153,7 @@ def summary(options: argparse.Namespace, runs: dict[str, list[Figures]]) -> dict
         "config": config | machine,
         "arms": {arm.name: arm.story for arm in ARMS if arm.name in done},
         "runs": done,
+        "failures": failures,
         "median": median,
         "spread": {name: measures.spread(figures) for name, figures in done.items()},
     }
@@ -142,10 +180,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     with BenchCluster(nodes=options.nodes, gpus=options.gpus, fill_nodes=options.fill_nodes) as cluster:
         result = asyncio.run(run_all(options, cluster))
-    if options.json:
-        print(json.dumps(result, indent=1))
-        return
-    print(measures.table(result["median"]))
+    print(json.dumps(result, indent=1) if options.json else measures.table(result["median"]))
+    for failure in result["failures"]:
+        print("{arm} (repetition {repetition}) failed: {error}".format(**failure), file=sys.stderr)
+    if result["failures"]:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ COLUMNS: Mapping[str, Sequence[tuple[str, str, str]]] = {
         ("plain_pod_seconds", "plain s", ".2f"),
         ("slice_acceptance_pct", "accept%", ".1f"),
         ("filled_pct", "filled%", ".1f"),
+        ("large_pct", "large%", ".1f"),
+        ("moves", "moves", ".0f"),
     ),
     "multiples of the trivial allocator's": (
         ("pods_per_second_of_trivial", "pods/s", ".2f"),

@@ -25,14 +25,15 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 class Reading:
     """A look at everything. CPU in seconds since the process began, resident memory in MiB.
 
-    `server_writes` by "resource/subresource", from the API server; `own_writes` by resource, from the
-    allocator's metrics.
+    `server_writes` by "resource/subresource", from the API server; `own_writes` by resource and `moves` by
+    outcome, from the allocator's metrics.
     """
 
     cpu_seconds: Mapping[str, float]
     rss_mib: Mapping[str, float]
     server_writes: Counter[str]
     own_writes: Counter[str]
+    moves: Counter[str]
 
 
 async def read(cluster: BenchCluster, client: KubeClient, *, allocator_port: int | None) -> Reading:
@@ -43,11 +44,12 @@ async def read(cluster: BenchCluster, client: KubeClient, *, allocator_port: int
         if pid is not None:
             cpu[role], rss[role] = _used(pid)
     own: Counter[str] = Counter()
+    moves: Counter[str] = Counter()
     if allocator_port is not None:
-        page = await asyncio.to_thread(_metrics_page, allocator_port)
-        own = own_writes(page.splitlines())
+        page = (await asyncio.to_thread(_metrics_page, allocator_port)).splitlines()
+        own, moves = own_writes(page), moves_by_outcome(page)
     server = server_writes((await client.raw("GET", "/metrics")).splitlines())
-    return Reading(cpu, rss, server, own)
+    return Reading(cpu, rss, server, own, moves)
 
 
 def _metrics_page(port: int) -> str:
@@ -88,6 +90,14 @@ def own_writes(lines: Iterable[str]) -> Counter[str]:
     for labels, value in _samples(lines, "tessera_api_requests_total"):
         if labels["verb"].upper() in WRITES:
             found[labels["resource"]] += round(value)
+    return found
+
+
+def moves_by_outcome(lines: Iterable[str]) -> Counter[str]:
+    """What became of the moves since the allocator began."""
+    found: Counter[str] = Counter()
+    for labels, value in _samples(lines, "tessera_moves_total"):
+        found[labels["outcome"]] += round(value)
     return found
 
 

@@ -8,22 +8,26 @@ from typing import Any
 
 from scheduler_objects import devices_where, exactly
 from tessera.api import names
+from tessera.local.kwok import DURATION_ANNOTATION
 
 Object = dict[str, Any]
 MIX = (("1g.10gb", 0.5), ("2g.20gb", 0.3), ("3g.40gb", 0.2))
 MEMORY_SLICES = {"1g.10gb": 1, "2g.20gb": 2, "3g.40gb": 4}
 MOVABLE_SHARE = 0.3
-MOVABLE_ANNOTATION = "tessera.dev/movable"
 UNPLACEABLE = "unplaceable"
+JOB_MANAGER = "bench.tessera.dev/load"
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 
 
 @dataclass(frozen=True, slots=True)
 class PodRequest:
-    """One pod to create; `profile` is None for a pod without a claim."""
+    """One pod to create; `profile` is None for a pod without a claim, `job` is "" for a pod without a Job."""
 
     name: str
     profile: str | None
     movable: bool = False
+    job: str = ""
+    index: int = 0
 
     @property
     def memory_slices(self) -> int:
@@ -42,7 +46,7 @@ def draw(count: int, *, prefix: str, seed: int) -> list[PodRequest]:
     dice.shuffle(profiles)
     dice.shuffle(movable)
     return [
-        PodRequest(f"{prefix}-{number}", profile, moves)
+        PodRequest(f"{prefix}-{number}", profile, moves, job=prefix, index=number)
         for number, (profile, moves) in enumerate(zip(profiles, movable, strict=True))
     ]
 
@@ -71,23 +75,64 @@ def template_name(profile: str) -> str:
     return profile.replace(".", "-")
 
 
+def job(name: str, completions: int) -> Object:
+    """The Indexed Job of a set of pods, as the policy movable-job wants it. The load makes its pods; the
+    template of the pods is there because the API asks for one.
+    """
+    ignored = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    return {
+        "metadata": {"name": name},
+        "spec": {
+            "managedBy": JOB_MANAGER,
+            "completionMode": "Indexed",
+            "completions": completions,
+            "parallelism": completions,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": [ignored]},
+            "template": {
+                "metadata": {"annotations": {names.MOVABLE_ANNOTATION: "true"}},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "containers": [{"name": "main", "image": "example.invalid/none"}],
+                },
+            },
+        },
+    }
+
+
 def pod(
-    request: PodRequest, *, gated: bool, template: str | None = None, selector: dict[str, str] | None = None
+    request: PodRequest,
+    *,
+    gated: bool,
+    name: str | None = None,
+    template: str | None = None,
+    selector: dict[str, str] | None = None,
+    job_uid: str | None = None,
 ) -> Object:
-    """The Pod. It asks for CPU and names an operating system, so that the node filters have work to do."""
+    """The Pod. It asks for CPU and names an operating system, so that the node filters have work to do.
+    With `job_uid` it belongs to its Job and would run for a day.
+    """
     source = template or (template_name(request.profile) if request.profile else None)
     claims = [{"name": names.POD_CLAIM_NAME, "resourceClaimTemplateName": source}] if source else []
     gates = [{"name": names.PLACEMENT_GATE}] if gated and source else []
     resources: Object = {"requests": {"cpu": "100m", "memory": "64Mi"}}
     if claims:
         resources["claims"] = [{"name": names.POD_CLAIM_NAME}]
+    metadata: Object = {
+        "name": name or request.name,
+        "annotations": {names.MOVABLE_ANNOTATION: "true"} if request.movable else {},
+    }
+    if job_uid:
+        metadata["labels"] = {COMPLETION_INDEX: str(request.index)}
+        metadata["annotations"][DURATION_ANNOTATION] = "24h"
+        metadata["ownerReferences"] = [
+            {"apiVersion": "batch/v1", "kind": "Job", "name": request.job, "uid": job_uid, "controller": True}
+        ]
     return {
-        "metadata": {
-            "name": request.name,
-            "annotations": {MOVABLE_ANNOTATION: "true"} if request.movable else {},
-        },
+        "metadata": metadata,
         "spec": {
             "schedulingGates": gates,
+            "restartPolicy": "Never",
             "nodeSelector": {"kubernetes.io/os": "linux"} | (selector or {}),
             "terminationGracePeriodSeconds": 0,
             "automountServiceAccountToken": False,

@@ -18,7 +18,7 @@ from typing import Any
 from bench.scheduler_at_scale.first_fit import FirstFit
 from tessera.api import names
 from tessera.kube.client import KubeClient
-from tessera.kube.errors import NotFound
+from tessera.kube.errors import Invalid, NotFound
 from tessera.kube.informer import Informer
 from tessera.kube.resources import PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
 from tessera.metrics.server import start_server
@@ -75,7 +75,8 @@ class Trivial:
             key = await self._queue.get()
             try:
                 await self._serve(key)
-            except NotFound:
+            except (NotFound, Invalid):
+                # The pod is gone, or its claim is on the way: that may not be allocated any more.
                 self._queued.discard(key)
 
     async def _serve(self, key: Key) -> None:
@@ -127,9 +128,14 @@ async def serve(kubeconfig: str, port: int) -> None:
         await Trivial(client, devices).run()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it as a process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kubeconfig", required=True)
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
     asyncio.run(serve(options.kubeconfig, options.port))
+
+
+if __name__ == "__main__":
+    main()

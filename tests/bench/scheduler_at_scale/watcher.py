@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tessera.kube.client import KubeClient
@@ -19,6 +20,8 @@ class PodWatcher:
     def __init__(self, client: KubeClient, namespace: str) -> None:
         self.posted: dict[str, float] = {}
         self.bound: dict[str, float] = {}
+        self.on_gone: Callable[[Object], None] | None = None
+        """Called with each pod that is gone, as it was last."""
         self._news = asyncio.Event()
         self._informer = Informer(client, PODS, namespace=namespace, on_change=self._changed)
 
@@ -36,6 +39,8 @@ class PodWatcher:
 
     def _changed(self, kind: str, pod: Object, _: Object | None) -> None:
         name = pod["metadata"]["name"]
+        if kind == "DELETED" and self.on_gone is not None:
+            self.on_gone(pod)
         if kind != "DELETED" and pod["spec"].get("nodeName") and name not in self.bound:
             self.bound[name] = time.monotonic()
             self._news.set()
@@ -73,5 +78,9 @@ async def until_claims(client: KubeClient, namespace: str, count: int, *, second
             while len(claims.items()) != count:
                 news.clear()
                 await news.wait()
+    except TimeoutError:
+        raise TimeoutError(
+            f"namespace {namespace} has {len(claims.items())} claims and not {count} after {seconds:.0f} s"
+        ) from None
     finally:
         await claims.stop()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from typing import Any
 
 import pytest
-from bench.scheduler_at_scale import measures, readings
+from bench.scheduler_at_scale import main, measures, readings
 from bench.scheduler_at_scale.cluster import simulated_gpus
 from bench.scheduler_at_scale.first_fit import FirstFit
+from bench.scheduler_at_scale.load import was_evicted
 from bench.scheduler_at_scale.requests import demand, draw, pod
 from tessera.agent.devices import Owner, slices_for
 from tessera.gpu.device_names import decode
+from tessera.scheduler.moving.victims import identity_of, is_replaceable
+from tessera.scheduler.objects import read_pod
 
 
 @pytest.fixture
@@ -124,3 +128,37 @@ def test_ratios_need_the_trivial_arm() -> None:
     assert measures.beside_trivial(alone) == alone
     both = measures.beside_trivial({"trivial": {"pods_per_second": 10.0}, **alone})
     assert both["ours"]["pods_per_second_of_trivial"] == 0.9
+
+
+def test_moves_are_counted_by_outcome() -> None:
+    page = """\
+tessera_moves_total{outcome="moved"} 4.0
+tessera_moves_total{outcome="no_replacement"} 1.0
+""".splitlines()
+    assert readings.moves_by_outcome(page) == {"moved": 4, "no_replacement": 1}
+
+
+def test_a_pod_of_a_job_is_one_that_the_scheduler_can_move() -> None:
+    request = next(r for r in draw(10, prefix="p", seed=0) if r.movable)
+    obj = pod(request, name="p-r1", gated=True, job_uid="u")
+    obj["metadata"] |= {"namespace": "n", "uid": "v"}
+    seen = read_pod(obj)
+    assert is_replaceable(seen)
+    assert identity_of(seen) == ("u", str(request.index), "slice")
+    assert obj["metadata"]["name"] == "p-r1"
+
+
+def test_only_an_eviction_is_followed_by_a_replacement() -> None:
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+    assert was_evicted({"status": {"conditions": [condition]}})
+    assert not was_evicted({"status": {"conditions": [condition | {"reason": "PreemptionByScheduler"}]}})
+    assert not was_evicted({})
+
+
+def test_a_failed_arm_is_told_beside_the_figures_of_the_others() -> None:
+    options = argparse.Namespace(out=None, json=False, profile=None, nodes=3)
+    failure = {"arm": "native", "repetition": 0, "error": "RuntimeError: no"}
+    result = main.summary(options, {"native": [], "trivial": [{"pods_per_second": 2.0}]}, [failure])
+    assert result["failures"] == [failure]
+    assert list(result["median"]) == ["trivial"]
+    assert result["config"]["nodes"] == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pynvml
 import pytest
 from tessera.gpu.simulator.library import SimulatedLibrary
+from unit.gpu.mig_calls import create_compute, create_two, uuid_of
 
 Bind = Callable[..., SimulatedLibrary]
 
@@ -75,8 +75,4 @@ def mig_uuid(node: SimulatedLibrary) -> str:
     """The MIG device of a 2g.20gb (2 of 7 compute slices) on that H100."""
     gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
     assert pynvml.nvmlDeviceSetMigMode(gpu, 1) == 0
-    placement = pynvml.c_nvmlGpuInstancePlacement_t(0, 2)
-    instance = pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(gpu, 14, ctypes.byref(placement))
-    profile = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(instance, 1, 0)
-    compute = pynvml.nvmlGpuInstanceCreateComputeInstance(instance, profile.id)
-    return str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlComputeInstanceGetInfo_v2(compute).device))
+    return uuid_of(create_compute(create_two(gpu)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,7 @@ import pynvml
 import pytest
 from tessera.gpu.simulator import control
 from tessera.gpu.simulator.capabilities import minor, minors_file
-
-
-def create(gpu: Any, start: int) -> Any:
-    placement = pynvml.c_nvmlGpuInstancePlacement_t(start, 2)
-    return pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(gpu, 14, ctypes.byref(placement))
+from unit.gpu.mig_calls import create_compute, create_two
 
 
 def files(directory: Path) -> set[str]:
@@ -56,11 +51,10 @@ def test_capability_files_and_device_nodes_follow_the_instances(bind: Any, node_
     bind(count=2)
     gpu = pynvml.nvmlDeviceGetHandleByIndex(1)
     pynvml.nvmlDeviceSetMigMode(gpu, 1)
-    first = create(gpu, 0)
+    first = create_two(gpu, 0)
     root = control.publish_capabilities(node_directory)
-    second = create(gpu, 2)
-    profile = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(second, 1, 0).id
-    compute = pynvml.nvmlGpuInstanceCreateComputeInstance(second, profile)
+    second = create_two(gpu, 2)
+    compute = create_compute(second)
     ids = [pynvml.nvmlGpuInstanceGetInfo(item).id for item in (first, second)]
     capabilities, nodes = root / "proc/driver/nvidia/capabilities", root / "dev/nvidia-caps"
     always = {"mig/config", "mig/monitor"}
@@ -94,12 +88,12 @@ def test_files_left_behind_by_a_killed_process_are_put_right_at_the_next_change(
     stale.touch()
     (root / "mig/config").unlink()
     (root / "mig/config").write_text("Dev")
-    number = pynvml.nvmlGpuInstanceGetInfo(create(gpu, 0)).id
+    number = pynvml.nvmlGpuInstanceGetInfo(create_two(gpu, 0)).id
     expected = {"mig/config", "mig/monitor", f"gpu0/mig/gi{number}/access"}
     assert files(root) == expected | ({"gpu0/mig/gi9/access"} if number == 9 else set())
     assert "DeviceFileMinor: 1\n" in (root / "mig/config").read_text()
 
 
 def test_without_being_asked_for_no_tree_is_written(gpu: Any, node_directory: Path) -> None:
-    create(gpu, 0)
+    create_two(gpu, 0)
     assert not (node_directory / "root").exists()

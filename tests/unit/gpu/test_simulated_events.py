@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
 import pynvml
 import pytest
 from tessera.gpu.simulator import control
+from unit.gpu.mig_calls import create_compute, create_two
 
 XID = pynvml.nvmlEventTypeXidCriticalError
 WHOLE_GPU = 0xFFFFFFFF
@@ -32,11 +32,9 @@ def wait(events: Any) -> tuple[int, int, int]:
 def test_an_xid_of_a_slice_carries_its_gpu_instance_and_compute_instance(
     gpu: Any, events: Any, node_directory: Path
 ) -> None:
-    placement = pynvml.c_nvmlGpuInstancePlacement_t(2, 2)
-    instance = pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(gpu, 14, ctypes.byref(placement))
-    profile = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(instance, 0, 0).id
-    pynvml.nvmlGpuInstanceCreateComputeInstance(instance, profile)
-    second = pynvml.nvmlGpuInstanceCreateComputeInstance(instance, profile)
+    instance = create_two(gpu, 2)
+    create_compute(instance, enum=0)
+    second = create_compute(instance, enum=0)
     info = pynvml.nvmlComputeInstanceGetInfo_v2(second)
     control.report_xid(node_directory, index=0, xid=13, mig_uuid=pynvml.nvmlDeviceGetUUID(info.device))
     assert (

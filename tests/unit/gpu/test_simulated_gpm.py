@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import pynvml
 import pytest
 from tessera.gpu.simulator import control
 from tessera.gpu.simulator.library import SimulatedLibrary
+from unit.gpu.mig_calls import create_compute, create_two, uuid_of
 
 SM = pynvml.NVML_GPM_METRIC_SM_UTIL
 OCCUPANCY = pynvml.NVML_GPM_METRIC_SM_OCCUPANCY
@@ -80,11 +80,7 @@ def test_a_narrow_compute_instance_cannot_fill_its_gpu_instance(
     node: SimulatedLibrary, node_directory: Path, clock: Any
 ) -> None:
     pynvml.nvmlDeviceSetMigMode(device(), 1)
-    placement = pynvml.c_nvmlGpuInstancePlacement_t(0, 2)
-    instance = pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(device(), 14, ctypes.byref(placement))
-    profile = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(instance, 0, 0)  # 1c of 2g
-    compute = pynvml.nvmlGpuInstanceCreateComputeInstance(instance, profile.id)
-    mig_uuid = pynvml.nvmlDeviceGetUUID(pynvml.nvmlComputeInstanceGetInfo_v2(compute).device)
+    mig_uuid = uuid_of(create_compute(create_two(device()), enum=0))  # 1c of 2g
     control.occupy(node_directory, mig_uuid=mig_uuid, pid=os.getpid(), since=clock.now)
     assert percents(clock, of_instance(mig_uuid), SM) == pytest.approx([50])
 

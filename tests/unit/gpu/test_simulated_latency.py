@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,7 @@ from typing import Any
 import pynvml
 import pytest
 from tessera.gpu.simulator.latency import ENVIRONMENT, TYPICAL, Latency, from_environment
-
-
-def create(gpu: Any, start: int) -> Any:
-    placement = pynvml.c_nvmlGpuInstancePlacement_t(start, 2)
-    return pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(gpu, 14, ctypes.byref(placement))
-
-
-def create_compute(instance: Any) -> Any:
-    profile = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(instance, 1, 0)
-    return pynvml.nvmlGpuInstanceCreateComputeInstance(instance, profile.id)
+from unit.gpu.mig_calls import create_compute, create_two
 
 
 @pytest.fixture
@@ -34,7 +24,7 @@ def slow(bind: Any, node_directory: Path, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 def test_making_a_slice_and_ending_it_take_their_time(slow: list[float]) -> None:
-    instance = create(pynvml.nvmlDeviceGetHandleByIndex(0), 0)
+    instance = create_two(pynvml.nvmlDeviceGetHandleByIndex(0), 0)
     compute = create_compute(instance)
     assert sum(slow) == pytest.approx(0.25)  # MIGBench
     slow.clear()
@@ -45,7 +35,9 @@ def test_making_a_slice_and_ending_it_take_their_time(slow: list[float]) -> None
 
 def test_a_look_up_by_uuid_walks_over_all_mig_devices_but_not_for_a_gpu(slow: list[float]) -> None:
     gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
-    devices = [pynvml.nvmlComputeInstanceGetInfo_v2(create_compute(create(gpu, s))).device for s in (0, 2, 4)]
+    devices = [
+        pynvml.nvmlComputeInstanceGetInfo_v2(create_compute(create_two(gpu, s))).device for s in (0, 2, 4)
+    ]
     slow.clear()
     pynvml.nvmlDeviceGetHandleByUUID(pynvml.nvmlDeviceGetUUID(devices[0]))
     assert slow == [pytest.approx(3 * TYPICAL["nvmlDeviceGetHandleByUUID"])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import pynvml
@@ -10,6 +9,7 @@ import pytest
 from tessera.gpu.profiles import model
 from tessera.gpu.simulator import rules
 from tessera.gpu.simulator.state import Instance, SimulatedGPU
+from unit.gpu.mig_calls import create, create_compute, uuid_of
 
 Layout = frozenset[tuple[int, int]]
 """(profile id, start) of every GPU instance."""
@@ -66,17 +66,9 @@ def test_exactly_the_legal_layouts_can_be_reached(
     assert len({tuple(sorted(profile for profile, _ in layout)) for layout in found}) == multisets
 
 
-def create(gpu: Any, profile_id: int, start: int, size: int) -> Any:
-    placement = pynvml.c_nvmlGpuInstancePlacement_t(start, size)
-    return pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(gpu, profile_id, ctypes.byref(placement))
-
-
 def device(gpu: Any, start: int) -> str:
     """The UUID of a new 1g slice."""
-    instance = create(gpu, 19, start, 1)
-    profile = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(instance, 0, 0).id
-    compute = pynvml.nvmlGpuInstanceCreateComputeInstance(instance, profile)
-    return str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlComputeInstanceGetInfo_v2(compute).device))
+    return uuid_of(create_compute(create(gpu, 19, start, 1), enum=0))
 
 
 def test_a_new_mig_device_fills_the_first_hole_of_the_list(gpu: Any) -> None:

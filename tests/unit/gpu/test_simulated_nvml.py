@@ -14,18 +14,9 @@ import pynvml
 import pytest
 from tessera.gpu.simulator import control
 from tessera.gpu.simulator.library import SimulatedLibrary
+from unit.gpu.mig_calls import create, create_compute
 
 ONE, TWO, THREE, FOUR, SEVEN, ONE_MEDIA, ONE_DOUBLE = 19, 14, 9, 5, 0, 20, 15
-
-
-def create(gpu: Any, profile_id: int, start: int, size: int) -> Any:
-    placement = pynvml.c_nvmlGpuInstancePlacement_t(start, size)
-    return pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(gpu, profile_id, ctypes.byref(placement))
-
-
-def create_compute(instance: Any, enum: int) -> Any:
-    info = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(instance, enum, 0)
-    return pynvml.nvmlGpuInstanceCreateComputeInstance(instance, info.id)
 
 
 def error_of(call: Callable[..., Any], *arguments: Any) -> int:

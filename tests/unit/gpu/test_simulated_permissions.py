@@ -9,16 +9,7 @@ import pynvml
 import pytest
 from tessera.gpu.simulator.library import SimulatedLibrary
 from tessera.gpu.simulator.privileges import ENVIRONMENT, Privilege, from_environment
-
-
-def create(gpu: Any, start: int) -> Any:
-    placement = pynvml.c_nvmlGpuInstancePlacement_t(start, 2)
-    return pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(gpu, 14, ctypes.byref(placement))
-
-
-def create_compute(instance: Any) -> Any:
-    info = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(instance, 1, 0)
-    return pynvml.nvmlGpuInstanceCreateComputeInstance(instance, info.id)
+from unit.gpu.mig_calls import create_compute, create_two
 
 
 @pytest.fixture
@@ -43,7 +34,7 @@ def test_only_root_switches_mig_mode(library: SimulatedLibrary, gpu: Any) -> Non
 
 def test_with_mig_config_instances_come_and_go_without_root(library: SimulatedLibrary, gpu: Any) -> None:
     library.privilege = Privilege.CONFIG
-    instance = create(gpu, 0)
+    instance = create_two(gpu, 0)
     pynvml.nvmlComputeInstanceDestroy(create_compute(instance))
     pynvml.nvmlGpuInstanceDestroy(instance)
 
@@ -51,12 +42,12 @@ def test_with_mig_config_instances_come_and_go_without_root(library: SimulatedLi
 def test_without_mig_config_every_change_is_no_permission_and_changes_nothing(
     library: SimulatedLibrary, gpu: Any
 ) -> None:
-    instance, other = create(gpu, 0), create(gpu, 2)
+    instance, other = create_two(gpu, 0), create_two(gpu, 2)
     compute = create_compute(instance)
     before = library.read()
     library.privilege = Privilege.MONITOR
     for change, arguments in (
-        (create, (gpu, 4)),
+        (create_two, (gpu, 4)),
         (pynvml.nvmlDeviceCreateGpuInstance, (gpu, 14)),
         (create_compute, (other,)),
         (pynvml.nvmlComputeInstanceDestroy, (compute,)),

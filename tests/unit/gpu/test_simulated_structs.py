@@ -10,6 +10,7 @@ from typing import Any
 import pynvml
 import pytest
 from tessera.gpu.simulator import control
+from unit.gpu.mig_calls import create
 
 MIB = 1024 * 1024
 _COUNTS = ("copyEngineCount", "decoderCount", "encoderCount", "jpegCount", "ofaCount")
@@ -50,11 +51,6 @@ def versioned(symbol: str, struct: Any, version: int, *arguments: Any) -> int:
     """Call a symbol with a struct of that version, whose own size is part of the version."""
     struct.version = version << 24 | ctypes.sizeof(struct)
     return int(pynvml._nvmlGetFunctionPointer(symbol)(*arguments, ctypes.byref(struct)))
-
-
-def create(gpu: Any, profile_id: int, start: int, size: int) -> Any:
-    placement = pynvml.c_nvmlGpuInstancePlacement_t(start, size)
-    return pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(gpu, profile_id, ctypes.byref(placement))
 
 
 def create_compute(instance: Any, profile_id: int, start: int, size: int) -> Any:

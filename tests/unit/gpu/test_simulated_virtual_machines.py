@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,15 @@ import pynvml
 import pytest
 from tessera.gpu.simulator import control
 from tessera.gpu.simulator.control import NotPossible
-
-
-def create(gpu: Any, start: int = 0) -> Any:
-    placement = pynvml.c_nvmlGpuInstancePlacement_t(start, 2)
-    return pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(gpu, 14, ctypes.byref(placement))
+from unit.gpu.mig_calls import create_two
 
 
 def test_in_a_vgpu_guest_nothing_about_mig_can_be_changed(gpu: Any, node_directory: Path) -> None:
-    instance = create(gpu)
+    instance = create_two(gpu)
     control.virtualize(node_directory, index=0, mode="vgpu")
     assert pynvml.nvmlDeviceGetVirtualizationMode(gpu) == pynvml.NVML_GPU_VIRTUALIZATION_MODE_VGPU
     for change, arguments in (
-        (create, (gpu, 2)),
+        (create_two, (gpu, 2)),
         (pynvml.nvmlDeviceCreateGpuInstance, (gpu, 14)),
         (pynvml.nvmlGpuInstanceDestroy, (instance,)),
         (pynvml.nvmlDeviceSetMigMode, (gpu, 0)),
@@ -49,7 +44,7 @@ def test_passed_through_ampere_gets_its_mode_only_from_a_reboot_of_the_machine(
 
 def test_instances_can_be_made_on_a_passed_through_gpu(gpu: Any, node_directory: Path) -> None:
     control.virtualize(node_directory, index=0, mode="passthrough")
-    create(gpu)
+    create_two(gpu)
 
 
 def test_an_unknown_virtualization_mode_is_refused(gpu: Any, node_directory: Path) -> None:
@@ -64,7 +59,7 @@ def test_reloading_the_driver_clears_instances_and_the_mode_of_hopper(
     bind(model)
     gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
     pynvml.nvmlDeviceSetMigMode(gpu, 1)
-    instance = create(gpu)
+    instance = create_two(gpu)
     control.reload_driver(node_directory)
     assert pynvml.nvmlDeviceGetMigMode(gpu) == mode
     with pytest.raises(pynvml.NVMLError_InvalidArgument):

@@ -16,7 +16,8 @@ from simulation.faulty_client import Faults, SimulatedClient, run_virtually
 from tessera.api import names
 from tessera.kube.errors import Unreachable
 from tessera.kube.events import EventRecorder
-from tessera.kube.resources import JOBS, PODS, RESOURCE_CLAIMS
+from tessera.kube.lease import LeadershipLost
+from tessera.kube.resources import JOBS, LEASES, PODS, RESOURCE_CLAIMS
 from tessera.scheduler.actions import (
     Action,
     AskForReplacement,
@@ -24,10 +25,12 @@ from tessera.scheduler.actions import (
     FreeTarget,
     HoldTarget,
     KeepRoom,
+    NoteDepartures,
     Place,
     PodPlacement,
 )
 from tessera.scheduler.allocation import ClaimPlacement, Result
+from tessera.scheduler.lease_notes import note_of
 from tessera.scheduler.move_bodies import placeholder
 from tessera.scheduler.move_records import MOVED, MoveRecord, PodRef, RoomRecord
 from tessera.scheduler.objects import read_claim, read_pod
@@ -68,8 +71,8 @@ class World:
         self.store = Store()
         self.store.lease_holder = lambda: IDENTITY
         self.client = LossyClient(self.store)
-        events = EventRecorder(self.client, component="scheduler")
-        self.writer = Writer(self.client, events=events, verify=self._verify)
+        self.events = EventRecorder(self.client, component="scheduler")
+        self.writer = Writer(self.client, events=self.events, verify=self._verify)
         for name in ("waiting", "replacement"):
             body = {"metadata": {"name": name}, "spec": {"devices": {"requests": [exactly("1g.10gb")]}}}
             self.store.create(RESOURCE_CLAIMS, body, "team")
@@ -252,3 +255,66 @@ def test_a_place_is_freed_as_soon_as_the_job_says_that_nobody_comes(over: bool, 
         assert await _nobody_comes(over=over) == held
 
     run_virtually(ask(), seed=0)
+
+
+def _lease(world: World, holder: str) -> None:
+    world.store.create(
+        LEASES,
+        {"metadata": {"name": names.SCHEDULER_LEASE}, "spec": {"holderIdentity": holder}},
+        names.SYSTEM_NAMESPACE,
+    )
+
+
+def _note(world: World) -> str:
+    return note_of(world.store.get(LEASES, names.SCHEDULER_LEASE, names.SYSTEM_NAMESPACE))
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["done", "not-done"])
+def test_a_note_whose_answer_is_lost_is_written_before_the_next_round(done: bool) -> None:
+    async def note() -> None:
+        world = World()
+        _lease(world, IDENTITY)
+        world.client.loses, world.client.done = 0, done
+        await world.round(NoteDepartures("first"))
+        assert _note(world) == ("first" if done else "")
+        await world.writer.settle()
+        assert _note(world) == "first"
+
+    run_virtually(note(), seed=0)
+
+
+def test_a_renewal_of_the_lease_just_before_the_note_does_not_lose_it() -> None:
+    async def note() -> None:
+        world = World()
+        _lease(world, IDENTITY)
+        renewals = iter(range(1))
+
+        async def renew() -> None:
+            if next(renewals, None) is not None:
+                lease = world.store.get(LEASES, names.SCHEDULER_LEASE, names.SYSTEM_NAMESPACE)
+                lease["spec"]["renewTime"] = "later"
+                world.store.update(LEASES, lease)
+
+        world.writer = Writer(world.client, events=world.events, verify=renew)
+        await world.round(NoteDepartures("first"))
+        assert _note(world) == "first"
+        lease = world.store.get(LEASES, names.SCHEDULER_LEASE, names.SYSTEM_NAMESPACE)
+        assert lease["spec"]["renewTime"] == "later"
+
+    run_virtually(note(), seed=0)
+
+
+def test_a_leader_that_has_lost_its_lease_notes_nothing() -> None:
+    async def note() -> None:
+        world = World()
+        _lease(world, "another")
+
+        async def verify() -> None:
+            raise LeadershipLost("lost", "it is held by another", "")
+
+        world.writer = Writer(world.client, events=world.events, verify=verify)
+        with pytest.raises(LeadershipLost):
+            await world.round(NoteDepartures("first"))
+        assert _note(world) == ""
+
+    run_virtually(note(), seed=0)

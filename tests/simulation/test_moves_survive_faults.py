@@ -13,6 +13,10 @@ import pytest
 from simulation.faulty_client import Faults, run_virtually
 from simulation.moving_cluster import MovingCluster
 from simulation.replicas import CALM_SECONDS, Replicas, actors, assert_settled
+from tessera.api import names
+from tessera.kube.resources import LEASES
+from tessera.scheduler.departures import read_departures
+from tessera.scheduler.lease_notes import note_of
 
 
 def all_actors(cluster: MovingCluster) -> list[asyncio.Task[None]]:
@@ -66,6 +70,12 @@ def bound(cluster: MovingCluster, name: str) -> bool:
     return bool(cluster.pods()[name]["spec"].get("nodeName"))
 
 
+def noted(cluster: MovingCluster) -> int:
+    """How many left in this hour, by what the scheduler's Lease says."""
+    lease = cluster.store.get(LEASES, names.SCHEDULER_LEASE, names.SYSTEM_NAMESPACE)
+    return sum(n for one in read_departures(note_of(lease)).values() for n in one.by_minute.values())
+
+
 async def _until_moved(cluster: MovingCluster) -> None:
     """Nothing is left to be done; or two minutes have passed, which is longer than any deadline."""
     for _ in range(60):
@@ -99,6 +109,7 @@ async def _move(*, seed: int, dies_at: int | None) -> int:
         await _until_moved(cluster)
     assert bound(cluster, "waiting")
     assert len(cluster.evicted) == 1
+    assert noted(cluster) == 1
     assert [bool(p["spec"].get("nodeName")) for p in cluster.pods_of("victim")] == [True]
     assert_moves_kept_the_rules(cluster)
     if dies_at is not None and dies_at % 5 == 0:

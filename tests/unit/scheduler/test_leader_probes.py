@@ -58,6 +58,13 @@ class NothingFollowed:
         """Nothing runs."""
 
 
+class BareLease:
+    """A client that finds a Lease on which nothing is noted."""
+
+    async def get(self, *_: object) -> dict[str, Any]:
+        return {"metadata": {}}
+
+
 class World:
     """A scheduler with its election, and what each round does before anything else."""
 
@@ -78,7 +85,7 @@ class World:
         monkeypatch.setattr(loop, "Following", type("Followed", (NothingFollowed,), {"listed": self.listed}))
         monkeypatch.setattr(loop, "Writer", AWriter)
         settings = Settings(lease_namespace="ns", identity="me", settle_seconds=0.0)
-        self.scheduler = Scheduler(cast(KubeClient, None), settings, monotonic=lambda: self.now)
+        self.scheduler = Scheduler(cast(KubeClient, BareLease()), settings, monotonic=lambda: self.now)
 
     async def unreachable(self) -> None:
         raise Unreachable("no answer", "refused", "start it")

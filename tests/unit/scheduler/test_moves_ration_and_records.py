@@ -87,7 +87,8 @@ def test_an_hour_allows_so_many_moves_and_preemptions_together() -> None:
     account.left(0.0, moved=True)
     account.left(1800.0, moved=False)
     assert account.movable_now(1800.0) == account.preemptable_now(1800.0) == 0
-    assert account.movable_now(3601.0) == account.preemptable_now(3601.0) == 1
+    assert account.movable_now(3659.0) == 0  # It is counted by the minute.
+    assert account.movable_now(3660.0) == account.preemptable_now(3660.0) == 1
 
 
 def test_a_move_that_an_earlier_leader_began_does_not_overdraw_the_account() -> None:

@@ -12,7 +12,16 @@ from typing import Any
 
 from scheduler_objects import device_name, exactly
 from tessera.placement.policies import FragmentationTenancy
-from tessera.scheduler.actions import Action, Evict, FreeTarget, GiveUp, HoldTarget, KeepRoom, Place
+from tessera.scheduler.actions import (
+    Action,
+    Evict,
+    FreeTarget,
+    GiveUp,
+    HoldTarget,
+    KeepRoom,
+    NoteDepartures,
+    Place,
+)
 from tessera.scheduler.move_bodies import placeholder
 from tessera.scheduler.move_records import write_room
 from tessera.scheduler.moving.ration import Unlimited
@@ -35,6 +44,8 @@ class Cluster:
     world: Any
     planner: Planner
     evicted: list[str] = field(default_factory=list)
+    note: str = ""
+    """On the Lease: who has left."""
 
     def add_victim(self, name: str, profile: str, device: str, *, node: str, **pod: Any) -> None:
         """A running pod of an Indexed Job with its slice."""
@@ -106,12 +117,16 @@ class Cluster:
                 del claims[claim.key[1]]
             case Evict(pod, _, _):
                 self.evicted.append(pod.key[1])
+            case NoteDepartures(text):
+                self.note = text
             case GiveUp(claim, _, _):
                 claims[claim.key[1]]["status"] = {}
                 self.world.touch(claims[claim.key[1]])
 
     def restart(self) -> None:
+        """Another leader takes over."""
         self.planner = a_planner()
+        self.planner.moving.remember(self.note)
 
     @property
     def placeholders(self) -> list[str]:

@@ -63,6 +63,8 @@ MOVE_ANNOTATION: Final = "tessera.dev/move"
 """On a placeholder claim, by the scheduler: whose replacement its slice is held for, and until when."""
 ROOM_ANNOTATION: Final = "tessera.dev/room"
 """On a waiting claim, by the scheduler: the place that is opened for it, and who leaves it."""
+DEPARTURES_ANNOTATION: Final = "tessera.dev/departures"
+"""On the scheduler's Lease, by the scheduler: who was moved or preempted in the last hour, by partition."""
 
 # Labels and annotations of objects that we make.
 MANAGED_BY_LABEL: Final = "tessera.dev/managed-by"

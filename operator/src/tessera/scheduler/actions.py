@@ -118,5 +118,12 @@ class AskForReplacement:
     record: MoveRecord
 
 
-MoveAction = HoldTarget | KeepRoom | Evict | FreeTarget | AskForReplacement
+@dataclass(frozen=True, slots=True)
+class NoteDepartures:
+    """Write on our Lease who has left in the last hour (`departures`), for the next leader."""
+
+    text: str
+
+
+MoveAction = HoldTarget | KeepRoom | Evict | FreeTarget | AskForReplacement | NoteDepartures
 Action = Place | Refuse | GiveUp | Protect | MoveAction

@@ -23,6 +23,7 @@ from tessera.metrics import registry as metrics
 from tessera.placement.policies import POLICIES
 from tessera.scheduler.following import Following
 from tessera.scheduler.gauges import StateGauges, clear_state, show_reserves
+from tessera.scheduler.lease_notes import read_note
 from tessera.scheduler.planner import GANG_TIME_LIMIT_SECONDS, Planner
 from tessera.scheduler.queue import clear_queue
 from tessera.scheduler.snapshot import SnapshotReader
@@ -133,7 +134,7 @@ class Scheduler:
             namespace=self._settings.lease_namespace,
             clock=self._clock,
         )
-        planner, reader = self._new_planner(), SnapshotReader()
+        planner, reader = await self._new_planner(), SnapshotReader()
         await follow.read_devices(reader)
         gauges, gauges_at = StateGauges(), float("-inf")
         # From here on: the first round may be the one that hangs.
@@ -170,19 +171,22 @@ class Scheduler:
                 self._trouble = "a round failed by a defect; see the log"
                 _log.exception("a round failed; the next one starts from all objects as they are")
                 # Nobody knows how far the books got.
-                planner, reader = self._new_planner(), SnapshotReader()
+                planner, reader = await self._new_planner(), SnapshotReader()
                 follow.start_over()
                 await follow.read_devices(reader)
             self._round_ended_at = self._monotonic()
             await self._wait(at_least=max(_GATHER_SECONDS, planning_seconds))
 
-    def _new_planner(self) -> Planner:
-        return Planner(
+    async def _new_planner(self) -> Planner:
+        """One that knows nothing but who has left in the last hour. Raises ApiError and Unreachable."""
+        planner = Planner(
             POLICIES[self._settings.policy](),
             grace_seconds=self._settings.takeback_grace_seconds,
             gang_time_limit_seconds=self._settings.gang_time_limit_seconds,
             namespace=self._settings.lease_namespace,
         )
+        planner.moving.remember(await read_note(self._client, namespace=self._settings.lease_namespace))
+        return planner
 
     async def _wait(self, *, at_least: float) -> None:
         """Until something changes, at most one tick; a burst of changes is gathered into one round, and

@@ -1,4 +1,4 @@
-"""Carries out what was decided about moves: placeholders, rooms, evictions.
+"""Carries out what was decided about moves: placeholders, rooms, evictions, the note on the Lease.
 
 Each action is small and may be repeated at any time: a placeholder that is there already is read and used
 when it is ours, one that is gone is gone, a pod that may not be evicted stays and the next rounds see it.
@@ -13,8 +13,17 @@ from tessera.kube.client import Object
 from tessera.kube.errors import AlreadyExists, ApiError, NotFound, TooManyRequests, Unreachable
 from tessera.kube.resources import JOBS, PODS, RESOURCE_CLAIMS, Resource
 from tessera.metrics import registry as metrics
-from tessera.scheduler.actions import AskForReplacement, Evict, FreeTarget, HoldTarget, KeepRoom, MoveAction
+from tessera.scheduler.actions import (
+    AskForReplacement,
+    Evict,
+    FreeTarget,
+    HoldTarget,
+    KeepRoom,
+    MoveAction,
+    NoteDepartures,
+)
 from tessera.scheduler.allocation import take_back_patch
+from tessera.scheduler.lease_notes import LeaseNotes
 from tessera.scheduler.move_bodies import (
     hold_patch,
     is_same_hold,
@@ -40,6 +49,7 @@ class MoveWriter:
     def __init__(self, pen: Pen, *, namespace: str) -> None:
         self._pen = pen
         self._namespace = namespace
+        self._notes = LeaseNotes(pen, namespace=namespace)
         self._refusals_told: dict[str, float] = {}
 
     async def do(self, action: MoveAction, now: float) -> None:
@@ -55,6 +65,12 @@ class MoveWriter:
                 await self.remove(claim, outcome)
             case AskForReplacement(claim, record):
                 await self._ask_for_replacement(claim, record)
+            case NoteDepartures(text):
+                await self._notes.note(text)
+
+    async def settle(self) -> None:
+        """Write again what could not be written. Raises LeadershipLost."""
+        await self._notes.settle()
 
     # Placeholders.
 

@@ -95,11 +95,13 @@ class Pen:
         self.claims.put(obj)
         return obj
 
-    async def check_lease(self) -> None:
-        """Before a write that nothing fences. Raises LeadershipLost."""
+    async def check_lease(self, *, now: bool = False) -> None:
+        """Before a write that nothing fences; `now`: a look of a moment ago is not enough. Raises
+        LeadershipLost.
+        """
         async with self._lease_lock:
             loop = asyncio.get_running_loop()
-            if loop.time() - self._verified_at > _LEASE_CHECK_SECONDS:
+            if now or loop.time() - self._verified_at > _LEASE_CHECK_SECONDS:
                 asked_at = loop.time()
                 await self._verify()
                 self._verified_at = asked_at

@@ -25,6 +25,7 @@ from tessera.scheduler.actions import (
     GiveUp,
     HoldTarget,
     KeepRoom,
+    NoteDepartures,
     Place,
     PodPlacement,
     Protect,
@@ -82,8 +83,11 @@ class Writer:
         return self._pen.pods
 
     async def settle(self) -> None:
-        """Read again what we are not sure of. Raises Unreachable while that cannot be done."""
+        """Read again what we are not sure of. Raises Unreachable while that cannot be done, and
+        LeadershipLost.
+        """
         await self._pen.settle()
+        await self._moves.settle()
 
     async def carry_out(self, actions: Iterable[Action], *, now: float) -> None:
         """Do all of it, side by side. Raises LeadershipLost; other failures are left for the next round."""
@@ -104,7 +108,7 @@ class Writer:
                 )
             case Refuse():
                 await self._refuse(action, now)
-            case HoldTarget() | KeepRoom() | Evict() | FreeTarget() | AskForReplacement():
+            case HoldTarget() | KeepRoom() | Evict() | FreeTarget() | AskForReplacement() | NoteDepartures():
                 await self._moves.do(action, now)
 
     # Allocating.

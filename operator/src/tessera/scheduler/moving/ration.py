@@ -1,18 +1,21 @@
 """How often pods may be moved: one account per MIGPartition, and who is left alone for a while.
 
-The account is that of `placement.budget`: placements earn tokens, a move costs one. Beside it stands what
-the partition allows in an hour. Both are in memory. The account starts empty, so that a restart makes moves
-rarer; the hour begins anew, so that preemptions may become more than the partition allows. A victim is paid
-for when it has left; while it has not, no other plan of its partition begins, unless it may not leave: then
-others begin, and what is promised to it is no more theirs.
+The account is that of `placement.budget`: placements earn tokens, a move costs one. It is in memory and
+starts empty, so that a restart makes moves rarer. Beside it stands what the partition allows in an hour: who
+has left is counted by the minute and noted on the scheduler's Lease, so that it holds across leaders.
+
+A victim is paid for when it has left; while it has not, no other plan of its partition begins, unless it may
+not leave: then others begin, and what is promised to it is no more theirs.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection, Hashable
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping
 
 from tessera.placement.budget import BudgetRule, MoveBudget
+from tessera.scheduler.departures import MINUTE
+from tessera.scheduler.moving.under_way import CLOCK_SKEW_SECONDS
 from tessera.scheduler.reserves import MoveRule
 
 LEFT_ALONE_SECONDS = 600.0
@@ -28,7 +31,7 @@ class Account:
         self._budget = MoveBudget(gpus=gpus, rule=BudgetRule(moves_per_100=float(rule.per_100)))
         self.promised = 0
         """Victims of plans under way that have still to leave, and will then be paid for."""
-        self._left_at: deque[float] = deque()
+        self._left: Counter[int] = Counter()
 
     def follow(self, rule: MoveRule, *, gpus: int) -> None:
         """The partition's rule or its GPUs may have changed. Another ration begins with an empty account."""
@@ -56,9 +59,19 @@ class Account:
 
     def left_this_hour(self, now: float) -> int:
         """How many more pods may leave within this hour."""
-        while self._left_at and self._left_at[0] <= now - _HOUR:
-            self._left_at.popleft()
-        return max(0, self.rule.per_hour - len(self._left_at))
+        return max(0, self.rule.per_hour - sum(self.departures(now).values()))
+
+    def departures(self, now: float) -> Mapping[int, int]:
+        """How many left in each minute since the epoch, of those that count in this hour. A minute counts
+        until all of it is an hour ago. One that lies ahead was written by a clock that was wrong.
+        """
+        first, last = int((now - _HOUR) // MINUTE), int((now + CLOCK_SKEW_SECONDS) // MINUTE)
+        self._left = Counter({m: n for m, n in self._left.items() if first <= m <= last})
+        return self._left
+
+    def remember(self, departures: Mapping[int, int]) -> None:
+        """Who had left already when this account was opened."""
+        self._left.update(departures)
 
     def worth(self, *, size: int, moves: int, value_change: float) -> bool:
         """Whether a plan of moves pays (see `placement.budget`)."""
@@ -66,7 +79,7 @@ class Account:
 
     def left(self, now: float, *, moved: bool) -> None:
         """A victim has left. What an earlier leader had begun may find the account empty."""
-        self._left_at.append(now)
+        self._left[int(now // MINUTE)] += 1
         if moved:
             self._budget.spend(self._budget.affordable(1))
 

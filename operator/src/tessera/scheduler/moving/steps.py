@@ -5,26 +5,36 @@ placed there; `go_on` gives the next step of each; `place_held` serves those for
 `make_room` begins a plan for a pod that fits nowhere. At the end of the round `close` opens the books again:
 they then say what claims hold, and nothing else.
 
-In memory are only accounts, whom to leave alone, and when the API server was last asked for something.
+In memory are only accounts, whom to leave alone, and when the API server was last asked for something. Who
+has left in the last hour is also noted on our Lease.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tessera.api import names
 from tessera.api.reasons import Reason
 from tessera.placement.policies import Policy
 from tessera.placement.policies_value import FragmentationTenancy, ValuePolicy
-from tessera.scheduler.actions import Action, AskForReplacement, Evict, FreeTarget, KeepRoom, PodPlacement
+from tessera.scheduler.actions import (
+    Action,
+    AskForReplacement,
+    Evict,
+    FreeTarget,
+    KeepRoom,
+    NoteDepartures,
+    PodPlacement,
+)
 from tessera.scheduler.barred import Only
+from tessera.scheduler.departures import Departures, read_departures, write_departures
 from tessera.scheduler.index import Index
 from tessera.scheduler.move_records import ELSEWHERE, REFUSED, RoomRecord
 from tessera.scheduler.moving.beginnings import Beginnings, first_steps
 from tessera.scheduler.moving.plans import Plan
 from tessera.scheduler.moving.ration import Account, LeftAlone
 from tessera.scheduler.moving.rounds import Closed, MovingRound
-from tessera.scheduler.moving.under_way import Room, UnderWay, partition_of, read_under_way
+from tessera.scheduler.moving.under_way import GivenUp, Room, UnderWay, partition_of, read_under_way
 from tessera.scheduler.moving.victims import identity_of, is_replaceable
 from tessera.scheduler.objects import Claim, Pod
 from tessera.scheduler.occupancy import Holder
@@ -49,6 +59,7 @@ class Moving:
         self._beginnings = Beginnings(policy if isinstance(policy, ValuePolicy) else FragmentationTenancy())
         self._new_account = account
         self._accounts: dict[str, Account] = {}
+        self._earlier: dict[str, Mapping[int, int]] = {}
         self._left_alone = LeftAlone()
         self._reluctant = LeftAlone()
         self._stuck: frozenset[str] = frozenset()
@@ -66,6 +77,12 @@ class Moving:
     def in_flight(self) -> set[str]:
         """Partitions in which room is being made, so that no other plan begins there."""
         return self._now.in_flight
+
+    def remember(self, note: str) -> None:
+        """What an earlier leader has noted of the last hour; before the first round."""
+        read = read_departures(note)
+        self._earlier = {name: one.by_minute for name, one in read.items()}
+        self._left = {uid for one in read.values() for uid in one.counted}
 
     # The round.
 
@@ -92,19 +109,24 @@ class Moving:
             account = self._accounts.get(name)
             if account is None:
                 self._accounts[name] = self._new_account(rule, gpus=bits.bit_count())
+                self._accounts[name].remember(self._earlier.pop(name, {}))
             else:
                 account.follow(rule, gpus=bits.bit_count())
+        now = placing.snapshot.now
         for name in self._accounts.keys() - movable.keys():
-            del self._accounts[name]
+            self._earlier[name] = self._accounts.pop(name).departures(now)
 
     def go_on(self) -> Iterator[Action]:
         """The next step of every move under way."""
         under_way = self.under_way
         now = self._now.placing.snapshot.now
+        counted_before = len(self._left)
         for given_up in under_way.given_up:
             if given_up.outcome == REFUSED:
                 self._leave_alone(given_up.record, now)
-            if not given_up.claim.deleting:
+            # The record stays for a round more when somebody is counted from it: until that is noted.
+            is_news = self._count_left(given_up, now)
+            if not given_up.claim.deleting and not is_news:
                 yield KeepRoom(given_up.claim, None)
         for placeholder, outcome in under_way.useless:
             yield FreeTarget(placeholder.claim, outcome)
@@ -116,7 +138,11 @@ class Moving:
         for placeholder in under_way.awaiting:
             if self._may_ask(placeholder.claim.uid, now):
                 yield AskForReplacement(placeholder.claim, placeholder.record)
-        alive = {v.uid for room in under_way.rooms.values() for v in room.record.victims}
+        if len(self._left) > counted_before:
+            yield NoteDepartures(self._note(now))
+        records = [room.record for room in under_way.rooms.values()]
+        records += [given_up.record for given_up in under_way.given_up]
+        alive = {v.uid for record in records for v in record.victims}
         asked = alive | {placeholder.claim.uid for placeholder in under_way.awaiting}
         self._asked_at = {uid: at for uid, at in self._asked_at.items() if uid in asked}
         self._left &= alive
@@ -243,16 +269,28 @@ class Moving:
         self._asked_at[uid] = now
         return True
 
-    def _count_left(self, room: Room, now: float) -> None:
-        """Pay for victims that have begun to leave, and let their replacements alone for a while."""
+    def _count_left(self, room: Room | GivenUp, now: float) -> bool:
+        """Pay for victims that have begun to leave, and let their replacements alone for a while. Whether
+        there were any that had not been counted before.
+        """
         moved = {p.record.victim_pod.uid: p.record.identity for p in self.under_way.placeholders}
-        for victim in room.left:
-            if victim.uid in self._left:
-                continue
+        news = [victim for victim in room.left if victim.uid not in self._left]
+        for victim in news if room.partition else ():
             self._left.add(victim.uid)
             self._accounts[room.partition].left(now, moved=not victim.preempted)
             if victim.uid in moved:
                 self._left_alone.add(moved[victim.uid], now=now)
+        return bool(news and room.partition)
+
+    def _note(self, now: float) -> str:
+        """Who has left in the last hour, for the next leader. Which partition it was does not matter of those
+        that were counted: UIDs are of one pod.
+        """
+        counted = frozenset(self._left)
+        accounts = {name: account.departures(now) for name, account in self._accounts.items()}
+        return write_departures(
+            {name: Departures(left, counted) for name, left in {**self._earlier, **accounts}.items()}
+        )
 
     def _leave_alone(self, record: RoomRecord, now: float) -> None:
         snapshot = self._now.placing.snapshot

@@ -76,11 +76,15 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """A room that is not kept any more, and why: an outcome."""
+    """A room that is not kept any more, and why: an outcome. `left` are its victims that are gone, from the
+    GPUs of the partition.
+    """
 
     claim: Claim
     record: RoomRecord
     outcome: str
+    partition: str = ""
+    left: tuple[RoomVictim, ...] = ()
 
 
 @dataclass(slots=True)
@@ -231,14 +235,15 @@ def _judge_room(
     place = placing.place_of(record.pool, record.device)
     pod = next((p for p in pods.users_of(claim) if not p.deleting and not p.node), None)
     partition = "" if place is None else partition_of(place.gpu, placing)
-    given_up = GivenUp(claim, record, ABANDONED)
+    staying = tuple((v, p) for v in record.victims if (p := pods.staying(v)) is not None)
+    left = tuple(v for v in record.victims if v not in [victim for victim, _ in staying])
+    given_up = GivenUp(claim, record, ABANDONED, partition, left)
     over = now >= record.deadline or record.deadline > now + LONGEST_SECONDS or not record.victims
     if over or place is None or pod is None or not partition or claim.allocated is not None or claim.deleting:
         found.given_up.append(given_up)
         return
-    staying = tuple((v, p) for v in record.victims if (p := pods.staying(v)) is not None)
     if staying and now >= record.evict_until:
-        found.given_up.append(GivenUp(claim, record, REFUSED))
+        found.given_up.append(replace(given_up, outcome=REFUSED))
         return
     room = Room(claim, pod, record, place, partition, staying)
     if staying and not placing.load.fit(pod).gpus >> place.gpu & 1:

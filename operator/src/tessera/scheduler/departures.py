@@ -1,0 +1,53 @@
+"""Who has left in the last hour, as it is written on the scheduler's own Lease: a new leader's hour goes on.
+
+Whoever has left must be counted by the next leader too, also after kill -9. A victim is counted when it has
+left. While its room is on record the next leader counts it from there, unless it reads here that it was
+counted. Numbers are kept by the minute, so that the annotation stays small however much a partition allows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MINUTE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Departures:
+    """Of one partition: how many pods left in each minute since the epoch, and the UIDs of those of them
+    whose rooms may still be on record.
+    """
+
+    by_minute: Mapping[int, int] = field(default_factory=dict)
+    counted: frozenset[str] = frozenset()
+
+
+def write_departures(partitions: Mapping[str, Departures]) -> str:
+    """As an annotation."""
+    written = {
+        name: {
+            "left": {str(minute): n for minute, n in one.by_minute.items()},
+            "counted": sorted(one.counted),
+        }
+        for name, one in sorted(partitions.items())
+        if one.by_minute
+    }
+    return json.dumps(written, separators=(",", ":"), ensure_ascii=False)
+
+
+def read_departures(text: str) -> dict[str, Departures]:
+    """What an annotation says by partition. Only the scheduler may write its Lease; what cannot be read there
+    counts as nothing.
+    """
+    try:
+        return {str(name): _read(one) for name, one in json.loads(text).items()} if text else {}
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def _read(one: dict[str, Any]) -> Departures:
+    left = {int(minute): max(0, int(n)) for minute, n in one["left"].items()}
+    return Departures(left, frozenset(str(uid) for uid in one["counted"]))

@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 from unittest import mock
 
 from simulation.agent_api import MemoryAPI
+from tessera.gpu.driver import LocalDriver
+from tessera.gpu.nvml import NVML
 from tessera.gpu.simulator.faults import FaultInjector
 
 Result = TypeVar("Result")
@@ -53,6 +55,8 @@ class Effects:
     """Which of them are fsync: for a kill, nothing has happened since the one before."""
     calls: list[str] = field(default_factory=list)
     """All NVML calls."""
+    methods: list[int] = field(default_factory=list)
+    """The number of the first NVML call of each request to the driver."""
     dead: bool = False
 
     def begin(self, name: str) -> None:
@@ -63,6 +67,12 @@ class Effects:
         self.alive()
         if len(self.names) == self.refuse and self.error is not None:
             raise self.error
+
+    def expect(self, *, refuse: int = 0, fail_call: int = 0, fail_after: bool = False) -> None:
+        """Begin to count anew, with another error to come."""
+        for counted in (self.names, self.syncs, self.calls, self.methods):
+            counted.clear()
+        self.kill, self.refuse, self.fail_call, self.fail_after = 0, refuse, fail_call, fail_after
 
     def alive(self) -> None:
         """Raises `Killed` when the agent is dead."""
@@ -85,12 +95,13 @@ class Effects:
     @contextmanager
     def on_disk(self, directory: Path) -> Iterator[None]:
         """Watch the files below `directory`/agent and `directory`/cdi."""
-        watched = {directory / "agent": "checkpoint", directory / "cdi": "CDI spec"}
+        watched = {str(directory / "agent"): "checkpoint", str(directory / "cdi"): "CDI spec"}
 
         def name_of(path: Path) -> str | None:
+            text = str(path)
             for root, name in watched.items():
-                if path == root or root in path.parents:
-                    return f"damaged {name}" if ".damaged" in path.name else name
+                if text.startswith(root):
+                    return f"damaged {name}" if ".damaged" in text else name
             return None
 
         def watch(real: Callable[..., Any], what: str) -> Callable[..., Any]:
@@ -111,7 +122,7 @@ class Effects:
             name = name_of(path)
             if name is not None:
                 self.syncs.append(len(self.names) + 1)
-                self.begin(f"{name}: fsync {'directory' if path in watched else 'file'}")
+                self.begin(f"{name}: fsync {'directory' if str(path) in watched else 'file'}")
 
         def link(source: Path, target: Path) -> None:
             self.begin(f"{name_of(target)}: link")
@@ -124,6 +135,19 @@ class Effects:
             stack.enter_context(mock.patch.object(os, "fsync", fsync))
             stack.enter_context(mock.patch.object(os, "link", link))
             yield
+
+
+class WatchedDriver(LocalDriver):
+    """Notes where each request begins."""
+
+    def __init__(self, nvml: NVML, effects: Effects) -> None:
+        super().__init__(nvml, simulated=True)
+        self._effects = effects
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """One request."""
+        self._effects.methods.append(len(self._effects.calls) + 1)
+        return await super().call(method, *arguments)
 
 
 class WatchedInjector(FaultInjector):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simulation.agent_api import NODE, MemoryAPI
-from simulation.agent_effects import Effects, WatchedAPI, WatchedInjector
+from simulation.agent_effects import Effects, WatchedAPI, WatchedDriver, WatchedInjector
 from tessera.agent.cdi import CDIDirectory, device_id
 from tessera.agent.checkpoint import CheckpointFile
 from tessera.agent.node import NodeAgent, NodeOptions
@@ -22,7 +22,6 @@ from tessera.agent.plugin import Plugin, _DRAService
 from tessera.agent.proto import dra_v1_pb2
 from tessera.gpu import profiles
 from tessera.gpu.device_names import encode
-from tessera.gpu.driver import LocalDriver
 from tessera.gpu.nvml import NVML
 from tessera.gpu.simulator import control
 from tessera.gpu.simulator.library import SimulatedLibrary
@@ -126,7 +125,7 @@ class AgentNode:
         with effects.on_disk(self.directory):
             agent = NodeAgent(
                 client=client,
-                driver=LocalDriver(NVML(library), simulated=True),
+                driver=WatchedDriver(NVML(library), effects),
                 checkpoint=self.checkpoint,
                 cdi=self.cdi,
                 options=NodeOptions(name=NODE, enable_mig=True, events=False),

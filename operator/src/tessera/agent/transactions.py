@@ -55,6 +55,7 @@ class Transactions:
         self._checkpoint = checkpoint
         self._cdi = cdi
         self._turn = asyncio.Lock()
+        self._disk_differs = False
         self.ledger = ledger
 
     async def adopt(self, ledger: Ledger) -> Path | None:
@@ -73,8 +74,13 @@ class Transactions:
         Raises `OSError`; the ledger is then what it was.
         """
         ledger = Ledger(claims=dict(claims), warm=dict(warm))
-        self._checkpoint.store(ledger)
+        self._store(ledger)
         self.ledger = ledger
+
+    def _store(self, ledger: Ledger) -> None:
+        self._disk_differs = True  # a write that fails at its end may be on the disk nevertheless
+        self._checkpoint.store(ledger)
+        self._disk_differs = False
 
     async def prepare(self, claim: AllocatedClaim) -> ClaimRecord:
         """Make the claim's slices exist.
@@ -158,6 +164,7 @@ class Transactions:
             ]
             if vanished:
                 log.info("%d warm slices are gone from the driver, as after a GPU reset", len(vanished))
+            if vanished or self._disk_differs:
                 kept = {uuid: warm for uuid, warm in self.ledger.warm.items() if uuid not in vanished}
                 try:
                     self._commit(claims=self.ledger.claims, warm=kept)
@@ -279,7 +286,7 @@ class Transactions:
             for warm in intent.removed:
                 await self._restore(warm)
             self.ledger.claims.pop(intent.key.uid, None)
-            self._checkpoint.store(self.ledger)
+            self._store(self.ledger)
         except (NVMLFault, OSError) as error:
             self.ledger.claims[intent.key.uid] = intent
             log.error("undoing claim %s failed, it will be tried again: %s", intent.key, error)

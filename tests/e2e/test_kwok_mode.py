@@ -26,7 +26,7 @@ from tessera.local.progress import Progress
 from tessera.local.stack import Stack, StackSettings, bring_up, take_down
 from tessera.local.stand_in import RunningStandIn, running_stand_ins
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 Object = dict[str, Any]
 NODES = 3

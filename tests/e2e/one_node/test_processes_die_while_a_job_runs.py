@@ -18,6 +18,8 @@ from as_a_user import (
 from tessera.gpu.simulator.faults import Fault, FaultInjector
 from tessera.local.stack import Stack
 
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
 Object = dict[str, Any]
 RUNS_FOR_SECONDS = {"steps": 800, "hidden": 16}
 
@@ -74,7 +76,6 @@ def kill_and_wait(kubectl: Kubectl, component: str, name: str) -> None:
     )
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("component", ["operator", "scheduler"])
 def test_the_leader_is_killed(component: str, kubectl: Kubectl, real_node: Stack) -> None:
     pod = start(kubectl, "lives-on")
@@ -84,7 +85,6 @@ def test_the_leader_is_killed(component: str, kubectl: Kubectl, real_node: Stack
     serves_a_claimed_pod(kubectl, profile="1g.10gb", image=real_node.worker_image)
 
 
-@pytest.mark.timeout(400)
 def test_a_deleted_scheduler_leader_is_replaced_within_twenty_seconds(
     kubectl: Kubectl, real_node: Stack
 ) -> None:
@@ -102,7 +102,6 @@ def test_a_deleted_scheduler_leader_is_replaced_within_twenty_seconds(
     serves_a_claimed_pod(kubectl, profile="1g.10gb", image=real_node.worker_image)
 
 
-@pytest.mark.timeout(400)
 def test_the_agent_is_killed(kubectl: Kubectl, real_node: Stack) -> None:
     pod = start(kubectl, "under-agent")
     agent = component_pods(kubectl, "agent")[0]["metadata"]["name"]
@@ -119,7 +118,6 @@ def in_use(kubectl: Kubectl) -> list[str]:
     return [i["device"] for i in instances if i["state"] == "InUse"]
 
 
-@pytest.mark.timeout(400)
 def test_the_agents_checkpoint_is_torn(kubectl: Kubectl, real_node: Stack) -> None:
     """Half a checkpoint and a dead agent: the running pod keeps its instance; the next claim is served."""
     pod = start(kubectl, "torn")
@@ -134,7 +132,6 @@ def test_the_agents_checkpoint_is_torn(kubectl: Kubectl, real_node: Stack) -> No
     serves_a_claimed_pod(kubectl, profile="3g.40gb", image=real_node.worker_image)
 
 
-@pytest.mark.timeout(400)
 def test_the_kubelet_is_restarted(kubectl: Kubectl, real_node: Stack) -> None:
     pod = start(kubectl, "under-kubelet")
     real_node.restart_kubelet()
@@ -151,7 +148,6 @@ def test_the_kubelet_is_restarted(kubectl: Kubectl, real_node: Stack) -> None:
     serves_a_claimed_pod(kubectl, profile="2g.20gb", image=real_node.worker_image)
 
 
-@pytest.mark.timeout(400)
 def test_a_claim_is_deleted_while_it_is_prepared(
     kubectl: Kubectl, real_node: Stack, faults: FaultInjector
 ) -> None:

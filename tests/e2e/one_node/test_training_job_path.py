@@ -13,6 +13,9 @@ from scraped_metrics import Process, scrape, total, values, wait_until_true
 from tessera.gpu.simulator.faults import Fault, FaultInjector
 from tessera.local.stack import Stack
 
+# Every wait has its own limit, which names what did not come; this one is for what hangs.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
 
 def finished(kubectl: Kubectl, name: str, seconds: float = 120) -> dict[str, Any]:
     def probe() -> dict[str, Any] | None:
@@ -172,7 +175,6 @@ def test_suspend_keeps_the_checkpoint_and_resume_goes_on(kubectl: Kubectl, real_
     assert result["resumedFrom"], "the second run must start from the checkpoint of the first"
 
 
-@pytest.mark.timeout(400)
 def test_every_process_shows_in_its_metrics_what_it_does(
     kubectl: Kubectl, real_node: Stack, faults: FaultInjector
 ) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from tessera.metrics.registry import REGISTRY
-from tessera.scheduler.gauges import StateGauges, clear_state
+from tessera.scheduler.gauges import StateGauges, clear_state, show_rations
+from tessera.scheduler.moving.ration import Ration
 from tessera.scheduler.planner import Planner
 
 
@@ -49,3 +50,13 @@ def test_gauges_follow_a_gpu_that_changes_and_forget_one_that_goes(world: Any, p
     assert sample("largest_placeable_profile_slices", node="node-b", gpu="gpu-bbbbbbbb") is None
     assert sample("largest_placeable_profile_slices", node="node-a", gpu="gpu-aaaaaaaa") == 4
     clear_state()
+
+
+def test_gauges_show_what_is_left_of_the_rations_of_moves() -> None:
+    show_rations([Ration("pool", 58, 0.35), Ration("other", 60, 1.0)])
+    assert sample("moves_left_this_hour", partition="pool") == 58
+    assert sample("moves_earned", partition="pool") == 0.35
+    show_rations([Ration("other", 60, 1.0)])
+    assert sample("moves_left_this_hour", partition="pool") is None
+    clear_state()
+    assert sample("moves_earned", partition="other") is None

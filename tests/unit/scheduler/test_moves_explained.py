@@ -7,12 +7,20 @@ from typing import Any
 
 import pytest
 from tessera.placement.policies import FragmentationTenancy
+from tessera.scheduler.departures import Departures, write_departures
 from tessera.scheduler.explain import explain_pod
 from unit.scheduler.two_crowded_gpus import A, B, Cluster
 
 
-def explained(cluster: Cluster, name: str = "waiting") -> Any:
-    return explain_pod(cluster.world.snapshot(), ("default", name), FragmentationTenancy())
+def explained(cluster: Cluster, name: str = "waiting", note: str | None = None) -> Any:
+    return explain_pod(cluster.world.snapshot(), ("default", name), FragmentationTenancy(), note=note)
+
+
+def test_an_explanation_says_what_is_left_of_the_hour_where_the_lease_may_be_read(cluster: Cluster) -> None:
+    cluster.ask()
+    note = write_departures({"pool": Departures({int(cluster.world.now // 60): 2})})
+    assert "60 an hour, 58 of them left)" in explained(cluster, note=note).move
+    assert "60 an hour, 60 of them left)" in explained(cluster, note="").move
 
 
 def test_an_explanation_names_the_plan_that_would_be_made_and_then_the_one_under_way(
@@ -22,7 +30,7 @@ def test_an_explanation_names_the_plan_that_would_be_made_and_then_the_one_under
     planned = explained(cluster)
     assert planned.state == "Waiting"
     assert f"pod default/victim is moved to {B}-1g-10gb-6" in planned.move
-    assert "5 per 100 placements, 60 an hour" in planned.move
+    assert "5 per 100 placements; 60 an hour)" in planned.move
 
     assert planned.reason == "Unplaceable"
 

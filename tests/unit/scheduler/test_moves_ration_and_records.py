@@ -78,6 +78,7 @@ def test_placements_earn_moves_and_victims_that_left_cost_one() -> None:
     assert account.movable_now(0.0) == 2
     account.left(0.0, moved=True)
     assert account.movable_now(0.0) == 1
+    assert account.earned == pytest.approx(5 * 0.5 * 0.98 - 1)
 
 
 def test_an_hour_allows_so_many_moves_and_preemptions_together() -> None:

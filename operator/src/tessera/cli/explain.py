@@ -29,6 +29,7 @@ from tessera.kube.resources import (
 )
 from tessera.placement.policies import POLICIES
 from tessera.scheduler.explain import Explanation, Funnel, explain_pod
+from tessera.scheduler.lease_notes import note_of
 from tessera.scheduler.snapshot import Snapshot, SnapshotReader
 
 WIDTH = 80
@@ -95,12 +96,14 @@ async def _explain(
 ) -> tuple[Explanation, str | None]:
     async with await KubeClient.connect(kubeconfig, context, user_agent="tessera-explain") as client:
         space = namespace or client.default_namespace
-        snapshot, leader = await asyncio.gather(
+        snapshot, (leader, note) = await asyncio.gather(
             read_snapshot(client), _leader(client, namespace=system_namespace)
         )
         if (space, name) not in snapshot.pods:
             raise await _missing(client, name, space)
-        found = explain_pod(snapshot, (space, name), POLICIES[policy](), namespace=system_namespace)
+        found = explain_pod(
+            snapshot, (space, name), POLICIES[policy](), namespace=system_namespace, note=note
+        )
         return found, leader
 
 
@@ -142,15 +145,17 @@ async def _list(client: KubeClient, resource: Resource, *, field_selector: str |
         ) from error
 
 
-async def _leader(client: KubeClient, *, namespace: str) -> str | None:
-    """Who holds the scheduler's Lease; "" when nobody does, None when we may not know."""
+async def _leader(client: KubeClient, *, namespace: str) -> tuple[str | None, str | None]:
+    """Who holds the scheduler's Lease, "" when nobody does, and what is noted there; None when we may not
+    know.
+    """
     try:
         lease = await client.get(LEASES, names.SCHEDULER_LEASE, namespace)
     except NotFound:
-        return ""
+        return "", ""
     except Forbidden:
-        return None
-    return str((lease.get("spec") or {}).get("holderIdentity") or "")
+        return None, None
+    return str((lease.get("spec") or {}).get("holderIdentity") or ""), note_of(lease)
 
 
 async def _missing(client: KubeClient, name: str, namespace: str) -> TesseraError:

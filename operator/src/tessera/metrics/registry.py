@@ -161,6 +161,17 @@ RESERVE_ROOM_SLICES = _gauge(
     "partition",
     "profile",
 )
+MOVES_LEFT_THIS_HOUR = _gauge(
+    "moves_left_this_hour",
+    "How many pods of a partition may still be moved or preempted within this hour (perHour).",
+    "partition",
+)
+MOVES_EARNED = _gauge(
+    "moves_earned",
+    "Moves that the placements of a partition have earned and that are not spent yet (per100Placements); a "
+    "part of one is saved up.",
+    "partition",
+)
 PENDING_PODS = _gauge("pending_pods", "Pods that wait for a placement after the last round.")
 ALLOCATED_SLICES = _gauge("allocated_slices", "Placements held by claims, by profile.", "profile")
 ALLOCATION_DEFECTS_TOTAL = _counter(

@@ -100,9 +100,10 @@ def explain_pod(
     grace_seconds: float = 30.0,
     gang_time_limit_seconds: float = GANG_TIME_LIMIT_SECONDS,
     namespace: str = names.SYSTEM_NAMESPACE,
+    note: str | None = None,
 ) -> Explanation:
-    """Explain one pod of the snapshot; `namespace` is the scheduler's. Raises KeyError when it is not
-    there.
+    """Explain one pod of the snapshot; `namespace` is the scheduler's, `note` what it has noted on its Lease
+    (None: unknown). Raises KeyError when the pod is not there.
     """
     pod = snapshot.pods[key]
     planner = Planner(
@@ -111,6 +112,8 @@ def explain_pod(
         gang_time_limit_seconds=gang_time_limit_seconds,
         moving=Moving(policy, namespace=namespace, account=Unlimited),
     )
+    if note is not None:
+        planner.moving.remember(note)
     placing = planner.open_books(snapshot)
     if not needs_us(pod, snapshot):
         return _settled(pod, snapshot, planner.moving)

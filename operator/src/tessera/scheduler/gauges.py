@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prometheus_client import Gauge
@@ -11,6 +12,7 @@ from tessera.metrics import registry as metrics
 from tessera.placement.geometry import Geometry
 from tessera.placement.policies import FragmentationGradient, Policy
 from tessera.placement.state import ClusterState, Gpu
+from tessera.scheduler.moving.ration import Ration
 from tessera.scheduler.reserves import Reserves
 
 
@@ -91,6 +93,15 @@ def show_reserves(reserves: Reserves) -> None:
         metrics.RESERVE_ROOM_SLICES.labels(partition, profile).set(room)
 
 
+def show_rations(rations: Iterable[Ration]) -> None:
+    """Set the gauges of how often pods may still be moved."""
+    metrics.MOVES_LEFT_THIS_HOUR.clear()
+    metrics.MOVES_EARNED.clear()
+    for ration in rations:
+        metrics.MOVES_LEFT_THIS_HOUR.labels(ration.partition).set(ration.left_this_hour)
+        metrics.MOVES_EARNED.labels(ration.partition).set(ration.earned)
+
+
 def stranded_slices(geometry: Geometry, key: int) -> int:
     """Free memory slices of a GPU that no placement which still fits would cover."""
     occupancy = geometry.occupancy(key)
@@ -105,6 +116,7 @@ def clear_state() -> None:
     """Show nothing: this replica does not know."""
     metrics.STRANDED_SLICES.set(0)
     metrics.RESERVE_ROOM_SLICES.clear()
+    show_rations(())
     metrics.FRAGMENTATION_RATIO.clear()
     metrics.LARGEST_PLACEABLE_PROFILE_SLICES.clear()
     metrics.ALLOCATED_SLICES.clear()

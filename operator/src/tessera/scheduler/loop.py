@@ -22,7 +22,7 @@ from tessera.kube.lease import LeaderElector, LeadershipLost
 from tessera.metrics import registry as metrics
 from tessera.placement.policies import POLICIES
 from tessera.scheduler.following import Following
-from tessera.scheduler.gauges import StateGauges, clear_state, show_reserves
+from tessera.scheduler.gauges import StateGauges, clear_state, show_rations, show_reserves
 from tessera.scheduler.lease_notes import read_note
 from tessera.scheduler.planner import GANG_TIME_LIMIT_SECONDS, Planner
 from tessera.scheduler.queue import clear_queue
@@ -156,6 +156,7 @@ class Scheduler:
                 if started - gauges_at >= _GAUGE_SECONDS:
                     gauges.show(planner.occupancy.state, planner.engine.policy)
                     show_reserves(planner.reserves)
+                    show_rations(planner.moving.rations(now=snapshot.now))
                     planner.queue.show()
                     writer.forget_all_but(set(planner.index.keys))
                     gauges_at = started

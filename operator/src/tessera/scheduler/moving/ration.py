@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass
 
 from tessera.placement.budget import BudgetRule, MoveBudget
 from tessera.scheduler.departures import MINUTE
@@ -21,6 +22,15 @@ from tessera.scheduler.reserves import MoveRule
 LEFT_ALONE_SECONDS = 600.0
 """For so long a pod that was moved, or that could not be evicted, is no victim again."""
 _HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ration:
+    """What is left for a partition: pods that may leave within this hour, and moves that are earned."""
+
+    partition: str
+    left_this_hour: int
+    earned: float
 
 
 class Account:
@@ -72,6 +82,11 @@ class Account:
     def remember(self, departures: Mapping[int, int]) -> None:
         """Who had left already when this account was opened."""
         self._left.update(departures)
+
+    @property
+    def earned(self) -> float:
+        """Moves that placements have earned and that are not spent yet."""
+        return self._budget.tokens
 
     def worth(self, *, size: int, moves: int, value_change: float) -> bool:
         """Whether a plan of moves pays (see `placement.budget`)."""

@@ -32,7 +32,7 @@ from tessera.scheduler.index import Index
 from tessera.scheduler.move_records import ELSEWHERE, REFUSED, RoomRecord
 from tessera.scheduler.moving.beginnings import Beginnings, first_steps
 from tessera.scheduler.moving.plans import Plan
-from tessera.scheduler.moving.ration import Account, LeftAlone
+from tessera.scheduler.moving.ration import Account, LeftAlone, Ration
 from tessera.scheduler.moving.rounds import Closed, MovingRound
 from tessera.scheduler.moving.under_way import GivenUp, Room, UnderWay, partition_of, read_under_way
 from tessera.scheduler.moving.victims import identity_of, is_replaceable
@@ -56,6 +56,8 @@ class Moving:
         self.changes = 0
         """Grows whenever a kept room or a held place may have become free."""
         self.namespace = namespace
+        self.knows_the_hour = False
+        """Whether it was told what an earlier leader has noted."""
         self._beginnings = Beginnings(policy if isinstance(policy, ValuePolicy) else FragmentationTenancy())
         self._new_account = account
         self._accounts: dict[str, Account] = {}
@@ -80,9 +82,17 @@ class Moving:
 
     def remember(self, note: str) -> None:
         """What an earlier leader has noted of the last hour; before the first round."""
+        self.knows_the_hour = True
         read = read_departures(note)
         self._earlier = {name: one.by_minute for name, one in read.items()}
         self._left = {uid for one in read.values() for uid in one.counted}
+
+    def rations(self, *, now: float) -> list[Ration]:
+        """What is left for each partition that allows moves."""
+        return [
+            Ration(name, account.left_this_hour(now), account.earned)
+            for name, account in sorted(self._accounts.items())
+        ]
 
     # The round.
 

@@ -31,7 +31,7 @@ def move_words(pod: Pod, wanted: Wanted, moving: Moving, placing: Placing) -> st
         return "none now: what is left of an earlier plan is being cleaned up"
     plan = moving.find_plan(pod, wanted)
     if plan is not None:
-        return f"{describe(plan, placing)}, {_ration(plan, placing)}"
+        return f"{describe(plan, placing)}, {_ration(plan, moving, placing)}"
     reach = placing.feasible(wanted).gpus
     here = {name for name, (bits, _) in movable.items() if bits & reach}
     if not here:
@@ -68,11 +68,15 @@ def _room_words(room: Room) -> str:
     return f"under way: room for {room.record.device}, {left} of {of} pods left; {rest}"
 
 
-def _ration(plan: Plan, placing: Placing) -> str:
+def _ration(plan: Plan, moving: Moving, placing: Placing) -> str:
     rule = placing.reserves.movable[plan.partition][1]
+    hour = f"{rule.per_hour} an hour"
+    if moving.knows_the_hour:
+        rations = {ration.partition: ration for ration in moving.rations(now=placing.snapshot.now)}
+        hour = f"{hour}, {rations[plan.partition].left_this_hour} of them left"
     if any(victim.target is None for victim in plan.victims):
-        return f"if the ration allows it ({rule.per_hour} an hour)"
-    return f"if the ration allows it ({rule.per_100} per 100 placements, {rule.per_hour} an hour)"
+        return f"if the ration allows it ({hour})"
+    return f"if the ration allows it ({rule.per_100} per 100 placements; {hour})"
 
 
 def _movable_on(bits: int, placing: Placing) -> bool:

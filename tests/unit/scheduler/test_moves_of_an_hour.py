@@ -101,6 +101,15 @@ def test_a_record_is_taken_away_only_when_whoever_left_it_is_noted(cluster: Clus
     assert of(second, NoteDepartures) == []
 
 
+def test_partitions_that_are_gone_are_noted_for_an_hour_only(cluster: Cluster) -> None:
+    minute = int(cluster.world.now // 60)
+    gone = {"long ago": Departures({minute - 62: 1}), "just now": Departures({minute - 5: 1})}
+    cluster.planner.moving.remember(write_departures(gone))
+    begin(cluster)
+    cluster.go("victim")
+    assert set(read_departures(noted(cluster.round()))) == {"just now", "pool"}
+
+
 def test_a_note_is_read_as_it_was_written() -> None:
     said = {"pool": Departures({29_000_000: 2, 29_000_003: 1}, frozenset({"a", "b"}))}
     assert read_departures(write_departures({**said, "quiet": Departures()})) == said

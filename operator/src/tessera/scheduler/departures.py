@@ -12,7 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tessera.scheduler.move_records import CLOCK_SKEW_SECONDS
+
 MINUTE = 60.0
+_HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,14 @@ class Departures:
 
     by_minute: Mapping[int, int] = field(default_factory=dict)
     counted: frozenset[str] = frozenset()
+
+
+def within_the_hour(by_minute: Mapping[int, int], *, now: float) -> dict[int, int]:
+    """Of these minutes, those that count in this hour. A minute counts until all of it is an hour ago. One
+    that lies ahead was written by a clock that was wrong.
+    """
+    first, last = int((now - _HOUR) // MINUTE), int((now + CLOCK_SKEW_SECONDS) // MINUTE)
+    return {minute: n for minute, n in by_minute.items() if first <= minute <= last}
 
 
 def write_departures(partitions: Mapping[str, Departures]) -> str:

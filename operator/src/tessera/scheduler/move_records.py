@@ -36,6 +36,9 @@ ABANDONED = "abandoned"
 PREEMPTED = "preempted"
 """Evicted for a pod of higher priority; nothing is held for it."""
 
+CLOCK_SKEW_SECONDS = 60.0
+"""By which the clocks of two replicas may differ: what a leader wrote whose clock was ahead still counts."""
+
 Record = TypeVar("Record")
 
 _UNREADABLE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)

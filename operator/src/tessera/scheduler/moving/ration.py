@@ -15,13 +15,11 @@ from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 
 from tessera.placement.budget import BudgetRule, MoveBudget
-from tessera.scheduler.departures import MINUTE
-from tessera.scheduler.moving.under_way import CLOCK_SKEW_SECONDS
+from tessera.scheduler.departures import MINUTE, within_the_hour
 from tessera.scheduler.reserves import MoveRule
 
 LEFT_ALONE_SECONDS = 600.0
 """For so long a pod that was moved, or that could not be evicted, is no victim again."""
-_HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +70,8 @@ class Account:
         return max(0, self.rule.per_hour - sum(self.departures(now).values()))
 
     def departures(self, now: float) -> Mapping[int, int]:
-        """How many left in each minute since the epoch, of those that count in this hour. A minute counts
-        until all of it is an hour ago. One that lies ahead was written by a clock that was wrong.
-        """
-        first, last = int((now - _HOUR) // MINUTE), int((now + CLOCK_SKEW_SECONDS) // MINUTE)
-        self._left = Counter({m: n for m, n in self._left.items() if first <= m <= last})
+        """How many left in each minute since the epoch, of those that count in this hour."""
+        self._left = Counter(within_the_hour(self._left, now=now))
         return self._left
 
     def remember(self, departures: Mapping[int, int]) -> None:

@@ -27,7 +27,12 @@ from tessera.scheduler.actions import (
     PodPlacement,
 )
 from tessera.scheduler.barred import Only
-from tessera.scheduler.departures import Departures, read_departures, write_departures
+from tessera.scheduler.departures import (
+    Departures,
+    read_departures,
+    within_the_hour,
+    write_departures,
+)
 from tessera.scheduler.index import Index
 from tessera.scheduler.move_records import ELSEWHERE, REFUSED, RoomRecord
 from tessera.scheduler.moving.beginnings import Beginnings, first_steps
@@ -297,9 +302,10 @@ class Moving:
         that were counted: UIDs are of one pod.
         """
         counted = frozenset(self._left)
-        accounts = {name: account.departures(now) for name, account in self._accounts.items()}
+        left = dict(self._earlier)
+        left |= {name: account.departures(now) for name, account in self._accounts.items()}
         return write_departures(
-            {name: Departures(left, counted) for name, left in {**self._earlier, **accounts}.items()}
+            {name: Departures(within_the_hour(one, now=now), counted) for name, one in left.items()}
         )
 
     def _leave_alone(self, record: RoomRecord, now: float) -> None:

@@ -14,6 +14,7 @@ from tessera.scheduler.barred import Only
 from tessera.scheduler.index import Index
 from tessera.scheduler.move_records import (
     ABANDONED,
+    CLOCK_SKEW_SECONDS,
     ELSEWHERE,
     MOVED,
     NO_REPLACEMENT,
@@ -35,8 +36,6 @@ EVICT_SECONDS = 60.0
 """How long an eviction is asked for."""
 STUCK_SECONDS = 15.0
 """A plan whose victims do not leave for so long holds up no other plan of its partition any more."""
-CLOCK_SKEW_SECONDS = 60.0
-"""By which the clocks of two replicas may differ: a record of a leader whose clock was ahead is kept."""
 LONGEST_SECONDS = EVICT_SECONDS + 3600.0 + CLOCK_SKEW_SECONDS
 """No room is kept for longer, whatever its record says; 3600 is the longest `replacementTimeoutSeconds`."""
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ACCOUNT = "tessera-operator"
 
 
-async def eventually(read: Callable[[], Awaitable[Any]], what: str, *, limit_seconds: float = 30.0) -> Any:
+async def eventually(read: Callable[[], Awaitable[Any]], what: str, *, limit_seconds: float = 60.0) -> Any:
     """The first truthy answer of `read`; fails with `what` at the limit."""
     last: Any = None
     try:

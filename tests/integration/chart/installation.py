@@ -37,7 +37,7 @@ from tessera.local.errors import LocalClusterError
 
 CHART = Path(__file__).resolve().parents[3] / "charts" / "tessera"
 FLEET_SERVICE_ACCOUNT = "tessera-fleet"
-ACTIVATION_SECONDS = 30.0
+ACTIVATION_SECONDS = 60.0
 """How long a policy may take to be in force after it was created; usually it is a second or two."""
 
 T = TypeVar("T")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 from tessera.scheduler.move_records import (
     MoveRecord,
@@ -17,7 +19,16 @@ from tessera.scheduler.move_records import (
 from tessera.scheduler.moving.ration import Account
 from tessera.scheduler.reserves import MoveRule, wanted_moves
 
-MOVE = MoveRecord("job", "3", "slice", PodRef("default", "a", "uid-a"), "uid-c", 1_790_000_000.25)
+MOVE = MoveRecord(
+    "job",
+    "3",
+    "slice",
+    PodRef("default", "a", "uid-a"),
+    "uid-c",
+    1_790_000_000.25,
+    "train",
+    (("cpu", Fraction(1, 2)), ("memory", Fraction(2**30))),
+)
 ROOM = RoomRecord(
     "node-a",
     "gpu-aaaaaaaa-3g-40gb-4",
@@ -41,6 +52,7 @@ def test_records_are_read_as_they_were_written() -> None:
         "{}",
         "null",
         write_move(MOVE).replace("1790000000.25", "NaN"),
+        write_move(MOVE).replace("1/2", "1/0"),
         write_move(MOVE).replace("1790000000.25", '"soon"'),
         write_room(ROOM).replace("400.5", "Infinity"),
         write_room(ROOM).replace("400.5", "true"),

@@ -152,3 +152,27 @@ def test_whoever_found_no_search_left_has_his_turn(cluster: Cluster) -> None:
     for _ in range(5):
         cluster.round(seconds=31.0)
     assert "tessera.dev/room" in cluster.world.claims["waiting"]["metadata"]["annotations"]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_cpu_and_memory_are_kept_for_the_replacement_too(cluster: Cluster, restarts: bool) -> None:
+    cluster.world.nodes["node-b"]["status"]["allocatable"]["cpu"] = "3"
+    cluster.world.touch(cluster.world.nodes["node-b"])
+    begin(cluster)
+    cluster.go("victim")
+    cluster.go("fixed-c")
+    cluster.round()
+    if restarts:
+        cluster.restart()
+    cluster.ask("greedy", "2g.20gb", cpu="2")
+    (refusal,) = of(cluster.round(), Refuse)
+    assert "insufficient cpu" in refusal.message
+    cluster.add_job_pod("again", "1g.10gb")
+    cluster.round()
+    assert cluster.device("again") == f"{B}-1g-10gb-6"
+    assert cluster.world.pods["again"]["spec"]["nodeName"] == "node-b"
+    # What is kept is given back: then there is room for one who asks for no more than that.
+    cluster.go("again")
+    cluster.ask("modest", "2g.20gb", cpu="2", priority=1)
+    cluster.round()
+    assert cluster.device("modest") == f"{B}-2g-20gb-4"

@@ -18,6 +18,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -41,7 +42,7 @@ CLOCK_SKEW_SECONDS = 60.0
 
 Record = TypeVar("Record")
 
-_UNREADABLE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What text can raise that is no record: numbers beyond a float and endless nesting too."""
 
 
@@ -65,8 +66,9 @@ class RoomVictim(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class MoveRecord:
     """Of a placeholder: whose replacement it is held for. `deadline` is in seconds since the epoch; then it
-    is given up. `waiting_claim_uid` is the claim for which room is made. `job_name` is "" in records
-    that were written before it was part of them.
+    is given up. `waiting_claim_uid` is the claim for which room is made. `job_name` is "" and
+    `requests` (what the pod asks of its node) are empty in records that were written before they were part of
+    them.
     """
 
     job_uid: str
@@ -76,6 +78,7 @@ class MoveRecord:
     waiting_claim_uid: str
     deadline: float
     job_name: str = ""
+    requests: tuple[tuple[str, Fraction], ...] = ()
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -114,6 +117,7 @@ def write_move(record: MoveRecord) -> str:
         {
             "job": record.job_uid,
             "jobName": record.job_name,
+            "requests": {name: str(amount) for name, amount in record.requests},
             "index": record.completion_index,
             "podClaim": record.pod_claim_name,
             "victim": _pod(record.victim_pod),
@@ -149,6 +153,9 @@ def read_move(text: str) -> MoveRecord | None:
             waiting_claim_uid=str(read["waitingClaim"]),
             deadline=_seconds(read["deadline"]),
             job_name=str(read.get("jobName", "")),
+            requests=tuple(
+                (str(name), Fraction(amount)) for name, amount in read.get("requests", {}).items()
+            ),
         ),
     )
 

@@ -89,6 +89,20 @@ class NodeLoad:
         self._log.append(node)
         self.freed += not undone
 
+    def hold(self, node: str, requests: Resources) -> None:
+        """Count what is kept on a node for a pod that is still to come, until `let_go`."""
+        self._add(node, requests, 1)
+
+    def let_go(self, node: str, requests: Resources) -> None:
+        """Do not keep it any more."""
+        self._add(node, requests, -1)
+
+    def _add(self, node: str, requests: Resources, sign: int) -> None:
+        on_node = self._used.setdefault(node, {})
+        for name, amount in requests.items():
+            on_node[name] = on_node.get(name, Fraction(0)) + sign * amount
+        self._log.append(node)
+
     def used(self, node: str) -> Resources:
         """What the pods that are counted on a node ask of it."""
         return self._used.get(node, {})

@@ -150,9 +150,12 @@ def _hold(
         waiting_claim_uid=claim.uid,
         deadline=deadline,
         job_name=leaving.candidate.job_name,
+        requests=tuple(sorted(victim.requests.items())),
     )
+    hold_name = placeholder_name(waiting_claim_uid=claim.uid, victim_pod_uid=victim.uid)
+    moving.keep(hold_name, record, Only(gpu.number, index))
     return HoldTarget(
-        placeholder_name(waiting_claim_uid=claim.uid, victim_pod_uid=victim.uid),
+        hold_name,
         record,
         Result(names.CLAIM_REQUEST_NAME, pool, device, profile=leaving.profile),
         gpu.node,

@@ -1,4 +1,4 @@
-"""One round's view of moves: what is under way, and which parts of GPUs are closed in the books for it."""
+"""One round's view of moves: what is under way, and what of GPUs and nodes is closed in the books for it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from tessera.placement.reservation import closing_placements
 from tessera.placement.state import ClusterState
 from tessera.scheduler.actions import FreeTarget
 from tessera.scheduler.barred import Only
+from tessera.scheduler.move_records import MoveRecord
 from tessera.scheduler.moving.under_way import UnderWay
-from tessera.scheduler.objects import Claim
+from tessera.scheduler.objects import Claim, Resources
 from tessera.scheduler.placing import Placing
 
 
@@ -69,6 +70,31 @@ class MovingRound:
     searches: int = 0
     frees: dict[str, tuple[Claim, ...]] = field(default_factory=dict)
     lost: list[FreeTarget] = field(default_factory=list)
+    kept: dict[str, tuple[str, Resources]] = field(default_factory=dict)
+    """What nodes keep for replacements, by the name of the placeholder: (node, what of it)."""
+
+    def keep(self, name: str, record: MoveRecord, place: Only) -> None:
+        """Keep CPU and memory for a replacement too, from when its victim does not count there any more."""
+        load = self.placing.load
+        node = self.placing.state.gpus[place.gpu].node
+        victim = self.placing.snapshot.pods.get((record.victim_pod.namespace, record.victim_pod.name))
+        still_there = victim is not None and victim.uid == record.victim_pod.uid
+        if record.requests and not (victim is not None and still_there and load.node_of(victim) == node):
+            self.kept[name] = (node, dict(record.requests))
+            load.hold(*self.kept[name])
+
+    def let_go(self, name: str) -> bool:
+        """Give it back, and say whether there was anything."""
+        kept = self.kept.pop(name, None)
+        if kept is not None:
+            self.placing.load.let_go(*kept)
+        return kept is not None
+
+    def end(self) -> None:
+        """The books say again what is there."""
+        self.closed.open_all()
+        for name in list(self.kept):
+            self.let_go(name)
 
     @property
     def in_flight(self) -> set[str]:

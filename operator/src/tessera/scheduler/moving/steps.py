@@ -39,7 +39,14 @@ from tessera.scheduler.moving.beginnings import Beginnings, first_steps
 from tessera.scheduler.moving.plans import Plan
 from tessera.scheduler.moving.ration import Account, LeftAlone, Ration
 from tessera.scheduler.moving.rounds import Closed, MovingRound
-from tessera.scheduler.moving.under_way import GivenUp, Room, UnderWay, partition_of, read_under_way
+from tessera.scheduler.moving.under_way import (
+    GivenUp,
+    Placeholder,
+    Room,
+    UnderWay,
+    partition_of,
+    read_under_way,
+)
 from tessera.scheduler.moving.victims import identity_of, is_replaceable
 from tessera.scheduler.objects import Claim, Pod
 from tessera.scheduler.occupancy import Holder
@@ -117,6 +124,9 @@ class Moving:
             account.promised = sum(len(room.staying) for room in rooms if room.partition == name)
         for room in rooms:
             self._round.closed.close(room.claim.uid, room.place)
+        for placeholder in under_way.placeholders:
+            if placeholder.place is not None:
+                self._round.keep(placeholder.claim.key[1], placeholder.record, placeholder.place)
 
     def _follow_rules(self, placing: Placing) -> None:
         movable = placing.reserves.movable
@@ -165,7 +175,7 @@ class Moving:
     def close(self) -> None:
         """The round is over: the books say again what claims hold."""
         if self._round is not None:
-            self._round.closed.open_all()
+            self._round.end()
             self._round = None
 
     # Those for whom a place is held.
@@ -189,7 +199,7 @@ class Moving:
         """
         target = self.under_way.target_for(pod)
         if target is not None and target.place is not None:
-            return self._place_on_target(pod, target.claim, target.place)
+            return self._place_on_target(pod, target, target.place)
         room = self.room_of(pod)
         return None if room is None else self._place_in_room(pod, room)
 
@@ -210,14 +220,17 @@ class Moving:
             if partition:
                 self._accounts[partition].accepted()
 
-    def _place_on_target(self, pod: Pod, claim: Claim, place: Only) -> PodPlacement | None:
-        placing = self._now.placing
+    def _place_on_target(self, pod: Pod, target: Placeholder, place: Only) -> PodPlacement | None:
+        placing, claim = self._now.placing, target.claim
+        kept = self._now.let_go(claim.key[1])
         holder = _holder_of(claim)
         placing.state.release(holder)
         try:
             placed = placing.place(pod, only=place)
         except (Unserved, NotYet) as refused:
             placing.state.occupy(placing.state.gpus[place.gpu].name, place.index, owner=holder)
+            if kept:
+                self._now.keep(claim.key[1], target.record, place)
             if isinstance(refused, NotYet):
                 raise  # Its claim is still to be made.
             self._now.lost.append(FreeTarget(claim, ELSEWHERE))

@@ -27,7 +27,6 @@ from pathlib import Path
 
 from simulation.agent_effects import Effects, Killed
 from simulation.agent_node import AgentNode, Process
-from tessera.agent import claim_reader
 from tessera.gpu import profiles
 from tessera.kube.errors import Unreachable
 
@@ -174,7 +173,6 @@ class Soak:
 
 async def soak(directory: Path, *, seed: int, changes: int, seconds: float = math.inf) -> Soak:
     """Run that many changes on a node in that directory, or as many as the time allows."""
-    claim_reader._RETRY_SECONDS = 0.001
     run = Soak(AgentNode.new(directory), random.Random(seed))
     await run.run(changes, seconds=seconds)
     with run.node.start() as process:  # what is left half done is undone by the next look

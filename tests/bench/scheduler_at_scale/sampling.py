@@ -13,8 +13,9 @@ import importlib
 import signal
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 EVERY_SECONDS = 0.002
 SAMPLES_BETWEEN_WRITES = 250
@@ -58,8 +59,13 @@ class Sampler:
 
 
 def _name(frame: FrameType) -> str:
-    path = Path(frame.f_code.co_filename)
-    return f"{path.parent.name}/{path.name}:{frame.f_code.co_qualname}"
+    return _name_of(frame.f_code)
+
+
+@cache
+def _name_of(code: CodeType) -> str:
+    path = Path(code.co_filename)
+    return f"{path.parent.name}/{path.name}:{code.co_qualname}"
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ from tessera.cli import scheduler as subject
 
 @pytest.fixture
 def root_logger() -> Iterator[None]:
-    """The root logger, put back afterwards."""
+    """The root logger and the garbage collector, put back afterwards."""
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, thresholds = list(root.handlers), root.level, gc.get_threshold()
     yield
+    gc.set_threshold(*thresholds)
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -34,3 +36,14 @@ def test_the_scheduler_logs_json_where_no_terminal_is(
     told = [(line["level"], line["process"], line["message"]) for line in lines]
     assert ("warning", "scheduler", "a round failed") in told
     assert "not at this level" not in result.stderr
+
+
+def test_garbage_is_collected_seldom(root_logger: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    async def serve(*_: object, **__: object) -> None:
+        seen.append(gc.get_threshold()[0])
+
+    monkeypatch.setattr(subject, "_serve", serve)
+    CliRunner().invoke(subject.command, [], catch_exceptions=False)
+    assert seen[0] >= 10_000

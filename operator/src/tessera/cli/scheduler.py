@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from importlib.metadata import version
@@ -22,6 +23,11 @@ from tessera.metrics.server import start_server
 from tessera.placement.policies import POLICIES
 from tessera.scheduler.loop import Scheduler, Settings
 from tessera.scheduler.planner import GANG_TIME_LIMIT_SECONDS
+
+_GC_THRESHOLD = 20_000
+"""Young objects between two collections. JSON comes and goes without cycles: with Python's 700 the collector
+takes 0.34 ms of each pod of a burst, with this 0.04 (docs/results/scheduler-at-scale.md).
+"""
 
 
 @click.command("scheduler")
@@ -83,6 +89,7 @@ def command(
         takeback_grace_seconds=takeback_grace,
         gang_time_limit_seconds=gang_timeout,
     )
+    gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
     asyncio.run(_serve(settings, port=port, kubeconfig=kubeconfig))
 
 

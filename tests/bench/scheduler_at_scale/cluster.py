@@ -58,7 +58,7 @@ ALLOCATOR = "allocator"
 ALLOCATOR_POD = "bench-allocator"
 PARTITION = "bench"
 FILL_LABEL = "bench.tessera.dev/fill"
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 DELETES_IN_FLIGHT = 16
 NODES_AT_ONCE = 250
 """KWOK has a minute to make nodes ready."""

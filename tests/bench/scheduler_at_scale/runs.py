@@ -27,7 +27,7 @@ from tessera.kube.resources import JOBS, PODS, RESOURCE_CLAIM_TEMPLATES, RESOURC
 
 NAMESPACE = "bench"
 CLEAR_SECONDS = 600.0
-WARM_UP_SECONDS = 120.0
+WARM_UP_SECONDS = 300.0
 QUIET_SECONDS = 10.0
 LARGE_QUIET_SECONDS = 15.0
 """Longer, because the scheduler looks for the same move again only after ten seconds."""

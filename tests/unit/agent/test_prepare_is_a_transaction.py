@@ -195,6 +195,30 @@ async def test_when_undoing_fails_too_it_is_done_later(bench: Workbench, symbol:
     assert bench.checkpoint.load().claims == {}
 
 
+async def test_a_half_made_claim_is_released_at_once_and_undone_later(bench: Workbench) -> None:
+    bench.fail(Fault(CREATE_CI, code=999), Fault(DESTROY_GI, code=999, times=0))
+    with pytest.raises(PrepareError):
+        await bench.transactions.prepare(bench.claim("a", ("3g.40gb", 4)))
+    assert await bench.transactions.release("uid-a") is not None
+    assert bench.checkpoint.load().claims["uid-a"].phase is Phase.PREPARING
+    bench.fail()
+    bench.restart()
+    await bench.transactions.refresh()
+    assert bench.layout() == []
+    assert bench.checkpoint.load().claims == {}
+
+
+async def test_a_claim_on_a_gpu_lost_while_it_was_prepared_is_released(bench: Workbench) -> None:
+    """Otherwise its pod could never end. The node's other GPU serves on."""
+    bench.fail(Fault(CREATE_CI, action="lose", index=0))
+    with pytest.raises(PrepareError, match="GPU_IS_LOST"):
+        await bench.transactions.prepare(bench.claim("a", ("3g.40gb", 4)))
+    for _ in range(2):
+        assert await bench.transactions.release("uid-a") is not None
+    await bench.transactions.prepare(bench.claim("b", ("3g.40gb", 4), index=1))
+    assert bench.layout(1) == [("3g.40gb", 4, 1)]
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("symbol", STEPS)
 async def test_death_at_any_step_is_undone_by_the_next_agent(

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tessera.agent.cdi import CDIDirectory
-from tessera.agent.checkpoint import CheckpointFile, DamagedCheckpoint, DeviceRecord, Ledger
+from tessera.agent.checkpoint import CheckpointFile, DamagedCheckpoint, DeviceRecord, Ledger, Phase
 from tessera.agent.claim_reader import ClaimReader
 from tessera.agent.claims import ClaimKey, PrepareError, PrepareFailures
 from tessera.agent.devices import Owner
@@ -222,7 +222,8 @@ class NodeAgent:
             record = await self._transactions.release(claim.uid)
         self._prepare_failures.remove(claim)
         if record is not None:
-            self._tell(claim, "Normal", Reason.UNPREPARED, f"node {self._options.name} keeps the slice warm")
+            rest = "keeps the slice warm" if record.phase is Phase.PREPARED else "undoes what is half made"
+            self._tell(claim, "Normal", Reason.UNPREPARED, f"node {self._options.name} {rest}")
         self.poke()
 
     def _refuse_while_lost(self) -> None:

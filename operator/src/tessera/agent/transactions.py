@@ -119,8 +119,9 @@ class Transactions:
         """Give the claim's slices up; they stay warm. Needs neither the API nor, for a prepared claim, the
         driver.
 
-        Returns the record, None when the claim was unknown. Raises `PrepareError` when half-made slices
-        could not be removed, or the disk refuses; the claim is then still held.
+        Returns the record, None when the claim was unknown. What a half-made claim leaves on a GPU that does
+        not answer stays on record and is undone later, because its pod could not end as long as this failed.
+        Raises `PrepareError` when the disk refuses; the claim is then still held.
         """
         async with self._turn:
             record = self.ledger.claims.get(claim_uid)
@@ -129,8 +130,6 @@ class Transactions:
                 return None
             if record.phase is Phase.PREPARING:
                 await self._undo(record)
-                if claim_uid in self.ledger.claims:
-                    raise _half_made(record)
                 return record
             made = [device.slice for device in record.devices if device.slice is not None]
             try:

@@ -117,10 +117,24 @@ def test_a_note_is_read_as_it_was_written() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "no", "[]", "null", '{"pool": 1}', '{"pool": {"left": {"x": 1}, "counted": []}}', "[" * 100_000],
+    [
+        "",
+        "no",
+        "[]",
+        "null",
+        '{"pool": 1}',
+        '{"pool": {"left": {"x": 1}, "counted": []}}',
+        '{"pool": {"left": {"1": 1e999}, "counted": []}}',
+        "[" * 100_000,
+    ],
 )
 def test_what_cannot_be_read_says_nothing(text: str) -> None:
     assert read_departures(text) == {}
+
+
+def test_what_was_read_can_be_written_again() -> None:
+    read = read_departures(r'{"\ud800": {"left": {"1": 1}, "counted": ["\ud800"]}}')
+    assert read_departures(write_departures(read).encode().decode()) == read != {}
 
 
 def test_minutes_of_the_future_were_written_by_a_wrong_clock() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tessera.scheduler.move_records import CLOCK_SKEW_SECONDS
+from tessera.scheduler.move_records import CLOCK_SKEW_SECONDS, UNREADABLE
 
 MINUTE = 60.0
 _HOUR = 3600.0
@@ -46,7 +46,7 @@ def write_departures(partitions: Mapping[str, Departures]) -> str:
         for name, one in sorted(partitions.items())
         if one.by_minute
     }
-    return json.dumps(written, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(written, separators=(",", ":"))
 
 
 def read_departures(text: str) -> dict[str, Departures]:
@@ -55,7 +55,7 @@ def read_departures(text: str) -> dict[str, Departures]:
     """
     try:
         return {str(name): _read(one) for name, one in json.loads(text).items()} if text else {}
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+    except UNREADABLE:
         return {}
 
 

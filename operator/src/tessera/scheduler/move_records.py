@@ -42,7 +42,7 @@ CLOCK_SKEW_SECONDS = 60.0
 
 Record = TypeVar("Record")
 
-_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What text can raise that is no record: numbers beyond a float and endless nesting too."""
 
 
@@ -178,7 +178,7 @@ def read_room(text: str) -> RoomRecord | None:
 def _read(text: str, record_of: Callable[[Any], Record]) -> Record | None:
     try:
         return record_of(json.loads(text))
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 

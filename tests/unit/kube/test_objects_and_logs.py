@@ -10,7 +10,17 @@ from collections.abc import Iterator
 import pytest
 from tessera.kube.events import event_object
 from tessera.kube.logging import about, setup_logging
-from tessera.kube.resources import ALL, GPU_NODES, NODES, PODS, RESOURCE_CLAIMS, resource_for
+from tessera.kube.resources import (
+    ALL,
+    CLUSTER_ROLES,
+    GPU_NODES,
+    JOBS,
+    NODES,
+    PODS,
+    RESOURCE_CLAIMS,
+    resource_for,
+)
+from yarl import URL
 
 CLAIM = {
     "apiVersion": "resource.k8s.io/v1",
@@ -26,6 +36,16 @@ def test_paths() -> None:
     )
     assert NODES.path(name="n") == "/api/v1/nodes/n"
     assert GPU_NODES.path(name="n", subresource="status") == "/apis/tessera.dev/v1alpha1/gpunodes/n/status"
+    assert CLUSTER_ROLES.path(name="system:n").endswith("/clusterroles/system:n")
+
+
+@pytest.mark.parametrize("name", ["../../../../../../api/v1/pods", "a?watch=1", "a#b", "a%2f..", "a/status"])
+def test_a_name_cannot_choose_another_url(name: str) -> None:
+    """Whoever makes a pod writes any name of an owner into it, and the scheduler asks for that Job."""
+    jobs = "/apis/batch/v1/namespaces/team/jobs/"
+    url = URL("https://server" + JOBS.path(namespace="team", name=name))
+    assert (url.path, url.query_string, url.fragment) == (jobs + name, "", "")
+    assert url.raw_path.startswith(jobs) and "/" not in url.raw_path.removeprefix(jobs)
 
 
 def test_every_resource_is_found_by_its_objects() -> None:

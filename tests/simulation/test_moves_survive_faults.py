@@ -73,7 +73,7 @@ def bound(cluster: MovingCluster, name: str) -> bool:
 def noted(cluster: MovingCluster) -> int:
     """How many left in this hour, by what the scheduler's Lease says."""
     lease = cluster.store.get(LEASES, names.SCHEDULER_LEASE, names.SYSTEM_NAMESPACE)
-    return sum(n for one in read_departures(note_of(lease)).values() for n in one.by_minute.values())
+    return sum(sum(by_minute.values()) for by_minute in read_departures(note_of(lease)).by_minute.values())
 
 
 async def _until_moved(cluster: MovingCluster) -> None:

@@ -18,7 +18,7 @@ def explained(cluster: Cluster, name: str = "waiting", note: str | None = None) 
 
 def test_an_explanation_says_what_is_left_of_the_hour_where_the_lease_may_be_read(cluster: Cluster) -> None:
     cluster.ask()
-    note = write_departures({"pool": Departures({int(cluster.world.now // 60): 2})})
+    note = write_departures(Departures({"pool": {int(cluster.world.now // 60): 2}}))
     assert "60 an hour, 58 of them left)" in explained(cluster, note=note).move
     assert "60 an hour, 60 of them left)" in explained(cluster, note="").move
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tessera.scheduler.actions import Action, KeepRoom, NoteDepartures
 from tessera.scheduler.departures import Departures, read_departures, write_departures
@@ -16,7 +18,7 @@ def noted(actions: list[Action]) -> str:
 
 
 def left_in_all(text: str) -> int:
-    return sum(n for one in read_departures(text).values() for n in one.by_minute.values())
+    return sum(sum(by_minute.values()) for by_minute in read_departures(text).by_minute.values())
 
 
 def full(cluster: Cluster, *, per_hour: int) -> None:
@@ -103,16 +105,23 @@ def test_a_record_is_taken_away_only_when_whoever_left_it_is_noted(cluster: Clus
 
 def test_partitions_that_are_gone_are_noted_for_an_hour_only(cluster: Cluster) -> None:
     minute = int(cluster.world.now // 60)
-    gone = {"long ago": Departures({minute - 62: 1}), "just now": Departures({minute - 5: 1})}
+    gone = Departures({"long ago": {minute - 62: 1}, "just now": {minute - 5: 1}})
     cluster.planner.moving.remember(write_departures(gone))
     begin(cluster)
     cluster.go("victim")
-    assert set(read_departures(noted(cluster.round()))) == {"just now", "pool"}
+    assert set(read_departures(noted(cluster.round())).by_minute) == {"just now", "pool"}
 
 
 def test_a_note_is_read_as_it_was_written() -> None:
-    said = {"pool": Departures({29_000_000: 2, 29_000_003: 1}, frozenset({"a", "b"}))}
-    assert read_departures(write_departures({**said, "quiet": Departures()})) == said
+    left = {"pool": {29_000_000: 2, 29_000_003: 1}, "other": {29_000_001: 1}}
+    said = Departures(left, frozenset({"a", "b"}))
+    assert read_departures(write_departures(said)) == said
+    assert read_departures(write_departures(replace(said, by_minute=left | {"quiet": {}}))) == said
+
+
+def test_a_note_names_each_pod_once_however_many_partitions_there_are() -> None:
+    left = {f"pool-{number}": {29_000_000: 1} for number in range(100)}
+    assert write_departures(Departures(left, frozenset({"uid-of-a-pod"}))).count("uid-of-a-pod") == 1
 
 
 @pytest.mark.parametrize(
@@ -123,18 +132,19 @@ def test_a_note_is_read_as_it_was_written() -> None:
         "[]",
         "null",
         '{"pool": 1}',
-        '{"pool": {"left": {"x": 1}, "counted": []}}',
-        '{"pool": {"left": {"1": 1e999}, "counted": []}}',
+        '{"left": {"pool": 1}, "counted": []}',
+        '{"left": {"pool": {"x": 1}}, "counted": []}',
+        '{"left": {"pool": {"1": 1e999}}, "counted": []}',
         "[" * 100_000,
     ],
 )
 def test_what_cannot_be_read_says_nothing(text: str) -> None:
-    assert read_departures(text) == {}
+    assert read_departures(text) == Departures()
 
 
 def test_what_was_read_can_be_written_again() -> None:
-    read = read_departures(r'{"\ud800": {"left": {"1": 1}, "counted": ["\ud800"]}}')
-    assert read_departures(write_departures(read).encode().decode()) == read != {}
+    read = read_departures(r'{"left": {"\ud800": {"1": 1}}, "counted": ["\ud800"]}')
+    assert read_departures(write_departures(read).encode().decode()) == read != Departures()
 
 
 def test_minutes_of_the_future_were_written_by_a_wrong_clock() -> None:

@@ -20,11 +20,11 @@ _HOUR = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Departures:
-    """Of one partition: how many pods left in each minute since the epoch, and the UIDs of those of them
-    whose rooms may still be on record.
+    """How many pods left in each minute since the epoch, by partition, and the UIDs of those of them whose
+    rooms may still be on record.
     """
 
-    by_minute: Mapping[int, int] = field(default_factory=dict)
+    by_minute: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     counted: frozenset[str] = frozenset()
 
 
@@ -36,29 +36,29 @@ def within_the_hour(by_minute: Mapping[int, int], *, now: float) -> dict[int, in
     return {minute: n for minute, n in by_minute.items() if first <= minute <= last}
 
 
-def write_departures(partitions: Mapping[str, Departures]) -> str:
+def write_departures(departures: Departures) -> str:
     """As an annotation."""
-    written = {
-        name: {
-            "left": {str(minute): n for minute, n in one.by_minute.items()},
-            "counted": sorted(one.counted),
-        }
-        for name, one in sorted(partitions.items())
-        if one.by_minute
+    left = {
+        name: {str(minute): n for minute, n in by_minute.items()}
+        for name, by_minute in sorted(departures.by_minute.items())
+        if by_minute
     }
-    return json.dumps(written, separators=(",", ":"))
+    return json.dumps({"left": left, "counted": sorted(departures.counted)}, separators=(",", ":"))
 
 
-def read_departures(text: str) -> dict[str, Departures]:
-    """What an annotation says by partition. Only the scheduler may write its Lease; what cannot be read there
-    counts as nothing.
+def read_departures(text: str) -> Departures:
+    """What an annotation says. Only the scheduler may write its Lease; what cannot be read there counts as
+    nothing.
     """
     try:
-        return {str(name): _read(one) for name, one in json.loads(text).items()} if text else {}
+        return _read(json.loads(text)) if text else Departures()
     except UNREADABLE:
-        return {}
+        return Departures()
 
 
-def _read(one: dict[str, Any]) -> Departures:
-    left = {int(minute): max(0, int(n)) for minute, n in one["left"].items()}
-    return Departures(left, frozenset(str(uid) for uid in one["counted"]))
+def _read(note: dict[str, Any]) -> Departures:
+    left = {
+        str(name): {int(minute): max(0, int(n)) for minute, n in by_minute.items()}
+        for name, by_minute in note["left"].items()
+    }
+    return Departures(left, frozenset(str(uid) for uid in note["counted"]))

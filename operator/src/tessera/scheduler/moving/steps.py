@@ -96,8 +96,8 @@ class Moving:
         """What an earlier leader has noted of the last hour; before the first round."""
         self.knows_the_hour = True
         read = read_departures(note)
-        self._earlier = {name: one.by_minute for name, one in read.items()}
-        self._left = {uid for one in read.values() for uid in one.counted}
+        self._earlier = dict(read.by_minute)
+        self._left = set(read.counted)
 
     def rations(self, *, now: float) -> list[Ration]:
         """What is left for each partition that allows moves."""
@@ -311,15 +311,11 @@ class Moving:
         return bool(news and room.partition)
 
     def _note(self, now: float) -> str:
-        """Who has left in the last hour, for the next leader. Which partition it was does not matter of those
-        that were counted: UIDs are of one pod.
-        """
-        counted = frozenset(self._left)
+        """Who has left in the last hour, for the next leader."""
         left = dict(self._earlier)
         left |= {name: account.departures(now) for name, account in self._accounts.items()}
-        return write_departures(
-            {name: Departures(within_the_hour(one, now=now), counted) for name, one in left.items()}
-        )
+        by_minute = {name: within_the_hour(one, now=now) for name, one in left.items()}
+        return write_departures(Departures(by_minute, frozenset(self._left)))
 
     def _leave_alone(self, record: RoomRecord, now: float) -> None:
         snapshot = self._now.placing.snapshot

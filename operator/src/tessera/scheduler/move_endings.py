@@ -1,6 +1,6 @@
 """Whether a pod comes in the place of one that has left, by what its Job says. Pure.
 
-A place is held for minutes, because a Job controller takes its time. But a pod that ended by itself is not
+A place is held for minutes, because a Job controller takes its time. But a pod that has succeeded is not
 replaced, and neither is one whose Job is over: then the place is free for others at once. In doubt a
 replacement may still come, of a suspended Job for instance; the deadline of the record ends the wait.
 """

@@ -31,7 +31,8 @@ MOST_ASKED = 512
 """Slices that one search looks at as possible victims."""
 RELUCTANT_SECONDS = 10 * 3600.0
 """GPU-seconds that are added to the cost of a victim whose namespace did not let another one go: as much as
-ten moves, so that anybody else is asked first.
+ten moves, so that others are asked first unless they lose ten hours of a GPU more. A preemption looks at
+priorities and at the number of victims before.
 """
 
 

@@ -30,13 +30,13 @@ def _fresh() -> dict[tuple[str, str], dict[str, Any]]:
 
 @dataclass
 class MemoryAPI:
-    """Objects by kind and name."""
+    """Objects by kind and name; replaced and never changed, so that copies of a server share them."""
 
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=_fresh)
 
     def copy(self) -> MemoryAPI:
         """Another server with the same objects."""
-        return MemoryAPI({key: _copied(item) for key, item in self.objects.items()})
+        return MemoryAPI(dict(self.objects))
 
     async def get(self, resource: Any, name: str, namespace: str | None = None) -> dict[str, Any]:
         """Raises `NotFound`."""
@@ -51,10 +51,10 @@ class MemoryAPI:
 
     async def apply(self, resource: Any, item: dict[str, Any]) -> dict[str, Any]:
         """Make or change."""
-        present = self.objects.setdefault((resource.kind, item["metadata"]["name"]), {"metadata": {}})
-        present["metadata"] |= item["metadata"]
-        present |= {key: _copied(value) for key, value in item.items() if key != "metadata"}
-        stored: dict[str, Any] = _copied(present)
+        key, new = (resource.kind, item["metadata"]["name"]), _copied(item)
+        present = self.objects.get(key, {"metadata": {}})
+        self.objects[key] = {**present, **new, "metadata": {**present["metadata"], **new["metadata"]}}
+        stored: dict[str, Any] = _copied(self.objects[key])
         return stored
 
     async def delete(self, resource: Any, name: str) -> None:

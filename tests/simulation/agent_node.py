@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simulation.agent_api import NODE, MemoryAPI
-from simulation.agent_effects import Effects, WatchedAPI, WatchedDriver, WatchedInjector
+from simulation.agent_effects import Answers, Effects, WatchedAPI, WatchedDriver, WatchedInjector
 from tessera.agent.cdi import CDIDirectory, device_id
 from tessera.agent.checkpoint import CheckpointFile
 from tessera.agent.node import NodeAgent, NodeOptions
@@ -83,6 +83,8 @@ class AgentNode:
     directory: Path
     api: MemoryAPI = field(default_factory=MemoryAPI)
     model: str = MODEL
+    known: dict[tuple[Any, ...], tuple[Any, list[str]]] = field(default_factory=dict)
+    """NVML's answers so far, shared by all copies; see `Answers`."""
 
     @classmethod
     def new(cls, directory: Path, *, mig: bool = True, model: str = MODEL) -> AgentNode:
@@ -98,7 +100,7 @@ class AgentNode:
         """A copy of the node."""
         place = self.directory.with_name(f"{self.directory.name}-{name}")
         shutil.copytree(self.directory, place)
-        return AgentNode(place, api=self.api.copy(), model=self.model)
+        return AgentNode(place, api=self.api.copy(), model=self.model, known=self.known)
 
     @property
     def state(self) -> StateFile:
@@ -125,7 +127,7 @@ class AgentNode:
         with effects.on_disk(self.directory):
             agent = NodeAgent(
                 client=client,
-                driver=WatchedDriver(NVML(library), effects),
+                driver=WatchedDriver(NVML(library), effects, Answers(self.state.path, self.known)),
                 checkpoint=self.checkpoint,
                 cdi=self.cdi,
                 options=NodeOptions(name=NODE, enable_mig=True, events=False),

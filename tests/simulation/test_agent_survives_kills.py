@@ -47,6 +47,19 @@ async def test_the_side_effects_are_those_that_the_page_lists(tmp_path: Path, sc
     assert f"| {scenario.name} | {words} |" in page.read_text(encoding="utf-8").splitlines()
 
 
+async def test_a_known_answer_counts_as_the_calls_that_it_took(tmp_path: Path) -> None:
+    scenario = next(scenario for scenario in SCENARIOS if scenario.name == "with room to make")
+    node = await scenario.node(tmp_path / "node")
+    node.known.clear()
+    counted = []
+    for name in ("asked", "known"):
+        copy, effects = node.fresh(name), Effects()
+        with copy.start(effects) as process:
+            await scenario.work(copy, process)
+        counted.append((effects.calls, effects.methods, effects.names))
+    assert counted[0] == counted[1]
+
+
 def places(effects: Effects) -> list[int]:
     """Before each side effect, and after the last; an fsync is left out, no kill can tell it."""
     return [number for number in range(1, len(effects.names) + 2) if number not in effects.syncs]

@@ -9,7 +9,7 @@ import pytest
 from tessera.placement.policies import FragmentationTenancy
 from tessera.scheduler.departures import Departures, write_departures
 from tessera.scheduler.explain import explain_pod
-from unit.scheduler.two_crowded_gpus import A, B, Cluster
+from unit.scheduler.two_crowded_gpus import A, B, Cluster, nowhere_to_move_to
 
 
 def explained(cluster: Cluster, name: str = "waiting", note: str | None = None) -> Any:
@@ -21,6 +21,15 @@ def test_an_explanation_says_what_is_left_of_the_hour_where_the_lease_may_be_rea
     note = write_departures(Departures({"pool": {int(cluster.world.now // 60): 2}}))
     assert "60 an hour, 58 of them left)" in explained(cluster, note=note).move
     assert "60 an hour, 60 of them left)" in explained(cluster, note="").move
+
+
+def test_a_preemption_is_explained_though_this_hour_allows_no_more(cluster: Cluster) -> None:
+    nowhere_to_move_to(cluster)
+    cluster.ask(priority=5)
+    note = write_departures(Departures({"pool": {int(cluster.world.now // 60): 60}}))
+    move = explained(cluster, note=note).move
+    assert "pod default/victim of lower priority is preempted" in move
+    assert "60 an hour, 0 of them left)" in move
 
 
 def test_an_explanation_names_the_plan_that_would_be_made_and_then_the_one_under_way(

@@ -24,7 +24,7 @@ from tessera.scheduler.actions import (
 )
 from tessera.scheduler.move_bodies import placeholder
 from tessera.scheduler.move_records import write_room
-from tessera.scheduler.moving.ration import Unlimited
+from tessera.scheduler.moving.ration import Account, Unlimited
 from tessera.scheduler.moving.steps import Moving
 from tessera.scheduler.planner import Planner
 
@@ -32,9 +32,16 @@ SYSTEM = "tessera-system"
 A, B = "gpu-aaaaaaaa", "gpu-bbbbbbbb"
 
 
+class Earned(Unlimited):
+    """Moves are always earned; of preemptions, what left in this hour counts."""
+
+    def preemptable_now(self, now: float) -> int:
+        return Account.preemptable_now(self, now)
+
+
 def a_planner() -> Planner:
     policy = FragmentationTenancy()
-    return Planner(policy, grace_seconds=30.0, moving=Moving(policy, account=Unlimited))
+    return Planner(policy, grace_seconds=30.0, moving=Moving(policy, account=Earned))
 
 
 @dataclass

@@ -101,6 +101,10 @@ class Unlimited(Account):
         """As many as the partition allows at once."""
         return self.rule.most_victims if self.rule.per_100 and self.rule.per_hour else 0
 
+    def preemptable_now(self, now: float) -> int:
+        """As many as the partition allows at once."""
+        return self.rule.most_victims if self.rule.preempts and self.rule.per_hour else 0
+
     def worth(self, *, size: int, moves: int, value_change: float) -> bool:
         """The account is taken to be full."""
         return BudgetRule().gain(size=size, moves=moves, value_change=value_change, fullness=1.0) >= 0

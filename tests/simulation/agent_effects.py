@@ -161,11 +161,12 @@ class WatchedDriver(LocalDriver):
     async def call(self, method: str, *arguments: Any) -> Any:
         """One request."""
         effects, known = self._effects, self._answers.known
-        begin = len(effects.calls)
-        effects.methods.append(begin + 1)
+        effects.methods.append(len(effects.calls) + 1)
         if method not in ("inventory", "instances"):
             return await super().call(method, *arguments)
         effects.alive()
+        with self._nvml._session():  # opened by an agent's first question, whether its answer is known or not
+            begin = len(effects.calls)
         question = (self._answers.state.read_bytes(), method, *arguments)
         if question in known:
             answer, calls = known[question]

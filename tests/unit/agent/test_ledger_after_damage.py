@@ -8,6 +8,7 @@ import pytest
 from tessera.agent.checkpoint import DamagedCheckpoint, Ledger, Phase
 from tessera.agent.claims import AllocatedClaim
 from tessera.agent.recovery import published_uuids, rebuild
+from tessera.gpu.simulator.faults import Fault
 
 Workbench = Any
 
@@ -79,6 +80,12 @@ async def test_a_spec_whose_instance_is_gone_is_forgotten(bench: Workbench) -> N
     await bench.transactions.prepare(bench.claim("a", ("2g.20gb", 4)))
     control.reset(bench.simulator, index=0)
     assert rebuilt(bench).claims == {}
+
+
+async def test_a_gpu_that_does_not_answer_refutes_no_spec(bench: Workbench) -> None:
+    record = await bench.transactions.prepare(bench.claim("a", ("2g.20gb", 4)))
+    bench.fail(Fault("nvmlDeviceGetMigMode", code=999))
+    assert rebuilt(bench).claims == {"uid-a": record}
 
 
 async def test_warm_slices_come_back_from_the_published_status(bench: Workbench) -> None:

@@ -302,6 +302,26 @@ async def test_a_slice_that_a_reset_removed_is_cut_again(bench: Workbench) -> No
     assert bench.layout() == [("2g.20gb", 4, 1)]
 
 
+async def test_a_gpu_that_does_not_answer_once_takes_no_slice_from_its_claim(bench: Workbench) -> None:
+    """A kubelet that starts again asks for every claim again, while the pods run on."""
+    claim = bench.claim("a", ("2g.20gb", 4))
+    first = await bench.transactions.prepare(claim)
+    bench.fail(Fault("nvmlDeviceGetMigMode", code=999))
+    with pytest.raises(PrepareError, match="does not answer") as raised:
+        await bench.transactions.prepare(claim)
+    assert raised.value.reason is Reason.GPU_UNHEALTHY
+    assert bench.cdi.exists("uid-a")
+    assert await bench.transactions.prepare(claim) == first
+
+
+async def test_a_moved_allocation_keeps_the_old_slice_where_the_gpu_does_not_answer(bench: Workbench) -> None:
+    first = await bench.transactions.prepare(bench.claim("a", ("2g.20gb", 4)))
+    bench.fail(Fault("nvmlDeviceGetMigMode", code=999))
+    await bench.transactions.prepare(bench.claim("a", ("2g.20gb", 4), index=1))
+    await bench.transactions.refresh()
+    assert list(bench.transactions.ledger.warm.values()) == [first.devices[0].slice]
+
+
 async def test_an_allocation_that_moved_releases_the_old_slice(bench: Workbench) -> None:
     await bench.transactions.prepare(bench.claim("a", ("2g.20gb", 4)))
     await bench.transactions.prepare(bench.claim("a", ("2g.20gb", 0)))

@@ -66,6 +66,24 @@ def is_at(instance: GPUInstance, record: DeviceRecord | Slice) -> bool:
     return instance.profile_id == record.profile_id and instance.start == record.start
 
 
+def exists(made: Slice | None, gpus: Mapping[str, GPU]) -> bool:
+    """Whether the slice is there; a MIG UUID is new at each creation, so it cannot be another one."""
+    return (
+        made is not None
+        and made.gpu_uuid in gpus
+        and any(
+            compute.uuid == made.uuid
+            for instance in gpus[made.gpu_uuid].instances
+            for compute in instance.compute
+        )
+    )
+
+
+def silent(made: Slice | None, gpus: Mapping[str, GPU]) -> bool:
+    """Whether the slice's GPU does not answer now, so that nobody knows what stands there."""
+    return made is not None and (made.gpu_uuid not in gpus or bool(gpus[made.gpu_uuid].fault))
+
+
 def _overlaps(instance: GPUInstance, record: DeviceRecord) -> bool:
     return instance.start < record.start + record.size and record.start < instance.start + instance.size
 

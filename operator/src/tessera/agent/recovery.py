@@ -3,7 +3,8 @@
 Four witnesses are heard. The CDI specs carry a copy of each prepared claim. NVML says which instances
 exist; a MIG UUID is new at each creation, so a UUID that matches is proof. The node's `GPUNode` status
 lists the slices that we published as ours. The API's claims say which placements were meant for this node.
-An instance that no witness claims stays foreign: it is never touched.
+An instance that no witness claims stays foreign: it is never touched. A GPU that does not answer refutes no
+spec.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from tessera.agent.checkpoint import ClaimRecord, DeviceRecord, Ledger, Phase, Slice
 from tessera.agent.claims import AllocatedClaim, PrepareError
-from tessera.agent.plan import is_at, resolve
+from tessera.agent.plan import exists, is_at, resolve, silent
 from tessera.gpu.driver import GPU, GPUInstance
 from tessera.gpu.profiles import UnknownProfile
 
@@ -46,7 +47,8 @@ def rebuild(
     by_uuid = {gpu.uuid: gpu for gpu in gpus}
     ledger = Ledger()
     for record in specs:
-        if all(_present(device.slice, by_uuid) for device in record.devices):
+        slices = [device.slice for device in record.devices]
+        if all(exists(made, by_uuid) or silent(made, by_uuid) for made in slices):
             ledger.claims[record.key.uid] = record
     for gpu in by_uuid.values():
         for instance in gpu.instances:
@@ -57,18 +59,6 @@ def rebuild(
         if claim.key.uid not in ledger.claims:
             _take_in(claim, by_uuid, ledger)
     return ledger
-
-
-def _present(made: Slice | None, gpus: Mapping[str, GPU]) -> bool:
-    return (
-        made is not None
-        and made.gpu_uuid in gpus
-        and any(
-            compute.uuid == made.uuid
-            for instance in gpus[made.gpu_uuid].instances
-            for compute in instance.compute
-        )
-    )
 
 
 def _as_slice(gpu: GPU, instance: GPUInstance) -> Slice | None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from tessera.agent.cdi import CDIDirectory
 from tessera.agent.checkpoint import CheckpointFile, ClaimRecord, DeviceRecord, Ledger, Phase, Slice
 from tessera.agent.claims import AllocatedClaim, PrepareError
-from tessera.agent.plan import is_at, make_plan, resolve
+from tessera.agent.plan import exists, is_at, make_plan, resolve, silent
 from tessera.api.reasons import Reason
 from tessera.gpu.driver import GPU, Driver, GPUInstance, Inventory
 from tessera.gpu.faults import NVMLFault
@@ -189,7 +189,7 @@ class Transactions:
         try:
             self._cdi.keep_only(prepared)
             for uid, record in prepared.items():
-                if not self._cdi.exists(uid) and all(_exists(d.slice, gpus) for d in record.devices):
+                if not self._cdi.exists(uid) and all(exists(d.slice, gpus) for d in record.devices):
                     log.info("the CDI spec of claim %s was gone and is written again", record.key)
                     self._cdi.write(record)
         except OSError as error:
@@ -202,19 +202,25 @@ class Transactions:
             raise PrepareError(Reason.NVML_ERROR, str(error)) from error
 
     def _still_prepared(self, record: ClaimRecord, claim: AllocatedClaim, gpus: Mapping[str, GPU]) -> bool:
+        """Raises `PrepareError` while nobody knows, because a GPU does not answer."""
         asked = {(device.request, device.device) for device in claim.devices}
         if asked != {(device.request, device.device) for device in record.devices}:
             return False
-        return all(_exists(device.slice, gpus) for device in record.devices)
+        for device in record.devices:
+            if silent(device.slice, gpus):
+                fault = gpus[device.gpu_uuid].fault if device.gpu_uuid in gpus else "it is not on this node"
+                text = f"claim {record.key} holds {device.device}, but GPU {device.gpu_uuid} does not answer"
+                raise PrepareError(Reason.GPU_UNHEALTHY, f"{text}: {fault}")
+        return all(exists(device.slice, gpus) for device in record.devices)
 
     def _forget(self, record: ClaimRecord, gpus: Mapping[str, GPU]) -> None:
         """Drop a record that no longer fits, and its spec:
 
-        what of it still exists becomes warm, the rest vanished with a GPU reset.
+        what of it still exists, or may, becomes warm; the rest vanished with a GPU reset.
         """
         self._cdi.remove(record.key.uid)
-        slices = (device.slice for device in record.devices)
-        self._let_go(record, [made for made in slices if made is not None and _exists(made, gpus)])
+        slices = [device.slice for device in record.devices if device.slice is not None]
+        self._let_go(record, [made for made in slices if exists(made, gpus) or silent(made, gpus)])
 
     def _let_go(self, record: ClaimRecord, warm: Iterable[Slice]) -> None:
         """Drop the record; these of its slices become warm. Raises `OSError`, having changed nothing."""
@@ -335,7 +341,3 @@ def _not_stored(record: ClaimRecord, error: OSError) -> PrepareError:
 
 def _complete(made: Slice, present: tuple[GPUInstance, ...]) -> bool:
     return any(compute.uuid == made.uuid for instance in present for compute in instance.compute)
-
-
-def _exists(made: Slice | None, gpus: Mapping[str, GPU]) -> bool:
-    return made is not None and made.gpu_uuid in gpus and _complete(made, gpus[made.gpu_uuid].instances)

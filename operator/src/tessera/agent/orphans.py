@@ -17,14 +17,13 @@ from tessera.agent.claim_reader import ClaimReader
 from tessera.agent.claims import PrepareError
 from tessera.agent.transactions import Transactions
 from tessera.gpu.driver import Driver
-from tessera.gpu.faults import NVMLFault
+from tessera.gpu.faults import NOT_FOUND, NVMLFault
 from tessera.kube.errors import ApiError, Unreachable
 
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 60.0
 _LOOKS_PER_GRACE = 4
-_NOT_FOUND = 6
 
 
 class Orphans:
@@ -85,7 +84,7 @@ class Orphans:
                 if await self._driver.processes(device.slice.uuid):
                     return True
             except NVMLFault as fault:
-                if fault.code != _NOT_FOUND:  # not found: the instance went with a GPU reset
+                if fault.code != NOT_FOUND:  # not found: the instance went with a GPU reset
                     log.warning("cannot see who runs on %s: %s", device.slice.uuid, fault)
                     return True
         return False

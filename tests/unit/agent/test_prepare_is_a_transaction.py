@@ -208,6 +208,15 @@ async def test_a_half_made_claim_is_released_at_once_and_undone_later(bench: Wor
     assert bench.checkpoint.load().claims == {}
 
 
+async def test_what_a_half_made_claim_leaves_in_the_way_is_not_called_foreign(bench: Workbench) -> None:
+    bench.fail(Fault(CREATE_CI, code=999), Fault(DESTROY_GI, code=999, times=0))
+    with pytest.raises(PrepareError):
+        await bench.transactions.prepare(bench.claim("a", ("3g.40gb", 4)))
+    with pytest.raises(PrepareError, match="is left of claim default/a; the agent removes it") as raised:
+        await bench.transactions.prepare(bench.claim("b", ("2g.20gb", 4)))
+    assert raised.value.reason is Reason.CONFLICT
+
+
 async def test_a_claim_on_a_gpu_lost_while_it_was_prepared_is_released(bench: Workbench) -> None:
     """Otherwise its pod could never end. The node's other GPU serves on."""
     bench.fail(Fault(CREATE_CI, action="lose", index=0))

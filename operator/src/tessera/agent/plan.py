@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from tessera.agent.checkpoint import DeviceRecord, Ledger, Slice
+from tessera.agent.checkpoint import DeviceRecord, Ledger, Phase, Slice
 from tessera.agent.claims import AllocatedDevice, PrepareError
 from tessera.api.reasons import Reason
 from tessera.gpu.device_names import BadDeviceName, decode, short_uuid
@@ -135,6 +135,13 @@ def _in_the_way(instance: GPUInstance, device: DeviceRecord, ledger: Ledger) -> 
         holder = ledger.holder(compute.uuid)
         if holder is not None:
             return f"{device.device} overlaps {where}, which claim {holder} holds; its pod must end first"
+    for record in ledger.claims.values():
+        places = record.devices if record.phase is Phase.PREPARING else ()
+        if any(place.gpu_uuid == device.gpu_uuid and is_at(instance, place) for place in places):
+            return (
+                f"{device.device} overlaps {where}, which is left of claim {record.key}; "
+                "the agent removes it as soon as the driver lets it"
+            )
     return (
         f"{device.device} overlaps {where}, which Tessera did not make; "
         "destroy it with nvidia-smi mig -dci and -dgi"

@@ -35,6 +35,9 @@ MOST_ANSWERS = 1000
 """Answers that are kept; a long run of `agent_soak` must not grow."""
 
 
+Known = dict[tuple[Any, ...], tuple[Any, list[str]]]
+
+
 class Killed(BaseException):
     """As kill -9: no code of the agent may catch it."""
 
@@ -147,7 +150,8 @@ class Answers:
     """
 
     state: Path
-    known: dict[tuple[Any, ...], tuple[Any, list[str]]]
+    known: Known | None
+    """None: always ask."""
 
 
 class WatchedDriver(LocalDriver):
@@ -162,7 +166,7 @@ class WatchedDriver(LocalDriver):
         """One request."""
         effects, known = self._effects, self._answers.known
         effects.methods.append(len(effects.calls) + 1)
-        if method not in ("inventory", "instances"):
+        if known is None or method not in ("inventory", "instances"):
             return await super().call(method, *arguments)
         effects.alive()
         with self._nvml._session():  # opened by an agent's first question, whether its answer is known or not

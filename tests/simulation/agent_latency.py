@@ -39,6 +39,7 @@ async def measure(directory: Path, times: int) -> dict[str, list[float]]:
     }
     for number in range(times):
         node = AgentNode.new(directory / f"{number}")
+        node.known = None
         node.allocate("a", "2g.20gb@4")
         node.allocate("b", "2g.20gb@4")
         node.allocate("c", "3g.40gb@4")

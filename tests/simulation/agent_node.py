@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simulation.agent_api import NODE, MemoryAPI
-from simulation.agent_effects import Answers, Effects, WatchedAPI, WatchedDriver, WatchedInjector
+from simulation.agent_effects import Answers, Effects, Known, WatchedAPI, WatchedDriver, WatchedInjector
 from tessera.agent.cdi import CDIDirectory, device_id
 from tessera.agent.checkpoint import CheckpointFile
 from tessera.agent.node import NodeAgent, NodeOptions
@@ -83,7 +83,7 @@ class AgentNode:
     directory: Path
     api: MemoryAPI = field(default_factory=MemoryAPI)
     model: str = MODEL
-    known: dict[tuple[Any, ...], tuple[Any, list[str]]] = field(default_factory=dict)
+    known: Known | None = field(default_factory=dict)
     """NVML's answers so far, shared by all copies; see `Answers`."""
 
     @classmethod

@@ -2,9 +2,9 @@
 
 A scheduler gives claims random placements that no living claim has; a kubelet prepares and releases them and
 asks until it gets what it wants, or its pod is deleted first. On each prepared slice a process runs until the
-pod ends. Two of three changes meet a fault: the agent is killed before a random side effect, an NVML call
-fails or loses its answer, or the disk or the API refuses a write. A change is a preparation that made at
-least one instance.
+pod ends. Before two of three requests a fault is laid: the agent is killed before a random side effect, an
+NVML call fails or loses its answer, or a side effect is refused. A change is a preparation that made at least
+one instance.
 
     python -m simulation.agent_soak --changes 10000 --seed 0          (or: make soak-agent)
 """
@@ -32,7 +32,7 @@ from tessera.kube.errors import Unreachable
 
 _SIDE_EFFECTS = 30
 _NVML_CALLS = 260
-"""How far ahead a fault is laid: beyond what one preparation does, so that some hit the next one."""
+"""How far ahead a fault is laid: beyond what most requests do, so that some meet none."""
 _TRIES = 12
 _PLACEMENTS = [
     placement

@@ -50,7 +50,7 @@ async def test_the_side_effects_are_those_that_the_page_lists(tmp_path: Path, sc
 async def test_a_known_answer_counts_as_the_calls_that_it_took(tmp_path: Path) -> None:
     scenario = next(scenario for scenario in SCENARIOS if scenario.name == "with room to make")
     node = await scenario.node(tmp_path / "node")
-    node.known.clear()
+    node.known = {}
     counted = []
     for name in ("asked", "known"):
         copy, effects = node.fresh(name), Effects()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from simulation.agent_api import MemoryAPI
+from agent_api import MemoryAPI
 from tessera.gpu.driver import LocalDriver
 from tessera.gpu.nvml import NVML
 from tessera.gpu.simulator.faults import FaultInjector

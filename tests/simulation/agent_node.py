@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simulation.agent_api import NODE, MemoryAPI
+from agent_api import NODE, MemoryAPI
 from simulation.agent_effects import Answers, Effects, Known, WatchedAPI, WatchedDriver, WatchedInjector
 from tessera.agent.cdi import CDIDirectory, device_id
 from tessera.agent.checkpoint import CheckpointFile

@@ -2,74 +2,51 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
+from agent_api import NODE, Listed, MemoryAPI
 from tessera.agent.claims import ClaimKey, PrepareError
 from tessera.agent.node import NodeAgent, NodeOptions
 from tessera.api.names import FOREIGN_TAINT_KEY
 from tessera.api.reasons import Reason
 from tessera.gpu.simulator import control
 from tessera.gpu.simulator.faults import Fault
-from tessera.kube.errors import NotFound, Unreachable
-from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
+from tessera.kube.errors import Unreachable
+from tessera.kube.resources import GPU_NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
 
 Workbench = Any
-NODE = "node-a"
-
 
 States = list[tuple[str, str]]
 """Profile and state of each instance."""
 
 
-class _Listed(NamedTuple):
-    items: list[dict[str, Any]]
-
-
 @dataclass
-class APIInMemory:
-    """The five verbs that one agent uses, without a server."""
+class APIInMemory(MemoryAPI):
+    """An API server that may not answer for claims, and what the agent has told it."""
 
-    objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     claims_unreachable: bool = False
 
     async def get(self, resource: Any, name: str, namespace: str | None = None) -> dict[str, Any]:
+        self._refuse(resource)
+        return await super().get(resource, name, namespace)
+
+    async def list(self, resource: Any, **options: Any) -> Listed:
+        self._refuse(resource)
+        return await super().list(resource, **options)
+
+    def _refuse(self, resource: Any) -> None:
         if resource is RESOURCE_CLAIMS and self.claims_unreachable:
             raise Unreachable("GET /resourceclaims", "connection refused")
-        if (resource.kind, name) not in self.objects:
-            raise NotFound(404, "NotFound", f"{resource.kind} {name} not found")
-        return copy.deepcopy(self.objects[resource.kind, name])
-
-    async def list(self, resource: Any, **_: Any) -> _Listed:
-        if resource is RESOURCE_CLAIMS and self.claims_unreachable:
-            raise Unreachable("GET /resourceclaims", "connection refused")
-        return _Listed(
-            [copy.deepcopy(item) for (kind, _), item in self.objects.items() if kind == resource.kind]
-        )
-
-    async def apply(self, resource: Any, item: dict[str, Any], **_: Any) -> dict[str, Any]:
-        present = self.objects.setdefault((resource.kind, item["metadata"]["name"]), {"metadata": {}})
-        present["metadata"] |= item["metadata"]
-        present |= {key: copy.deepcopy(value) for key, value in item.items() if key != "metadata"}
-        return copy.deepcopy(present)
-
-    async def delete(self, resource: Any, name: str, **_: Any) -> None:
-        self.objects.pop((resource.kind, name), None)
 
     def put_claim(self, bench: Workbench, name: str, profile: str, start: int) -> ClaimKey:
         """A claim with an allocation on the node, as the scheduler writes it."""
         claim = bench.claim(name, (profile, start))
-        (device,) = claim.devices
-        result = {"request": "slice-0", "driver": "gpu.tessera.dev", "pool": NODE, "device": device.device}
-        self.objects[RESOURCE_CLAIMS.kind, name] = {
-            "metadata": {"namespace": "default", "name": name, "uid": claim.key.uid},
-            "status": {"allocation": {"devices": {"results": [result]}}},
-        }
+        self.allocate(name, claim.key.uid, tuple(device.device for device in claim.devices))
         key: ClaimKey = claim.key
         return key
 
@@ -109,9 +86,7 @@ class APIInMemory:
 
 @pytest.fixture
 def api() -> APIInMemory:
-    api = APIInMemory()
-    api.objects[NODES.kind, NODE] = {"metadata": {"name": NODE, "uid": "uid-of-node"}}
-    return api
+    return APIInMemory()
 
 
 def start(bench: Workbench, api: APIInMemory, *, clock: Callable[[], float] = time.monotonic) -> NodeAgent:

@@ -1,4 +1,4 @@
-"""The five API verbs that one node agent uses, over objects in memory."""
+"""The four API verbs that one node agent uses, over objects in memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class MemoryAPI:
         """All of that kind."""
         return Listed([_copied(item) for (kind, _), item in self.objects.items() if kind == resource.kind])
 
-    async def apply(self, resource: Any, item: dict[str, Any]) -> dict[str, Any]:
+    async def apply(self, resource: Any, item: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Make or change."""
         key, new = (resource.kind, item["metadata"]["name"]), _copied(item)
         present = self.objects.get(key, {"metadata": {}})
@@ -57,7 +57,7 @@ class MemoryAPI:
         stored: dict[str, Any] = _copied(self.objects[key])
         return stored
 
-    async def delete(self, resource: Any, name: str) -> None:
+    async def delete(self, resource: Any, name: str, **_: Any) -> None:
         """Remove; harmless when it is gone."""
         self.objects.pop((resource.kind, name), None)
 

@@ -255,6 +255,20 @@ async def test_a_full_disk_undoes_the_preparation(bench: Workbench, monkeypatch:
     assert bench.layout() == []
 
 
+async def test_a_missing_spec_that_cannot_be_written_is_told_with_the_remedy(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = bench.claim("a", ("2g.20gb", 4))
+    record = await bench.transactions.prepare(claim)
+    bench.cdi.remove("uid-a")
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(bench.transactions._cdi, "write", _no_space)
+        with pytest.raises(PrepareError, match="--cdi-dir"):
+            await bench.transactions.prepare(claim)
+    assert await bench.transactions.prepare(claim) == record
+    assert bench.cdi.exists("uid-a")
+
+
 async def test_a_full_disk_keeps_a_release_from_happening_only_in_memory(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

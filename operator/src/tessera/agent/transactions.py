@@ -94,11 +94,11 @@ class Transactions:
                 raise _half_made(record)
             gpus = {gpu.uuid: gpu for gpu in await self._ask_inventory()}
             if record is not None:
-                if self._still_prepared(record, claim, gpus):
-                    if not self._cdi.exists(claim.key.uid):
-                        self._cdi.write(record)
-                    return record
                 try:
+                    if self._still_prepared(record, claim, gpus):
+                        if not self._cdi.exists(claim.key.uid):
+                            self._cdi.write(record)
+                        return record
                     self._forget(record, gpus)
                 except OSError as error:
                     raise _not_stored(record, error) from error
@@ -334,8 +334,8 @@ def _half_made(record: ClaimRecord) -> PrepareError:
 def _not_stored(record: ClaimRecord, error: OSError) -> PrepareError:
     return PrepareError(
         Reason.RECONCILE_ERROR,
-        f"claim {record.key} is still held, because the release cannot be written down: {error}; "
-        "make room on, or repair, the disk of the agent's --state-dir",
+        f"claim {record.key} stays as it is on record, because a file cannot be written: {error}; "
+        "make room on, or repair, the disk of the agent's --state-dir and --cdi-dir",
     )
 
 

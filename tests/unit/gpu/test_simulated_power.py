@@ -78,6 +78,26 @@ def test_energy_starts_again_when_the_driver_is_loaded(
     assert joules() == 0
 
 
+def test_energy_starts_again_on_another_board(bind: Any, clock: Any) -> None:
+    for model in ("H100-80GB", "A100-80GB", "H100-80GB"):
+        bind(model).meters.clock = clock
+        assert joules() == 0
+        clock.now += 100
+        assert joules() > 0
+
+
+def test_who_looked_just_before_the_driver_was_loaded_takes_no_energy_back(
+    node: SimulatedLibrary, clock: Any, node_directory: Path
+) -> None:
+    joules()
+    looked = node.read()
+    control.reload_driver(node_directory)
+    joules()
+    clock.now += 100
+    node.meters.read(looked, looked.gpus[0])
+    assert joules() == pytest.approx(8_400)
+
+
 def test_a_damaged_meter_file_is_named(node: SimulatedLibrary, node_directory: Path) -> None:
     (node_directory / "meters.json").write_text("{")
     with pytest.raises(DamagedState, match=r"meters\.json"):

@@ -50,16 +50,17 @@ class MeterFile:
     def read(self, node: Node, gpu: SimulatedGPU) -> Meter:
         """The GPU's meter now. Raises `DamagedState` when the file is not what this simulator wrote."""
         present = {"0", *(str(instance.serial) for instance in gpu.instances)}
-        identity = f"{gpu.model}/{node.driver_loads}"  # another board, or the driver loaded again: from 0
         with exclusive(self._lock_path):
             now = self.clock()
             stored = self._load()
-            record = stored.get(gpu.uuid, {})
-            before = _meter(record["meter"]) if record.get("of") == identity else Meter(at=now)
+            record = stored.get(gpu.uuid, {"driver_loads": -1})
+            # The most of both: the caller may have looked at the node before the driver was loaded again.
+            driver_loads = max(record["driver_loads"], node.driver_loads)
+            before = _meter(record["meter"]) if record["driver_loads"] == driver_loads else Meter(at=now)
             meter = advance(before, limit_w=board(gpu.model).power_limit_w, loads=loads(gpu), now=now)
             written = asdict(meter)
             written["busy_s"] = {str(k): s for k, s in meter.busy_s.items() if str(k) in present}
-            stored[gpu.uuid] = {"of": identity, "meter": written}
+            stored[gpu.uuid] = {"driver_loads": driver_loads, "meter": written}
             self._store(stored)
         return meter
 

@@ -116,7 +116,8 @@ class Event:
 class Node:
     """A whole node. `serials` is the last serial given; it only grows, so a serial is never used twice.
 
-    `driver_loads` counts how often the driver was loaded again: it starts its energy counters at 0.
+    `driver_loads` counts how often the driver was loaded again, also for other boards: it starts its energy
+    counters at 0.
     """
 
     seed: str
@@ -215,13 +216,17 @@ class StateFile:
         """Make the node when it does not exist. Other hardware than asked for is replaced: a board swap."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with exclusive(self._lock_path):
+            loads = 0
             if self.path.exists():
                 node = self._load()
                 if [gpu.model for gpu in node.gpus] == [model] * count:
                     self._follow(node)
                     return
                 log.warning("simulated hardware changes to %d x %s; all instances are gone", count, model)
-            self._store(new_node(model=model, count=count, seed=seed))
+                loads = node.driver_loads + 1
+            made = new_node(model=model, count=count, seed=seed)
+            made.driver_loads = loads
+            self._store(made)
 
     def read(self) -> Node:
         """The state now. Treat it as read-only: it is cached until the file changes."""

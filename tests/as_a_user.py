@@ -24,7 +24,7 @@ Object = dict[str, Any]
 SYSTEM = "tessera-system"
 
 
-def wait_for(what: str, probe: Callable[[], Any], *, seconds: float = 60, every: float = 0.25) -> Any:
+def wait_for(what: str, probe: Callable[[], Any], *, seconds: float = 60, every: float = 0.5) -> Any:
     """Polls until `probe` returns something true; fails with `what` and the last value after the limit."""
     deadline = time.monotonic() + seconds
     last: Any = None

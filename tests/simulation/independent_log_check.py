@@ -9,6 +9,7 @@ wrote. The geometry comes from the table of MIG profiles alone. Prints the figur
 from __future__ import annotations
 
 import csv
+import heapq
 import json
 import math
 import sys
@@ -41,6 +42,7 @@ def check(report: dict[str, Any], lines: Iterable[str], table: Path = TABLE) -> 
         for name, one in profiles[m].items():
             size[name] = min(one["width"], size.get(name, one["width"]))
 
+    pools = _Pools({m: set(profiles[m]) for m in model_of}, [(m, slices[m]) for m in model_of], size)
     held: dict[Any, tuple[int, str, int]] = {}
     on_gpu: list[dict[Any, tuple[str, int]]] = [{} for _ in model_of]
     started: dict[Any, float] = {}
@@ -107,6 +109,7 @@ def check(report: dict[str, Any], lines: Iterable[str], table: Path = TABLE) -> 
             fragment_integral += sum(fragments) * step
         now = row["t"]
         request, op = row["id"], row["op"]
+        pools.see(row, counted=number >= counted_from)
         if op in ("place", "reject"):
             if request in seen:
                 raise Illegal(f"{request} arrives twice")
@@ -150,6 +153,8 @@ def check(report: dict[str, Any], lines: Iterable[str], table: Path = TABLE) -> 
     slice_acceptance = 100 * weighed(accepted) / weighed(arrived)
     return {
         "slice_acceptance_pct": slice_acceptance,
+        "ideal_pool_pct": 100 * weighed(pools.accepted) / weighed(arrived),
+        "gap_to_pool_pct": slice_acceptance - 100 * weighed(pools.accepted) / weighed(arrived),
         "acceptance_pct": 100 * sum(accepted.values()) / sum(arrived.values()),
         "per_profile_acceptance_pct": {p: 100 * accepted[p] / arrived[p] for p in arrived},
         "min_profile_acceptance_pct": min(100 * accepted[p] / arrived[p] for p in arrived),
@@ -158,6 +163,45 @@ def check(report: dict[str, Any], lines: Iterable[str], table: Path = TABLE) -> 
         "utilisation_pct": 100 * used_integral / (span * total),
         "fragmentation_pct": 100 * fragment_integral / (span * len(model_of)),
     }
+
+
+class _Pools:
+    """The ideal pools beside the cluster: memory slices without places; GPUs that share a profile share one."""
+
+    def __init__(
+        self, offered: dict[str, set[str]], gpus: list[tuple[str, int]], size: dict[str, int]
+    ) -> None:
+        group = {m: frozenset(offered[m]) for m in offered}
+        for one in offered:
+            joined = frozenset().union(*(names for names in group.values() if names & group[one]))
+            group |= {m: joined for m, names in group.items() if names & joined}
+        self._pool_of = {profile: names for names in group.values() for profile in names}
+        self._free = {names: sum(s for m, s in gpus if group[m] == names) for names in group.values()}
+        self._size = size
+        self._inside: dict[Any, str] = {}
+        self._leaving: list[tuple[float, int, Any]] = []
+        self.accepted: dict[str, int] = {}
+
+    def see(self, row: dict[str, Any], *, counted: bool) -> None:
+        """One line of the log. Whom the cluster rejects may be in the pool until it would have left."""
+        while self._leaving and self._leaving[0][0] <= row["t"]:
+            self._leave(heapq.heappop(self._leaving)[2])
+        request, op, profile = row["id"], row["op"], row["profile"]
+        if op == "release":
+            self._leave(request)
+        if op not in ("place", "reject"):
+            return
+        if self._free[self._pool_of[profile]] >= self._size[profile]:
+            self._free[self._pool_of[profile]] -= self._size[profile]
+            self._inside[request] = profile
+            self.accepted[profile] = self.accepted.get(profile, 0) + counted
+        if op == "reject" and row["leaves"] is not None:
+            heapq.heappush(self._leaving, (row["leaves"], len(self._leaving), request))
+
+    def _leave(self, request: Any) -> None:
+        profile = self._inside.pop(request, None)
+        if profile is not None:
+            self._free[self._pool_of[profile]] += self._size[profile]
 
 
 def differences(report: dict[str, Any], counted: dict[str, Any], *, tolerance: float = 1e-4) -> list[str]:

@@ -3,8 +3,9 @@
 `{"t": seconds, "id": ..., "op": "place|reject|move|release", "gpu": number, "profile": ..., "start": slice}`.
 
 - `id` numbers the requests of `online` by arrival, from 0; in `replay` it is the id of the events file.
-- `gpu` and `start` are null for `reject`. A `release` names the place that becomes free. GPUs are numbered
-  from 0 in the order of `config.cluster` of the report.
+- `gpu` and `start` are null for `reject`; `leaves` is there when the request would have left (null: never),
+  which the ideal pool needs to be counted again. A `release` names the place that becomes free. GPUs are
+  numbered from 0 in the order of `config.cluster` of the report.
 - A `move` takes its `id` from where it is to the place named. The moves that make room for a request come
   directly before its `place`, at the same `t`, and each goes to room that is free by then.
 - When the file holds several runs, each line also has their `mix`, `load`, `policy` and `seed`.
@@ -15,6 +16,7 @@ Requests before `config.counted_from` are the warm-up: they are logged, and not 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
@@ -59,7 +61,8 @@ def log_lines(workload: Workload, cluster: Cluster, outcome: Outcome) -> Iterato
             continue
         place = outcome.placed[event]
         if place is None:
-            yield line(event, event, "reject", None)
+            leaves = workload.departures[event]
+            yield line(event, event, "reject", None) | {"leaves": leaves if math.isfinite(leaves) else None}
             continue
         for move in outcome.relocations.get(event, ()):
             where[move.victim] = move.place

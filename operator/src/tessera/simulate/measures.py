@@ -1,4 +1,4 @@
-"""Counts the figures of a run from its decisions. Every figure can be counted again from the log alone.
+"""Counts the figures of a run from its decisions. All but the speed can be counted again from the log.
 
 Acceptance is taken over the counted requests (after the warm-up). Quantities of the cluster are integrated
 over time, from the first counted arrival to the last decision.

@@ -14,19 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cluster_traces import REAL_NODE, directories_called, traces
 from tessera.local.cluster import LocalCluster
 from tessera.local.errors import NotOursError
-from tessera.local.host import can_have_node
 from tessera.local.journal import JOURNAL_NAME, KILL_AFTER_VARIABLE, Journal, Kind
 from tessera.local.mount_namespace import OWNER_ATTRIBUTE, SHADOWED, is_ours
-from tessera.local.network import hardware_address
-from tessera.local.processes import find
 from tessera.local.progress import Progress
-from tessera.local.state import ClusterState, Identity, existing_clusters
+from tessera.local.state import ClusterState, existing_clusters
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
-REAL_NODE = can_have_node()
 # Early ones are cheap; of the later ones, one per kind and the last.
 KILL_POINTS = ["1", "2", "3", "process/kube-apiserver"]
 if REAL_NODE:
@@ -58,32 +55,6 @@ def run_up(cluster: LocalCluster, *, kill_after: str) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def traces(identity: Identity, directory: Path) -> list[str]:
-    """Everything on this machine that belongs, or leads, to the cluster."""
-    found = [f"process {process.role} {process.pid}" for process in find(identity=identity)]
-    found += [f"mount {line}" for line in _lines("/proc/self/mountinfo") if f"{directory}/" in line]
-    found += [f"socket {line}" for line in _lines("/proc/net/unix") if f"{directory}/" in line]
-    found += [f"cgroup {path}" for path in directories_called(identity.short, below=Path("/sys/fs/cgroup"))]
-    found += [f"directory {directory}"] if directory.exists() else []
-    if not REAL_NODE:
-        return found
-    links = _output("ip", "-o", "link")
-    found += [f"interface {line}" for line in links if hardware_address(identity) in line]
-    found += [f"rule {line}" for line in _output("iptables-save") if identity.uid in line]
-    for pid in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{directory}/" in (pid / "mountinfo").read_text():
-                found.append(f"mount namespace of process {pid.name} ({(pid / 'comm').read_text().strip()})")
-        except OSError:
-            continue
-    return found
-
-
-def directories_called(name: str, *, below: Path) -> list[Path]:
-    """Those of that name in a tree in which others make and remove directories meanwhile."""
-    return [Path(path, name) for path, names, _ in os.walk(below) if name in names]
-
-
 def test_the_search_goes_on_when_the_control_group_of_another_cluster_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,14 +69,6 @@ def test_the_search_goes_on_when_the_control_group_of_another_cluster_goes(
 
     monkeypatch.setattr(os, "scandir", scandir)
     assert directories_called("wanted", below=tmp_path) == [tmp_path / "here" / "wanted"]
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines()
-
-
-def _output(*command: str) -> list[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 @pytest.mark.parametrize("point", KILL_POINTS)

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 from as_a_user import wait_for
+from cluster_traces import REAL_NODE, traces
 from tessera.local.cluster import LocalCluster
 from tessera.local.errors import LocalClusterError
-from tessera.local.host import can_have_node, find_tool
+from tessera.local.host import find_tool
 from tessera.local.pause_image import busybox_image
 from tessera.local.processes import inspect, main_process
 from tessera.local.progress import Progress
@@ -25,7 +26,6 @@ from tessera.local.state import Identity
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
-REAL_NODE = can_have_node()
 IMAGE = "docker.io/tessera-tests/busybox:1"
 KUBECTL_TIMEOUT = "--timeout=90s"
 
@@ -161,7 +161,11 @@ def test_up_repairs_what_was_killed_and_pods_live_on(clusters: tuple[LocalCluste
 
 def test_down_of_one_leaves_the_other_working(clusters: tuple[LocalCluster, LocalCluster]) -> None:
     first, second = clusters
+    identity = first.state.identity()
+    assert identity is not None
     assert first.down()
+    # A pod has run there: its containers, mounts and network went with it.
+    assert traces(identity, first.state.directory) == []
     status = second.status()
     assert status is not None and status.running
     assert "Running" in second.control_plane.kubectl("get", "pod", "hello")

@@ -154,10 +154,13 @@ def test_a_claim_is_deleted_while_it_is_prepared(
     """Creating the GPU instance takes 3 s here; the job goes away in the middle. Nothing stays behind."""
     faults.set([Fault("nvmlDeviceCreateGpuInstanceWithPlacement", action="delay", seconds=3, times=0)])
     kubectl.apply(training_job("gone", profile="1g.20gb"))
-    wait_for(
-        "the allocation",
-        lambda: [c for c in kubectl.items("resourceclaims") if (c.get("status") or {}).get("allocation")],
-    )
+    checkpoint = next(real_node.agent_state_directory.glob("*checkpoint*.json"))
+
+    def begun() -> bool:
+        known = checkpoint.read_text()
+        return any(claim["metadata"]["uid"] in known for claim in kubectl.items("resourceclaims"))
+
+    wait_for("the agent to begin", begun)
     kubectl.run("delete", "htj", "gone", "--wait=false")
     wait_for(
         "pods and claims to go",

@@ -103,6 +103,9 @@ def test_a_full_gpu_is_named_with_its_free_room_and_the_job_runs_when_there_is_r
     assert "no GPU has room for 7g.80gb" in message
     assert "free" in message, "the message must name the free room"
     assert "freeing" in message, "the message must name what would make room"
+    notes = [e["note"] for e in kubectl.items("events.events.k8s.io") if e["type"] == "Warning"]
+    for words in ("no GPU has room for 7g.80gb", "free", "freeing"):
+        assert any(words in note for note in notes), f"an event must say {words!r}; they say {notes}"
     kubectl.run("delete", "pod", *held, "--wait=true", "--timeout=60s")
     job = finished(kubectl, "whole")
     assert condition(job, "Complete")["status"] == "True", job["status"]

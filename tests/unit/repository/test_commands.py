@@ -2,11 +2,13 @@
 
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from tessera.cli.local import command as local
 
 ROOT = Path(__file__).resolve().parents[3]
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -104,3 +106,10 @@ def test_the_readme_names_targets_that_exist() -> None:
         re.findall(r"(?:`|^)make ([a-z]+(?:-[a-z]+)*)\b", (ROOT / "README.md").read_text(), re.MULTILINE)
     )
     assert {"demo", "test", "check", "bench"} <= named <= set(targets())
+
+
+@pytest.mark.parametrize("line", re.findall(r"(?<=tessera local ).+", workflow_commands()))
+def test_the_command_line_knows_what_continuous_integration_asks_of_it(line: str) -> None:
+    """Parsed, not carried out: only continuous integration has kind."""
+    name, *options = shlex.split(line)
+    local.commands[name].make_context(name, options)

@@ -122,8 +122,10 @@ def logs(*, name: str, state_dir: Path | None, process: str, follow: bool, lines
     known = {each.role: each.log for each in found.processes}
     if process not in known:
         raise LocalClusterError(f"cluster {name} has no process {process!r}: take one of {', '.join(known)}")
-    command_line = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(known[process])]
-    _become(command_line)
+    log = known[process]
+    if log is None:
+        _become(["docker", "logs", "--tail", str(lines), *(["--follow"] if follow else []), process])
+    _become(["tail", "-n", str(lines), *(["-F"] if follow else []), str(log)])
 
 
 def _kind(name: str, state_dir: Path | None) -> KindCluster:
@@ -145,9 +147,9 @@ def _status(name: str, state_dir: Path | None) -> ClusterStatus:
 
 
 def _print_status(found: ClusterStatus) -> None:
-    table = Table(
-        title=f"cluster {found.name}: Kubernetes {KUBERNETES_VERSION}", title_justify="left", box=None
-    )
+    # kind's node image has a version of its own.
+    version = "on kind" if found.mode == "kind" else f"Kubernetes {KUBERNETES_VERSION}"
+    table = Table(title=f"cluster {found.name}: {version}", title_justify="left", box=None)
     for column in ("PROCESS", "STATE", "PID", "SINCE"):
         table.add_column(column)
     for process in found.processes:

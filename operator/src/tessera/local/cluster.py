@@ -36,7 +36,8 @@ class ProcessStatus:
     role: str
     pid: int | None
     uptime_seconds: float | None
-    log: Path
+    log: Path | None
+    """None: it is a container, and Docker has its log."""
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ class KindCluster:
     def _node_status(self, node: str) -> ProcessStatus:
         """A stopped container has process id 0."""
         pid = int(_checked(["docker", "inspect", "--format", "{{.State.Pid}}", node]))
-        return ProcessStatus(node, pid or None, None, self.directory / f"{node}.log")
+        return ProcessStatus(node, pid or None, None, log=None)
 
 
 def require_tools() -> None:

@@ -166,7 +166,7 @@ def check(report: dict[str, Any], lines: Iterable[str], table: Path = TABLE) -> 
 
 
 class _Pools:
-    """The ideal pools beside the cluster: memory slices without places; GPUs that share a profile share one."""
+    """The ideal pools beside the cluster: slices without places; GPUs that share a profile share one."""
 
     def __init__(
         self, offered: dict[str, set[str]], gpus: list[tuple[str, int]], size: dict[str, int]

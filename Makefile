@@ -1,4 +1,4 @@
-# Every command of this repository. A fresh Debian or Ubuntu with Python 3.11+ needs nothing else: tools/bootstrap.sh
+# Every command of this repository. A fresh Debian or Ubuntu with make and Python 3.11 to 3.13 needs nothing else: tools/bootstrap.sh
 # installs uv and the locked environment, and `tessera` builds what a local cluster needs.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

@@ -4,6 +4,7 @@ made by hand.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -15,6 +16,7 @@ from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.kube.resources import DEVICE_CLASSES
 from tessera.local.control_plane import ControlPlane
+from tessera.local.processes import find, kill_all
 from tessera.scheduler.loop import Scheduler, Settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -75,6 +77,33 @@ async def test_a_gated_pod_is_allocated_and_bound_by_kube_scheduler(
     await until(told, what="the event Placed on the pod")
     # The claim of a template is its pod's: one event says all.
     assert await cluster.reasons(claim_name) == []
+
+
+async def test_pods_that_are_allocated_while_kube_scheduler_is_away_are_bound_when_it_is_back(
+    cluster: Cluster, scheduler: Scheduler, control_plane: ControlPlane
+) -> None:
+    """Killed between allocation and bind; what is taken back meanwhile is placed anew, and nothing twice."""
+    node = await cluster.add_node("a")
+    identity = control_plane.state.identity()
+    assert identity is not None
+    kill_all(lambda: find(identity=identity, role="kube-scheduler"), identity=identity)
+    try:
+        for name in ("left", "right"):
+            await cluster.add_claim(name, exactly("3g.40gb"))
+            await cluster.add_pod(name, claim=name)
+
+        async def ungated() -> bool:
+            pods = [await cluster.pod(name) for name in ("left", "right")]
+            return not any(pod["spec"].get("schedulingGates") for pod in pods)
+
+        await until(ungated, what="both pods without their gate")
+        assert not (await cluster.pod("left"))["spec"].get("nodeName")
+    finally:
+        await asyncio.to_thread(control_plane.up)
+    for name in ("left", "right"):
+        assert await cluster.bound(name, seconds=60.0) == node
+    held = [await cluster.devices(name) for name in ("left", "right")]
+    assert sorted(held) == [[device_name(cluster.gpu("a"), "3g.40gb", start)] for start in (0, 4)]
 
 
 async def test_a_freed_claim_is_placed_again_with_its_finalizer(

@@ -17,11 +17,13 @@ from tessera.controllers.worker_pod import WorkerSettings
 from tessera.kube.client import KubeClient
 from tessera.kube.resources import NODES
 from tessera.local.control_plane import ControlPlane
+from tessera.metrics.registry import UNHANDLED_ERRORS_TOTAL
 
 
 @pytest.fixture
 async def operator(control_plane: ControlPlane) -> AsyncIterator[Operator]:
-    """A running operator of this test's own."""
+    """A running operator of this test's own; whatever it was given, it ended in no traceback."""
+    unforeseen = _unforeseen_errors()
     async with await KubeClient.connect(
         kubeconfig=control_plane.kubeconfig, field_manager=names.OPERATOR_FIELD_MANAGER
     ) as client:
@@ -33,6 +35,13 @@ async def operator(control_plane: ControlPlane) -> AsyncIterator[Operator]:
         )
         async with in_background(running.run()):
             yield running
+    assert _unforeseen_errors() == unforeseen, "see the log for the traceback"
+
+
+def _unforeseen_errors() -> float:
+    """Of all loops of this process."""
+    (counter,) = UNHANDLED_ERRORS_TOTAL.collect()
+    return sum(sample.value for sample in counter.samples if sample.name.endswith("_total"))
 
 
 @pytest.fixture

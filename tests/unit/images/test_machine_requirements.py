@@ -65,3 +65,5 @@ def test_only_root_prepares_a_real_node() -> None:
     assert "kubelet" in programs_for("e2e", as_root=True)
     assert "kubelet" not in programs_for("e2e", as_root=False)
     assert "kwok" in programs_for("e2e", as_root=False)
+    assert "kwok" in programs_for("integration", as_root=True)
+    assert "kubelet" not in programs_for("integration", as_root=True)

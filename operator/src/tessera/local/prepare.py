@@ -24,12 +24,11 @@ LEVELS = ("integration", "e2e", "images")
 
 
 def programs_for(level: str, *, as_root: bool) -> tuple[str, ...]:
-    """The binaries that a level of tests uses: simulated nodes everywhere, a real one only as root."""
+    """The binaries that a level of tests uses: simulated nodes in both, a real one in e2e as root."""
     if level == "images":
         return ()
-    if level == "integration":
-        return (*CONTROL_PLANE_PROGRAMS, "helm")
-    return (*CONTROL_PLANE_PROGRAMS, "helm", "kwok", *(NODE_PROGRAMS if as_root else ()))
+    node = NODE_PROGRAMS if level == "e2e" and as_root else ()
+    return (*CONTROL_PLANE_PROGRAMS, "helm", "kwok", *node)
 
 
 def prepare(level: str, *, progress: Progress) -> None:

@@ -12,8 +12,9 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,18 @@ def claimed_pod(name: str, *, profile: str, image: str, sleeps_seconds: int = 0)
             },
         },
     ]
+
+
+def hold_slices(kubectl: Kubectl, profiles: Mapping[str, str], *, image: str) -> None:
+    """Pods by name, each on a slice of its profile until it is deleted."""
+    for name, profile in profiles.items():
+        kubectl.apply(*claimed_pod(name, profile=profile, image=image, sleeps_seconds=3600))
+
+    def runs(name: str) -> bool:
+        return ((kubectl.get("pod", name) or {}).get("status") or {}).get("phase") == "Running"
+
+    for name in profiles:
+        wait_for(f"{name} to run", partial(runs, name))
 
 
 def serves_a_claimed_pod(kubectl: Kubectl, *, profile: str, image: str) -> None:

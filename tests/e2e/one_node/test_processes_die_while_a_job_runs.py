@@ -10,6 +10,7 @@ from as_a_user import (
     SYSTEM,
     Kubectl,
     condition,
+    hold_slices,
     kill_pod_processes,
     serves_a_claimed_pod,
     training_job,
@@ -105,7 +106,7 @@ def test_a_deleted_scheduler_leader_is_replaced_within_twenty_seconds(
 def test_the_agent_is_killed(kubectl: Kubectl, real_node: Stack) -> None:
     pod = start(kubectl, "under-agent")
     agent = component_pods(kubectl, "agent")[0]["metadata"]["name"]
-    before = in_use(kubectl)
+    before = wait_for("the instance in use", lambda: in_use(kubectl))
     kill_and_wait(kubectl, "agent", agent)
     completed_once(kubectl, "under-agent", pod)
     assert len(before) == 1
@@ -120,15 +121,23 @@ def in_use(kubectl: Kubectl) -> list[str]:
 
 def test_the_agents_checkpoint_is_torn(kubectl: Kubectl, real_node: Stack) -> None:
     """Half a checkpoint and a dead agent: the running pod keeps its instance; the next claim is served."""
-    pod = start(kubectl, "torn")
+    hold_slices(kubectl, {"torn": "2g.20gb"}, image=real_node.worker_image)
+    before = kubectl.get("pod", "torn")
+    assert before is not None
     held = wait_for("the instance in use", lambda: in_use(kubectl))
     agent = component_pods(kubectl, "agent")[0]
     checkpoint = next(real_node.agent_state_directory.glob("*checkpoint*.json"))
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[: len(whole) // 2])
     kill_and_wait(kubectl, "agent", agent["metadata"]["name"])
-    wait_for("the same instance in use", lambda: in_use(kubectl) == held or not kubectl.items("pods"))
-    completed_once(kubectl, "torn", pod)
+    wait_for("the same instance in use", lambda: in_use(kubectl) == held)
+    kept = kubectl.get("pod", "torn")
+    assert kept is not None
+    assert kept["metadata"]["uid"] == before["metadata"]["uid"]
+    assert kept["status"]["phase"] == "Running"
+    assert kept["status"]["containerStatuses"][0]["restartCount"] == 0
+    kubectl.run("delete", "pod", "torn", "--wait=true", "--timeout=60s")
+    wait_for("no instance in use", lambda: in_use(kubectl) == [])
     serves_a_claimed_pod(kubectl, profile="3g.40gb", image=real_node.worker_image)
 
 

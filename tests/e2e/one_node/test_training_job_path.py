@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import pytest
-from as_a_user import Kubectl, claimed_pod, condition, training_job, wait_for
+from as_a_user import Kubectl, claimed_pod, condition, hold_slices, training_job, wait_for
 from scraped_metrics import Process, scrape, total, values, wait_until_true
 from tessera.gpu.simulator.faults import Fault, FaultInjector
 from tessera.local.stack import Stack
@@ -24,18 +23,6 @@ def finished(kubectl: Kubectl, name: str, seconds: float = 120) -> dict[str, Any
         return job if done else None
 
     return dict(wait_for(f"job {name} to end", probe, seconds=seconds))
-
-
-def hold_slices(kubectl: Kubectl, profiles: Mapping[str, str], *, image: str) -> None:
-    """Pods by name, each on a slice of its profile until it is deleted."""
-    for name, profile in profiles.items():
-        kubectl.apply(*claimed_pod(name, profile=profile, image=image, sleeps_seconds=3600))
-
-    def runs(name: str) -> bool:
-        return ((kubectl.get("pod", name) or {}).get("status") or {}).get("phase") == "Running"
-
-    for name in profiles:
-        wait_for(f"{name} to run", partial(runs, name))
 
 
 def test_a_job_trains_on_its_slice_which_is_warm_for_the_next_one_afterwards(

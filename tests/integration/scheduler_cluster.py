@@ -104,6 +104,27 @@ class Cluster:
     def gpu(self, letter: str) -> str:
         return f"gpu-{self.namespace.removeprefix('test-')[:7]}{letter}"
 
+    async def alone(self) -> None:
+        """No pod of an earlier test asks for a slice any more: the scheduler serves all namespaces, and those
+        of ended tests take a while to go.
+        """
+
+        async def nobody_else() -> bool:
+            listed = await self.client.list(PODS, field_selector="spec.nodeName=,status.phase=Pending")
+            others = [
+                pod["metadata"]
+                for pod in listed.items
+                if pod["metadata"]["namespace"] != self.namespace
+                and pod["spec"].get("resourceClaims")
+                and not pod["metadata"].get("deletionTimestamp")
+            ]
+            for pod in others:
+                with suppress(NotFound):
+                    await self.client.delete(PODS, pod["name"], namespace=pod["namespace"], grace_seconds=0)
+            return not others
+
+        await until(nobody_else, what="the end of earlier tests' pods")
+
     async def add_claim(self, name: str, *requests: Object) -> None:
         body = {"metadata": {"name": name}, "spec": {"devices": {"requests": list(requests)}}}
         whole = {"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim"} | body
@@ -235,6 +256,7 @@ async def watched_cluster(client: KubeClient, namespace: str, *, kubeconfig: Pat
     """A `Cluster` for one test, with the invariants watched until its objects go."""
     made = Cluster(client, namespace)
     try:
+        await made.alone()
         with InvariantChecker(kubeconfig, newcomers_only=True):
             yield made
     finally:

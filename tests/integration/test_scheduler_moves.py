@@ -37,6 +37,7 @@ def simulated(control_plane: ControlPlane) -> Iterator[ControlPlane]:
 async def cluster(admin: KubeClient, namespace: str, simulated: ControlPlane) -> AsyncIterator[MovesCluster]:
     made = MovesCluster(admin, namespace)
     try:
+        await made.alone()
         with InvariantChecker(simulated.kubeconfig, newcomers_only=True):
             yield made
     finally:

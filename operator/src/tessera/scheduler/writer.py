@@ -19,13 +19,7 @@ from tessera.kube.resources import PODS, RESOURCE_CLAIMS
 from tessera.metrics import registry as metrics
 from tessera.scheduler.actions import (
     Action,
-    AskForReplacement,
-    Evict,
-    FreeTarget,
     GiveUp,
-    HoldTarget,
-    KeepRoom,
-    NoteDepartures,
     Place,
     PodPlacement,
     Protect,
@@ -108,7 +102,7 @@ class Writer:
                 )
             case Refuse():
                 await self._refuse(action, now)
-            case HoldTarget() | KeepRoom() | Evict() | FreeTarget() | AskForReplacement() | NoteDepartures():
+            case _:
                 await self._moves.do(action, now)
 
     # Allocating.

@@ -5,7 +5,7 @@ reuse a warm slice, or make room and create one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -66,17 +66,14 @@ def is_at(instance: GPUInstance, record: DeviceRecord | Slice) -> bool:
     return instance.profile_id == record.profile_id and instance.start == record.start
 
 
+def is_among(instances: Iterable[GPUInstance], made: Slice) -> bool:
+    """Whether one of a GPU's instances is the slice."""
+    return any(compute.uuid == made.uuid for instance in instances for compute in instance.compute)
+
+
 def exists(made: Slice | None, gpus: Mapping[str, GPU]) -> bool:
     """Whether the slice is there; a MIG UUID is new at each creation, so it cannot be another one."""
-    return (
-        made is not None
-        and made.gpu_uuid in gpus
-        and any(
-            compute.uuid == made.uuid
-            for instance in gpus[made.gpu_uuid].instances
-            for compute in instance.compute
-        )
-    )
+    return made is not None and made.gpu_uuid in gpus and is_among(gpus[made.gpu_uuid].instances, made)
 
 
 def silent(made: Slice | None, gpus: Mapping[str, GPU]) -> bool:

@@ -24,7 +24,7 @@ from pathlib import Path
 from tessera.agent.cdi import CDIDirectory
 from tessera.agent.checkpoint import CheckpointFile, ClaimRecord, DeviceRecord, Ledger, Phase, Slice
 from tessera.agent.claims import AllocatedClaim, PrepareError
-from tessera.agent.plan import exists, is_at, make_plan, resolve, silent
+from tessera.agent.plan import exists, is_among, is_at, make_plan, resolve, silent
 from tessera.api.reasons import Reason
 from tessera.gpu.driver import GPU, Driver, GPUInstance, Inventory
 from tessera.gpu.faults import NVMLFault
@@ -307,7 +307,7 @@ class Transactions:
 
         It has no owner, so the driver may refuse it.
         """
-        if _complete(warm, await self._driver.instances(warm.gpu_uuid)):
+        if is_among(await self._driver.instances(warm.gpu_uuid), warm):
             return
         self.ledger.warm.pop(warm.uuid, None)
         await self._clear(warm)
@@ -337,7 +337,3 @@ def _not_stored(record: ClaimRecord, error: OSError) -> PrepareError:
         f"claim {record.key} stays as it is on record, because a file cannot be written: {error}; "
         "make room on, or repair, the disk of the agent's --state-dir and --cdi-dir",
     )
-
-
-def _complete(made: Slice, present: tuple[GPUInstance, ...]) -> bool:
-    return any(compute.uuid == made.uuid for instance in present for compute in instance.compute)

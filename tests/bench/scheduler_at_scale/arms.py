@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +51,25 @@ class Arm:
         return ["-c", f"from {module} import main; main()", *arguments]
 
 
+def _with_moves(arm: Arm) -> Arm:
+    return replace(
+        arm,
+        name=arm.name.replace("ours", "moves"),
+        story=f"as {arm.name}, and a MIGPartition allows moves",
+        moves=True,
+    )
+
+
+_UNGATED = Arm(
+    name="ours-ungated",
+    story="ours, no DeviceClass, not gated",
+    allocator="tessera",
+    device_class=False,
+    gated=False,
+)
+_GATED = replace(_UNGATED, name="ours-gated", story="ours, no DeviceClass, gated", gated=True)
+_CLASS = replace(_GATED, name="ours-class", story="ours, DeviceClass exists, gated", device_class=True)
+
 ARMS = (
     Arm(
         name="native",
@@ -66,57 +85,14 @@ ARMS = (
         device_class=False,
         gated=True,
     ),
-    Arm(
-        name="ours-ungated",
-        story="ours, no DeviceClass, not gated",
-        allocator="tessera",
-        device_class=False,
-        gated=False,
-    ),
-    Arm(
-        name="ours-gated",
-        story="ours, no DeviceClass, gated",
-        allocator="tessera",
-        device_class=False,
-        gated=True,
-    ),
-    Arm(
-        name="ours-class",
-        story="ours, DeviceClass exists, gated",
-        allocator="tessera",
-        device_class=True,
-        gated=True,
-    ),
-    Arm(
+    _UNGATED,
+    _GATED,
+    _CLASS,
+    replace(
+        _GATED,
         name="ours-limits",
         story="as ours-gated, kube-scheduler with its default client limits",
-        allocator="tessera",
-        device_class=False,
-        gated=True,
         default_limits=True,
     ),
-    Arm(
-        name="moves-ungated",
-        story="as ours-ungated, and a MIGPartition allows moves",
-        allocator="tessera",
-        device_class=False,
-        gated=False,
-        moves=True,
-    ),
-    Arm(
-        name="moves-gated",
-        story="as ours-gated, and a MIGPartition allows moves",
-        allocator="tessera",
-        device_class=False,
-        gated=True,
-        moves=True,
-    ),
-    Arm(
-        name="moves-class",
-        story="as ours-class, and a MIGPartition allows moves",
-        allocator="tessera",
-        device_class=True,
-        gated=True,
-        moves=True,
-    ),
+    *(_with_moves(arm) for arm in (_UNGATED, _GATED, _CLASS)),
 )

@@ -70,11 +70,13 @@ class Beginnings:
         shape = placing.question(wanted) or pod.uid
         plans = []
         for name in sorted(accounts.keys() - moving.in_flight):
+            question = (name, pod.priority, never_preempts(pod), shape)
+            if question in self._fruitless:
+                continue
             account = accounts[name]
             if not account.movable_now(now) and not account.preemptable_now(now):
                 continue
-            question = (name, pod.priority, never_preempts(pod), shape)
-            if question in self._fruitless or not self._has_turn(question, moving, now):
+            if not self._has_turn(question, moving, now):
                 continue
             moving.searches += 1
             plan = self._finder.moves(asked, name, account, placing)

@@ -303,12 +303,14 @@ class Moving:
         """
         moved = {p.record.victim_pod.uid: p.record.identity for p in self.under_way.placeholders}
         news = [victim for victim in room.left if victim.uid not in self._left]
-        for victim in news if room.partition else ():
+        if not news or not room.partition:
+            return False
+        for victim in news:
             self._left.add(victim.uid)
             self._accounts[room.partition].left(now, moved=not victim.preempted)
             if victim.uid in moved:
                 self._left_alone.add(moved[victim.uid], now=now)
-        return bool(news and room.partition)
+        return True
 
     def _note(self, now: float) -> str:
         """Who has left in the last hour, for the next leader."""

@@ -7,7 +7,7 @@ for the replacement, until that has a place or the deadline is over.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tessera.scheduler.barred import Only
@@ -49,6 +49,11 @@ class Placeholder:
     place: Only | None
 
 
+def _left(record: RoomRecord, staying: Sequence[tuple[RoomVictim, Pod]]) -> tuple[RoomVictim, ...]:
+    stay = {victim.uid for victim, _ in staying}
+    return tuple(victim for victim in record.victims if victim.uid not in stay)
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """A place that is kept for a waiting claim. `staying` are victims that have still to leave and have not
@@ -65,8 +70,7 @@ class Room:
     @property
     def left(self) -> tuple[RoomVictim, ...]:
         """Victims that are gone, or about to be."""
-        stay = {victim.uid for victim, _ in self.staying}
-        return tuple(victim for victim in self.record.victims if victim.uid not in stay)
+        return _left(self.record, self.staying)
 
     def is_stuck(self, now: float) -> bool:
         """Whether a victim stays though it was asked to leave for a while: a PodDisruptionBudget, say."""
@@ -235,8 +239,7 @@ def _judge_room(
     pod = next((p for p in pods.users_of(claim) if not p.deleting and not p.node), None)
     partition = "" if place is None else partition_of(place.gpu, placing)
     staying = tuple((v, p) for v in record.victims if (p := pods.staying(v)) is not None)
-    left = tuple(v for v in record.victims if v not in [victim for victim, _ in staying])
-    given_up = GivenUp(claim, record, ABANDONED, partition, left)
+    given_up = GivenUp(claim, record, ABANDONED, partition, _left(record, staying))
     over = now >= record.deadline or record.deadline > now + LONGEST_SECONDS or not record.victims
     if over or place is None or pod is None or not partition or claim.allocated is not None or claim.deleting:
         found.given_up.append(given_up)

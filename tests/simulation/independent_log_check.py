@@ -151,10 +151,11 @@ def check(report: dict[str, Any], lines: Iterable[str], table: Path = TABLE) -> 
 
     total = sum(slices[m] for m in model_of)
     slice_acceptance = 100 * weighed(accepted) / weighed(arrived)
+    ideal_pool = 100 * weighed(pools.accepted) / weighed(arrived)
     return {
         "slice_acceptance_pct": slice_acceptance,
-        "ideal_pool_pct": 100 * weighed(pools.accepted) / weighed(arrived),
-        "gap_to_pool_pct": slice_acceptance - 100 * weighed(pools.accepted) / weighed(arrived),
+        "ideal_pool_pct": ideal_pool,
+        "gap_to_pool_pct": slice_acceptance - ideal_pool,
         "acceptance_pct": 100 * sum(accepted.values()) / sum(arrived.values()),
         "per_profile_acceptance_pct": {p: 100 * accepted[p] / arrived[p] for p in arrived},
         "min_profile_acceptance_pct": min(100 * accepted[p] / arrived[p] for p in arrived),

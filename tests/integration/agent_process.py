@@ -10,7 +10,6 @@ import signal
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from eventually import eventually
 from tessera.agent.proto import (
     dra_v1_pb2,
     dra_v1_pb2_grpc,
@@ -31,20 +31,6 @@ from tessera.kube.resources import GPU_NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
 from tessera.local.ports import free_ports
 
 LIMIT_SECONDS = 60.0
-
-
-async def eventually(what: str, probe: Callable[[], Awaitable[Any]]) -> Any:
-    """Wait until the probe returns something true."""
-    last: Any = None
-    try:
-        async with asyncio.timeout(LIMIT_SECONDS):
-            while True:
-                last = await probe()
-                if last:
-                    return last
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        pytest.fail(f"gave up waiting for {what}; last seen: {last}")
 
 
 @dataclass

@@ -7,14 +7,13 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 import yaml
 from tessera.local.build import ensure_binaries
 from tessera.local.control_plane import ControlPlane
@@ -22,20 +21,6 @@ from tessera.local.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 ACCOUNT = "tessera-operator"
-
-
-async def eventually(read: Callable[[], Awaitable[Any]], what: str, *, limit_seconds: float = 60.0) -> Any:
-    """The first truthy answer of `read`; fails with `what` at the limit."""
-    last: Any = None
-    try:
-        async with asyncio.timeout(limit_seconds):
-            while True:
-                last = await read()
-                if last:
-                    return last
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        pytest.fail(f"not within {limit_seconds} s: {what}; last seen: {last}")
 
 
 def grant_chart_rights(control_plane: ControlPlane, namespace: str, directory: Path) -> Path:

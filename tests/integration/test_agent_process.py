@@ -9,7 +9,8 @@ import signal
 
 import grpc.aio
 import pytest
-from integration.agent_process import AgentProcess, eventually
+from eventually import eventually
+from integration.agent_process import AgentProcess
 from tessera.gpu.simulator.faults import Fault
 from tessera.kube.resources import EVENTS, RESOURCE_SLICES
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from integration.operator_process import eventually
+from eventually import eventually
 from tessera.api import names
 from tessera.controllers.operator import Operator
 from tessera.kube.client import KubeClient
@@ -113,7 +113,7 @@ async def ready(admin: KubeClient, name: str, reason: str) -> Object:
         found = find_condition((obj.get("status") or {}).get("conditions"), "Ready")
         return obj if found and found["reason"] == reason else None
 
-    found: Object = await eventually(look, f"{name} gets reason {reason}")
+    found: Object = await eventually(f"{name} gets reason {reason}", look)
     return found
 
 
@@ -128,7 +128,7 @@ async def owner_of(admin: KubeClient, node: str, name: str | None) -> None:
         gpus = ((await admin.get(GPU_NODES, node)).get("spec") or {}).get("gpus") or []
         return [gpu["partition"] for gpu in gpus] == ([name] if name else [])
 
-    await eventually(look, f"the agent is told that {name} has the GPU")
+    await eventually(f"the agent is told that {name} has the GPU", look)
 
 
 async def test_the_older_partition_keeps_the_gpu_and_the_other_takes_over_when_it_goes(
@@ -147,7 +147,7 @@ async def test_the_older_partition_keeps_the_gpu_and_the_other_takes_over_when_i
     async def a_second_later() -> bool:
         return datetime.now(UTC) - created > timedelta(seconds=1)
 
-    await eventually(a_second_later, "the clock moves on")
+    await eventually("the clock moves on", a_second_later)
     await admin.create(MIG_PARTITIONS, partition(new, gpu_node))
     refused = await ready(admin, new, "Conflict")
     assert f"GPU 0 (GPU-{gpu_node}) of node {gpu_node} belongs to {old}" in message(refused)

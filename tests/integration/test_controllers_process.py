@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.operator_process import eventually, grant_chart_rights, run_operator
+from eventually import eventually
+from integration.operator_process import grant_chart_rights, run_operator
 from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import NotFound
@@ -47,13 +48,13 @@ async def test_the_charts_rights_are_enough_and_a_stand_by_takes_over(
 
     common: dict[str, Any] = {"namespace": namespace, "directory": tmp_path}
     async with run_operator(kubeconfig, identity="first", **common) as first:
-        await eventually(holder, "the first replica takes the Lease")
+        await eventually("the first replica takes the Lease", holder)
         async with run_operator(kubeconfig, identity="second", **common) as second:
 
             async def stand_by_is_ready() -> bool:
                 return (await second.get("/readyz"))[0] == 200
 
-            await eventually(stand_by_is_ready, "the stand-by answers")
+            await eventually("the stand-by answers", stand_by_is_ready)
             await admin.create(HETEROGENEOUS_TRAINING_JOBS, training_job(namespace, "one"))
             await admin.create(
                 MIG_PARTITIONS,
@@ -64,21 +65,21 @@ async def test_the_charts_rights_are_enough_and_a_stand_by_takes_over(
                     "spec": {"nodeSelector": {"matchLabels": {"none": "such"}}},
                 },
             )
-            await eventually(lambda: has_job("one"), "the leader makes a Job")
+            await eventually("the leader makes a Job", lambda: has_job("one"))
 
             async def partition_judged() -> bool:
                 partition = await admin.get(MIG_PARTITIONS, namespace)
                 conditions = (partition.get("status") or {}).get("conditions") or [{}]
                 return bool(conditions[0].get("reason") == "NoNodesSelected")
 
-            await eventually(partition_judged, "the partition gets its conditions")
+            await eventually("the partition gets its conditions", partition_judged)
             assert await holder() == "first"
 
             async def counted() -> bool:
                 _, page = await first.get("/metrics")
                 return 'tessera_reconcile_total{kind="HeterogeneousTrainingJob",result="ok"}' in page
 
-            await eventually(counted, "the reconciliation is counted")
+            await eventually("the reconciliation is counted", counted)
             assert (await first.get("/healthz"))[0] == 200
 
             first.process.send_signal(signal.SIGTERM)
@@ -86,7 +87,7 @@ async def test_the_charts_rights_are_enough_and_a_stand_by_takes_over(
             await admin.create(
                 HETEROGENEOUS_TRAINING_JOBS, training_job(namespace, "two", ttlSecondsAfterFinished=0)
             )
-            await eventually(lambda: has_job("two"), "the stand-by goes on")
+            await eventually("the stand-by goes on", lambda: has_job("two"))
             assert await holder() == "second"
 
             # An invalid parameter ends the job at once, and its time to live is over at once: it is deleted.
@@ -98,7 +99,7 @@ async def test_the_charts_rights_are_enough_and_a_stand_by_takes_over(
                 found = await admin.list(HETEROGENEOUS_TRAINING_JOBS, namespace)
                 return all(job["metadata"]["name"] != "broken" for job in found.items)
 
-            await eventually(deleted, "the job past its time to live is deleted")
+            await eventually("the job past its time to live is deleted", deleted)
             logs = first.log.read_text() + second.log.read_text()
             for word in ("orbidden", "Traceback", "HTTP 403"):
                 assert word not in logs, logs

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from background import in_background
-from integration.operator_process import eventually
+from eventually import eventually
 from integration.training_jobs import bind, claim_of, condition, pod_of, say, training_job
 from tessera.api import names
 from tessera.controllers.operator import Operator, OperatorSettings
@@ -67,7 +67,7 @@ async def test_what_the_scheduler_says_reaches_the_condition_and_one_event(
         found = await admin.list(EVENTS, namespace, field_selector="regarding.kind=HeterogeneousTrainingJob")
         return [event for event in found.items if event["reason"] == "Unplaceable"]
 
-    told = await eventually(events, "an event tells it")
+    told = await eventually("an event tells it", events)
     assert len(told) == 1
     assert told[0]["type"] == "Warning"
 

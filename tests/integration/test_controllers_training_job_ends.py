@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from integration.operator_process import eventually
+from eventually import eventually
 from integration.training_jobs import condition, finish, pod_of, read, training_job
 from tessera.controllers.operator import Operator
 from tessera.kube.client import KubeClient
@@ -58,7 +58,7 @@ async def test_a_change_of_limits_reaches_the_running_job(
         spec = (await admin.get(JOBS, "train", namespace))["spec"]
         return spec["backoffLimit"] == 7 and "activeDeadlineSeconds" not in spec
 
-    await eventually(changed, "the Job has the new limits")
+    await eventually("the Job has the new limits", changed)
     assert (await pod_of(admin, namespace))["metadata"]["uid"] == pod["metadata"]["uid"]
 
 
@@ -89,7 +89,7 @@ async def test_a_finished_job_shows_its_result_and_goes_after_its_time_to_live(
             return False
         return True
 
-    await eventually(gone, "the job and its children go")
+    await eventually("the job and its children go", gone)
 
 
 async def test_an_unknown_parameter_fails_the_job_at_once_with_the_workers_words(
@@ -117,12 +117,12 @@ async def test_a_preempted_pod_is_replaced_and_counts_as_a_restart_not_as_a_fail
         pods = await admin.list(PODS, namespace, field_selector="status.phase=Pending")
         return [pod for pod in pods.items if pod["metadata"]["uid"] != first["metadata"]["uid"]]
 
-    await eventually(replaced, "another pod is made although backoffLimit is 0")
+    await eventually("another pod is made although backoffLimit is 0", replaced)
 
     async def counted() -> Any:
         return (await read(admin, namespace)).get("status", {}).get("restarts") == 1
 
-    await eventually(counted, "the restart is counted")
+    await eventually("the restart is counted", counted)
     failed = find_condition((await read(admin, namespace))["status"]["conditions"], "Failed")
     assert failed is not None
     assert failed["status"] == "False"
@@ -142,4 +142,4 @@ async def test_deleting_the_job_deletes_its_children(
                 return False
         return True
 
-    await eventually(gone, "nothing of the job is left")
+    await eventually("nothing of the job is left", gone)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from integration.operator_process import eventually
+from eventually import eventually
 from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.kube.conditions import find_condition
@@ -42,7 +42,7 @@ async def condition(admin: KubeClient, namespace: str, type: str, reason: str, n
         found = find_condition((obj.get("status") or {}).get("conditions"), type)
         return found if found and found["reason"] == reason else None
 
-    found: Object = await eventually(look, f"{type} gets reason {reason}")
+    found: Object = await eventually(f"{type} gets reason {reason}", look)
     return found
 
 
@@ -51,7 +51,7 @@ async def pod_of(admin: KubeClient, namespace: str) -> Object:
         pods = await admin.list(PODS, namespace, label_selector=f"{names.TRAINING_JOB_LABEL}=train")
         return pods.items[0] if pods.items else None
 
-    found: Object = await eventually(look, "the Job makes a pod")
+    found: Object = await eventually("the Job makes a pod", look)
     return found
 
 
@@ -60,7 +60,7 @@ async def claim_of(admin: KubeClient, namespace: str) -> Object:
         claims = await admin.list(RESOURCE_CLAIMS, namespace)
         return claims.items[0] if claims.items else None
 
-    found: Object = await eventually(look, "the claim is made")
+    found: Object = await eventually("the claim is made", look)
     return found
 
 
@@ -82,7 +82,7 @@ async def bind(control_plane: ControlPlane, admin: KubeClient, namespace: str, n
         found = await admin.get(PODS, pod["metadata"]["name"], namespace)
         return (found.get("status") or {}).get("resourceClaimStatuses")
 
-    (named,) = await eventually(claim_named, "the pod names its claim")
+    (named,) = await eventually("the pod names its claim", claim_named)
     claim = await admin.get(RESOURCE_CLAIMS, named["resourceClaimName"], namespace)
     request = claim["spec"]["devices"]["requests"][0]["name"]
     result = {"request": request, "driver": names.DRIVER, "pool": node, "device": "gpu-1f3c9a2e-2g-20gb-4"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import ssl
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 import yaml
+from eventually import eventually
 from integration.chart.objects import (
     Object,
     allocation_of,
@@ -51,19 +51,6 @@ def wait_until(what: str, probe: Callable[[], T | None], *, seconds: float = ACT
         if value:
             return value
         time.sleep(0.2)
-    pytest.fail(f"gave up after {seconds:.0f} s waiting for {what}")
-
-
-async def eventually(
-    what: str, probe: Callable[[], Awaitable[T | None]], *, seconds: float = ACTIVATION_SECONDS
-) -> T:
-    """The first true value of an asynchronous `probe`; fails with `what` after the limit."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = await probe()
-        if value:
-            return value
-        await asyncio.sleep(0.1)
     pytest.fail(f"gave up after {seconds:.0f} s waiting for {what}")
 
 

@@ -6,7 +6,8 @@ kube-scheduler is one of those others.
 from __future__ import annotations
 
 import pytest
-from integration.chart.installation import Accounts, eventually, refused
+from eventually import eventually
+from integration.chart.installation import Accounts, refused
 from integration.chart.objects import (
     NODES,
     Object,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from integration.chart.installation import eventually
+from eventually import eventually
 from integration.chart.objects import Object, claim, claim_template, gated_namespace, pod
 from tessera.api import names
 from tessera.kube.client import KubeClient

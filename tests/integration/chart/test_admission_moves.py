@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from integration.chart.installation import Accounts, eventually, refused
+from eventually import eventually
+from integration.chart.installation import Accounts, refused
 from integration.chart.objects import DEVICE, NODES, Object, claim, claim_template, pod
 from integration.chart.test_admission_allocation import NOT_THE_LEADER, hand_lease_to, lease_is_seen
 from tessera.api import names

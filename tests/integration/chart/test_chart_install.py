@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eventually import eventually
 from integration.chart.conftest import EVERYTHING_ON
-from integration.chart.installation import CHART, Accounts, Helm, eventually, install, wait_for_policies
+from integration.chart.installation import CHART, Accounts, Helm, install, wait_for_policies
 from integration.chart.objects import NODES, Object, allocation_of, claim, lease
 from tessera.api import names
 from tessera.kube.client import KubeClient

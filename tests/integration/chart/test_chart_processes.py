@@ -15,7 +15,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 import yaml
-from integration.chart.installation import Accounts, Helm, eventually
+from eventually import eventually
+from integration.chart.installation import Accounts, Helm
 from integration.chart.objects import NODES, Object, node_status
 from tessera.api import names
 from tessera.kube.client import KubeClient

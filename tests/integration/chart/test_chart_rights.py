@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from integration.chart.installation import FLEET_SERVICE_ACCOUNT, eventually
+from eventually import eventually
+from integration.chart.installation import FLEET_SERVICE_ACCOUNT
 from tessera.api import names
 from tessera.kube.client import KubeClient
 

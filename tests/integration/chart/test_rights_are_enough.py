@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from background import in_background
-from integration.chart.installation import FLEET_SERVICE_ACCOUNT, Accounts, eventually
+from eventually import eventually
+from integration.chart.installation import FLEET_SERVICE_ACCOUNT, Accounts
 from integration.chart.objects import NODES, gpu_node
 from tessera.agent.cdi import CDIDirectory
 from tessera.agent.checkpoint import CheckpointFile

@@ -66,7 +66,7 @@ class MovesCluster(Cluster):
         for obj in resource_slices(name, self.gpu(letter)):
             await self.client.create(RESOURCE_SLICES, obj)
         uuid = f"GPU-{self.gpu(letter).removeprefix('gpu-')}"
-        entry = {"uuid": uuid, "partition": self.namespace, "mode": "dynamic", "migMode": "Enabled"}
+        entry = {"uuid": uuid, "partition": self.namespace, "migMode": "Enabled"}
         await self.client.create(GPU_NODES, {"metadata": {"name": name}, "spec": {"gpus": [entry]}})
         return name
 

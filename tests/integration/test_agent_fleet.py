@@ -106,7 +106,7 @@ async def test_a_written_spec_is_observed_and_a_deleted_gpunode_comes_back(
 
     first = await eventually("a published node", observed)
     uuid_of_gpu = first["status"]["gpus"][0]["uuid"]
-    wanted = {"uuid": uuid_of_gpu, "partition": "all", "mode": "dynamic", "migMode": "Enabled"}
+    wanted = {"uuid": uuid_of_gpu, "partition": "all", "migMode": "Enabled"}
     written = await admin.patch(GPU_NODES, name, body={"spec": {"gpus": [wanted]}})
     assert written["metadata"]["generation"] > first["metadata"]["generation"]
     await eventually("the spec to be observed", observed)

@@ -145,7 +145,7 @@ async def test_reserved_room_is_kept_and_explained(
             "dynamic": {"reserves": [{"profile": "7g.80gb", "count": 1}]},
         },
     }
-    entry = {"uuid": uuid, "partition": cluster.namespace, "mode": "dynamic", "migMode": "Unmanaged"}
+    entry = {"uuid": uuid, "partition": cluster.namespace, "migMode": "Unmanaged"}
     await cluster.client.create(GPU_NODES, {"metadata": {"name": node}, "spec": {"gpus": [entry]}})
     await cluster.client.create(MIG_PARTITIONS, partition)
     try:

@@ -95,8 +95,8 @@ def test_two_partitions_may_share_a_node_and_the_agent_learns_which_gpu_is_whose
     view = cluster([first, second], nodes=[node("n1"), node("n2")], gpu_nodes=[obj, other])
     (child,) = gpu_node.reconcile(obj, gpus=view.gpus, owners=view.owners).children
     wanted = [
-        {"uuid": "GPU-n1-0", "partition": "first", "mode": "dynamic", "migMode": "Enabled"},
-        {"uuid": "GPU-n1-1", "partition": "second", "mode": "dynamic", "migMode": "Unmanaged"},
+        {"uuid": "GPU-n1-0", "partition": "first", "migMode": "Enabled"},
+        {"uuid": "GPU-n1-1", "partition": "second", "migMode": "Unmanaged"},
     ]
     assert child.body["spec"] == {"gpus": wanted}
     assert child.owned is False

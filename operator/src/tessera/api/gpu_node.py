@@ -16,6 +16,16 @@ MIGMode = Literal["Enabled", "Disabled", "EnablePending", "DisablePending"]
 PREPARE_FAILURES_LIMIT = 16
 """Failed claims that a status names: enough to see what is wrong with a node."""
 InstanceState = Literal["InUse", "Warm", "Foreign"]
+LayoutState = Literal["Applied", "Changing", "Blocked", "Failed"]
+
+
+class Place(ApiModel):
+    """A profile at a start."""
+
+    profile: ShortText
+    """The profile."""
+    start: Annotated[int, Field(ge=0, le=63)]
+    """The memory slice at which it begins."""
 
 
 class DesiredGPU(ApiModel):
@@ -25,10 +35,20 @@ class DesiredGPU(ApiModel):
     """The GPU, as NVML names it."""
     partition: Name
     """The MIGPartition that has it."""
-    mode: Literal["dynamic", "static"] = "dynamic"
-    """How it is sliced."""
-    mig_mode: Literal["Enabled", "Unmanaged"] = "Enabled"
-    """Enabled: switch MIG on where it is off and the GPU is idle. Unmanaged: leave the mode as it is."""
+    mig_mode: Literal["Enabled", "Disabled", "Unmanaged"] = "Enabled"
+    """Enabled: switch MIG on where it is off and the GPU is idle. Disabled: switch it off where it is on and
+    the GPU is idle. Unmanaged: leave the mode as it is."""
+    layout: (
+        Annotated[
+            list[Place],
+            Field(
+                max_length=64,
+                json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["start"]},
+            ),
+        ]
+        | None
+    ) = None
+    """The slices that are to exist, these and no others. Absent: they are cut on demand."""
 
 
 class GPUNodeSpec(ApiModel):
@@ -101,6 +121,19 @@ class PrepareFailure(ApiModel):
     """When it failed first; the kubelet has tried again since then."""
 
 
+class ObservedLayout(ApiModel):
+    """How far the agent is with the layout that the spec demands."""
+
+    state: LayoutState
+    """Applied: it stands. Changing: the agent works on it. Blocked: slices that have to go are in use.
+    Failed: the driver refused, and the GPU has its former slices; it is tried again after a change of the
+    spec or of the GPU."""
+    message: Annotated[str, Field(max_length=1024)] | None = None
+    """What blocks or failed, and what to do."""
+    blockers: Annotated[list[ClaimHolder], Field(max_length=64)] = Field(default_factory=list)
+    """The claims that hold slices which have to go."""
+
+
 class ObservedGPU(ApiModel):
     """One GPU as its driver reports it."""
 
@@ -124,6 +157,8 @@ class ObservedGPU(ApiModel):
     """What is wrong, and what to do."""
     instances: Annotated[list[Instance], Field(max_length=64)] = Field(default_factory=list)
     """What it is cut into now."""
+    layout: ObservedLayout | None = None
+    """Present where the spec demands a layout. It is about the spec of `observedGeneration`."""
 
 
 class GPUNodeStatus(ApiModel):

@@ -27,9 +27,7 @@ def reconcile(obj: Object, *, gpus: tuple[GPU, ...], owners: Mapping[str, Object
         if gpu.node != metadata["name"] or owner is None:
             continue
         spec = spec_of(owner)
-        entry = DesiredGPU(
-            uuid=gpu.uuid, partition=owner["metadata"]["name"], mode=spec.mode, mig_mode=spec.mig_mode
-        )
+        entry = DesiredGPU(uuid=gpu.uuid, partition=owner["metadata"]["name"], mig_mode=spec.mig_mode)
         desired.append(entry.to_json())
     present = sorted((obj.get("spec") or {}).get("gpus") or [], key=lambda entry: str(entry["uuid"]))
     if present == desired:

@@ -118,7 +118,7 @@ PARTITION_CASES: list[tuple[str, object, str]] = [
     ("spec.gpus.indexes", [-1], "should be greater than or equal to 0"),
     ("spec.gpus.indexes", ["0"], "must be of type integer"),
     ("spec.gpus.model", "H100", 'unknown field "spec.gpus.model"'),
-    ("spec.migMode", "On", 'supported values: "Enabled", "Unmanaged"'),
+    ("spec.migMode", "On", 'supported values: "Enabled", "Disabled", "Unmanaged"'),
     ("spec.dryRun", "true", "must be of type boolean"),
     ("spec.dynamic.reserves", [{"profile": "big"}], f"'big' {PROFILE_WORDS}"),
     ("spec.dynamic.reserves", [{"profile": "1g.10gb", "count": 0}], "should be greater than or equal to 1"),

@@ -174,9 +174,9 @@ class MIGPartitionSpec(ApiModel):
     """Settings of mode dynamic."""
     static: Static | None = None
     """Settings of mode static."""
-    mig_mode: Literal["Enabled", "Unmanaged"] = "Enabled"
-    """Enabled: the agent switches MIG on where it is off and the GPU is idle. Unmanaged: it leaves the mode
-    as it is."""
+    mig_mode: Literal["Enabled", "Disabled", "Unmanaged"] = "Enabled"
+    """Enabled: the agent switches MIG on where it is off and the GPU is idle. Disabled: it switches MIG off
+    where it is on and no slice of the GPU is used. Unmanaged: it leaves the mode as it is."""
     dry_run: bool = False
     """Show in the status what would be selected, and have no GPU: their owner, reserves and MIG mode stay as
     they are without this object."""

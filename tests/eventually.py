@@ -12,9 +12,16 @@ T = TypeVar("T")
 
 
 async def eventually(
-    what: str, probe: Callable[[], Awaitable[T | None]], *, seconds: float = 60.0, every: float = 0.1
+    what: str,
+    probe: Callable[[], Awaitable[T | None]],
+    *,
+    seconds: float = 60.0,
+    every: float = 0.1,
+    state: Callable[[], Awaitable[object]] | None = None,
 ) -> T:
-    """The first true answer of `probe`; fails with `what` and the last answer after the limit."""
+    """The first true answer of `probe`; fails with `what` and the last answer, or the `state` by then, after
+    the limit.
+    """
     last: T | None = None
     try:
         async with asyncio.timeout(seconds):
@@ -24,4 +31,5 @@ async def eventually(
                     return last
                 await asyncio.sleep(every)
     except TimeoutError:
-        pytest.fail(f"gave up after {seconds:.0f} s waiting for {what}; last seen: {last}")
+        seen = await state() if state else last
+        pytest.fail(f"gave up after {seconds:.0f} s waiting for {what}; last seen: {seen}")

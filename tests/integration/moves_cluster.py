@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from background import in_background
-from integration.scheduler_cluster import Cluster, resource_slices, until
+from eventually import eventually
+from integration.scheduler_cluster import Cluster, resource_slices
 from scheduler_objects import Object, device_name, exactly
 from tessera.api import names
 from tessera.kube.client import KubeClient
@@ -62,7 +63,7 @@ class MovesCluster(Cluster):
             conditions = {c["type"]: c["status"] for c in found["status"].get("conditions") or ()}
             return conditions.get("Ready") == "True" and not found["spec"].get("taints")
 
-        await until(ready, what=f"node {name} Ready and without taints")
+        await eventually(f"node {name} Ready and without taints", ready)
         for obj in resource_slices(name, self.gpu(letter)):
             await self.client.create(RESOURCE_SLICES, obj)
         uuid = f"GPU-{self.gpu(letter).removeprefix('gpu-')}"
@@ -132,7 +133,7 @@ class MovesCluster(Cluster):
             found = await made()
             return found if len(found) == completions else []
 
-        return list(await until(complete, what=f"{completions} pods of Job {name}"))
+        return list(await eventually(f"{completions} pods of Job {name}", complete))
 
     async def members(self, job: str) -> dict[str, Object]:
         """The Job's pods that are there to stay, by completion index."""
@@ -150,7 +151,7 @@ class MovesCluster(Cluster):
         async def made() -> str:
             return read_pod(await self.pod(pod_name)).claims[0].claim or ""
 
-        claim = read_claim(await self.claim(await until(made, what=f"the claim of pod {pod_name}")))
+        claim = read_claim(await self.claim(await eventually(f"the claim of pod {pod_name}", made)))
         placement = ClaimPlacement(claim, node, (Result("slice", node, device, profile=profile),))
         placed = PodPlacement(read_pod(await self.pod(pod_name)), (placement,))
 
@@ -170,7 +171,7 @@ class MovesCluster(Cluster):
         async def state() -> object:
             return (await self.pod(name))["status"], await self.reasons(name)
 
-        return dict(await until(runs, what=f"pod {name} running", state=state))
+        return dict(await eventually(f"pod {name} running", runs, state=state))
 
     async def earn(self, count: int, *, unless: Callable[[], Awaitable[bool]] | None = None) -> None:
         """Pods come, are placed, and go: what the ration of moves is earned with. `unless`: they go unplaced
@@ -185,12 +186,12 @@ class MovesCluster(Cluster):
             pods = [await self.pod(name) for name in made]
             return all(p["spec"].get("nodeName") for p in pods) or (unless is not None and await unless())
 
-        await until(placed, what="the earners placed")
+        await eventually("the earners placed", placed)
         for name in made:
             await self.delete_pod(name)
         for name in made:
             await self.client.delete(RESOURCE_CLAIMS, name, namespace=self.namespace)
-            await until(partial(self.is_gone, RESOURCE_CLAIMS, name), what=f"claim {name} gone")
+            await eventually(f"claim {name} gone", partial(self.is_gone, RESOURCE_CLAIMS, name))
 
     async def placeholders(self) -> list[Object]:
         claims = (await self.client.list(RESOURCE_CLAIMS, self.namespace)).items
@@ -211,7 +212,7 @@ class MovesCluster(Cluster):
         async def nothing_left() -> bool:
             return not await self.marked()
 
-        await until(nothing_left, seconds=seconds, what="the end of all moves", state=self.placeholders)
+        await eventually("the end of all moves", nothing_left, seconds=seconds, state=self.placeholders)
 
     async def add_priority_class(self, value: int) -> str:
         """A PriorityClass for this test; returns its name."""
@@ -232,7 +233,7 @@ class MovesCluster(Cluster):
             status = budget.get("status") or {}
             return status.get("observedGeneration") == 1 and status.get("currentHealthy") == pods
 
-        await until(seen, what="the disruption budget in force")
+        await eventually("the disruption budget in force", seen)
 
     async def clean_up(self) -> None:
         for job in (await self.client.list(JOBS, self.namespace)).items:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ import aiohttp
 import yaml
 from tessera.local.build import ensure_binaries
 from tessera.local.control_plane import ControlPlane
+from tessera.local.ports import free_ports
 from tessera.local.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,9 +71,7 @@ async def run_operator(
     kubeconfig: Path, *, namespace: str, identity: str, directory: Path
 ) -> AsyncIterator[OperatorProcess]:
     """Start one replica; it is killed at the end if it still runs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     log = directory / f"{identity}.log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
 import scheduler_objects
+from eventually import eventually
 from invariants import InvariantChecker
 from scheduler_objects import Object
 from tessera.api import names
@@ -30,24 +30,6 @@ from tessera.kube.resources import (
     RESOURCE_SLICES,
     Resource,
 )
-
-
-async def until(
-    condition: Callable[[], Awaitable[Any]],
-    *,
-    seconds: float = 30.0,
-    what: str = "the condition",
-    state: Callable[[], Awaitable[object]] | None = None,
-) -> Any:
-    """The first true answer of `condition`; fails with `what`, and the `state` by then, after `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            while True:
-                if answer := await condition():
-                    return answer
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        pytest.fail(f"{what} did not come true within {seconds} s: {await state() if state else ''}")
 
 
 def resource_slices(node: str, gpu: str) -> list[Object]:
@@ -96,7 +78,7 @@ class Cluster:
         async def untainted() -> bool:
             return not (await self.client.get(NODES, name))["spec"].get("taints")
 
-        await until(untainted, what=f"node {name} without taints")
+        await eventually(f"node {name} without taints", untainted)
         for obj in resource_slices(name, self.gpu(letter)):
             await self.client.create(RESOURCE_SLICES, obj)
         return name
@@ -123,7 +105,7 @@ class Cluster:
                     await self.client.delete(PODS, pod["name"], namespace=pod["namespace"], grace_seconds=0)
             return not others
 
-        await until(nobody_else, what="the end of earlier tests' pods")
+        await eventually("the end of earlier tests' pods", nobody_else)
 
     async def add_claim(self, name: str, *requests: Object) -> None:
         body = {"metadata": {"name": name}, "spec": {"devices": {"requests": list(requests)}}}
@@ -186,7 +168,7 @@ class Cluster:
 
     async def refusal(self, claim: str) -> Object:
         """The first message on the claim: reason and message."""
-        found: Object = json.loads(await until(lambda: self.message(claim), what="the message on the claim"))
+        found: Object = json.loads(await eventually("the message on the claim", lambda: self.message(claim)))
         return found
 
     async def bound(self, name: str, *, seconds: float = 30.0) -> str:
@@ -198,7 +180,7 @@ class Cluster:
         async def state() -> object:
             return (await self.pod(name))["status"], await self.reasons(name)
 
-        return str(await until(node, seconds=seconds, what=f"pod {name} bound", state=state))
+        return str(await eventually(f"pod {name} bound", node, seconds=seconds, state=state))
 
     async def devices(self, claim: str) -> list[str]:
         status = (await self.claim(claim)).get("status") or {}
@@ -208,7 +190,7 @@ class Cluster:
 
     async def delete_pod(self, name: str) -> None:
         await self.client.delete(PODS, name, namespace=self.namespace, grace_seconds=0)
-        await until(partial(self.is_gone, PODS, name), what=f"pod {name} gone")
+        await eventually(f"pod {name} gone", partial(self.is_gone, PODS, name))
 
     async def is_gone(self, resource: Resource, name: str) -> bool:
         try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from integration.scheduler_cluster import Cluster, until
+from eventually import eventually
+from integration.scheduler_cluster import Cluster
 from invariants import InvariantChecker
 from scheduler_objects import device_name, exactly
 from tessera.api import names
@@ -44,7 +45,7 @@ async def test_it_tells_of_what_breaks_while_it_watches_and_of_nothing_older(
             async def seen() -> bool:
                 return f"{namespace}/new-small" in quiet.claims_seen
 
-            await until(seen, what="the checker seeing the claim")
+            await eventually("the checker seeing the claim", seen)
         assert quiet.claims_seen == {f"{namespace}/new-small"}
 
         with (
@@ -57,6 +58,6 @@ async def test_it_tells_of_what_breaks_while_it_watches_and_of_nothing_older(
             async def told() -> bool:
                 return bool(alarmed.violations)
 
-            await until(told, what="the violation")
+            await eventually("the violation", told)
     finally:
         await cluster.clean_up()

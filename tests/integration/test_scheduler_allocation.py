@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from background import in_background
-from integration.scheduler_cluster import Cluster, until, watched_cluster
+from eventually import eventually
+from integration.scheduler_cluster import Cluster, watched_cluster
 from scheduler_objects import Object, device_name, exactly
 from tessera.api import names
 from tessera.kube.client import KubeClient
@@ -74,7 +75,7 @@ async def test_a_gated_pod_is_allocated_and_bound_by_kube_scheduler(
     async def told() -> bool:
         return await cluster.reasons("train") == ["Placed"]
 
-    await until(told, what="the event Placed on the pod")
+    await eventually("the event Placed on the pod", told)
     # The claim of a template is its pod's: one event says all.
     assert await cluster.reasons(claim_name) == []
 
@@ -96,7 +97,7 @@ async def test_pods_that_are_allocated_while_kube_scheduler_is_away_are_bound_wh
             pods = [await cluster.pod(name) for name in ("left", "right")]
             return not any(pod["spec"].get("schedulingGates") for pod in pods)
 
-        await until(ungated, what="both pods without their gate")
+        await eventually("both pods without their gate", ungated)
         assert not (await cluster.pod("left"))["spec"].get("nodeName")
     finally:
         await asyncio.to_thread(control_plane.up)
@@ -119,7 +120,7 @@ async def test_a_freed_claim_is_placed_again_with_its_finalizer(
         claim = await cluster.claim("shared")
         return "allocation" not in claim["status"] and not claim["metadata"].get("finalizers")
 
-    await until(freed, what="the allocation and the finalizer cleared by kube-controller-manager")
+    await eventually("the allocation and the finalizer cleared by kube-controller-manager", freed)
     await cluster.add_pod("second", claim="shared")
     await cluster.bound("second")
     assert (await cluster.claim("shared"))["metadata"]["finalizers"] == [names.CLAIM_FINALIZER]
@@ -157,7 +158,7 @@ async def test_what_does_not_fit_says_why_and_is_placed_when_room_is_made(
     async def told() -> bool:
         return "Unplaceable" in await cluster.reasons("whole")
 
-    await until(told, what="the event Unplaceable")
+    await eventually("the event Unplaceable", told)
     await cluster.delete_pod("small")
     await cluster.bound("whole")
     assert await cluster.message("whole") == ""
@@ -178,7 +179,7 @@ async def test_an_unknown_profile_and_a_broken_selector_are_named(
     async def reasons() -> bool:
         return await cluster.reasons("unknown") != [] and await cluster.reasons("broken") != []
 
-    await until(reasons, what="events on both pods")
+    await eventually("events on both pods", reasons)
     assert set(await cluster.reasons("unknown")) == {"UnknownProfile"}
     assert set(await cluster.reasons("broken")) == {"InvalidRequest"}
 
@@ -217,7 +218,7 @@ async def test_a_place_that_no_node_can_hold_is_taken_back_and_the_next_node_tri
     async def taken_back() -> bool:
         return "TakenBack" in await cluster.reasons("train") and await cluster.devices("slice") == []
 
-    await until(taken_back, what="the allocation taken back")
+    await eventually("the allocation taken back", taken_back)
     second = await cluster.add_node("b")
     assert await cluster.bound("train", seconds=60) == second
     assert await cluster.devices("slice") == [device_name(cluster.gpu("b"), "2g.20gb", 0)]
@@ -235,7 +236,7 @@ async def test_a_missing_volume_claim_is_still_what_pod_and_claim_say_after_the_
         text = await cluster.message("slice")
         return str(json.loads(text)["message"]) if text and await cluster.devices("slice") == [] else ""
 
-    message = await until(refused, seconds=60, what="the slice taken back, and a refusal")
+    message = await eventually("the slice taken back, and a refusal", refused, seconds=60)
     assert 'persistentvolumeclaim "output" not found' in message
     assert "; put that right; the next try is at " in message
     assert "CPU" not in message
@@ -258,7 +259,7 @@ async def test_an_allocation_that_kube_scheduler_clears_is_made_elsewhere(
         # allocated again, on the pod's own node.
         return await cluster.devices("slice")
 
-    assert await until(allocated) == [device_name(cluster.gpu("b"), "2g.20gb", 0)]
+    assert await eventually("the claim allocated", allocated) == [device_name(cluster.gpu("b"), "2g.20gb", 0)]
 
 
 async def test_a_bound_pod_with_an_unallocated_claim_is_allocated_on_its_node(
@@ -272,7 +273,7 @@ async def test_a_bound_pod_with_an_unallocated_claim_is_allocated_on_its_node(
     async def allocated() -> list[str]:
         return await cluster.devices("slice")
 
-    assert await until(allocated) == [device_name(cluster.gpu("b"), "2g.20gb", 0)]
+    assert await eventually("the claim allocated", allocated) == [device_name(cluster.gpu("b"), "2g.20gb", 0)]
 
 
 async def test_a_gang_starts_only_as_a_whole(cluster: Cluster, scheduler: Scheduler) -> None:
@@ -288,7 +289,7 @@ async def test_a_gang_starts_only_as_a_whole(cluster: Cluster, scheduler: Schedu
     async def refused() -> bool:
         return "Unplaceable" in await cluster.reasons("one") and "Unplaceable" in await cluster.reasons("two")
 
-    await until(refused, what="the refusal on both members")
+    await eventually("the refusal on both members", refused)
     assert await cluster.devices("one") == []
     assert (await cluster.pod("one"))["spec"]["schedulingGates"]
     node = await cluster.add_node("b")

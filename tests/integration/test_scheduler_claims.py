@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from background import in_background
 from click.testing import CliRunner
-from integration.scheduler_cluster import Cluster, until, watched_cluster
+from eventually import eventually
+from integration.scheduler_cluster import Cluster, watched_cluster
 from scheduler_objects import device_name, exactly
 from tessera.api import names
 from tessera.cli.main import command as tessera
@@ -83,7 +84,7 @@ async def test_sharers_are_reserved_one_after_the_other_and_outlive_the_first(
     async def third_is_told() -> bool:
         return "Unplaceable" in await cluster.reasons("third")
 
-    await until(third_is_told, what="the third sharer told that CPU is missing")
+    await eventually("the third sharer told that CPU is missing", third_is_told)
     assert (await cluster.pod("third"))["spec"]["schedulingGates"]
     status = (await cluster.claim("shared"))["status"]
     assert {consumer["name"] for consumer in status["reservedFor"]} == {"first", "second"}

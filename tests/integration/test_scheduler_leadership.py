@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 import yaml
+from eventually import eventually
 from fresh_namespace import fresh_namespace
-from integration.scheduler_cluster import Cluster, until, watched_cluster
+from integration.scheduler_cluster import Cluster, watched_cluster
 from scheduler_objects import exactly
 from tessera.api import names
 from tessera.kube.client import KubeClient
@@ -197,7 +198,7 @@ async def leader(client: KubeClient, *, other_than: str = "", seconds: float = 9
         found = str(spec.get("holderIdentity") or "")
         return found if found != other_than else ""
 
-    return str(await until(holder, seconds=seconds, what=f"a leader other than {other_than!r}"))
+    return str(await eventually(f"a leader other than {other_than!r}", holder, seconds=seconds))
 
 
 async def run_pod(cluster: Cluster, name: str, profile: str) -> None:
@@ -233,7 +234,7 @@ async def test_a_leader_that_slept_through_its_lease_allocates_nothing_twice(
     async def refused() -> bool:
         return "Unplaceable" in await fence_cluster.reasons("waiting")
 
-    await until(refused, what="the refusal of the second pod")
+    await eventually("the refusal of the second pod", refused)
     replicas[first].signal(signal.SIGSTOP)
     second = await leader(fence_admin, other_than=first, seconds=25)
     await fence_cluster.delete_pod("whole")
@@ -251,7 +252,7 @@ async def test_a_leader_that_slept_through_its_lease_allocates_nothing_twice(
     async def awake() -> bool:
         return "does not lead any more" in replicas[first].log.read_text()
 
-    await until(awake, what="the sleeper noticing")
+    await eventually("the sleeper noticing", awake)
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     assert overlaps.allocations >= 5

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from eventually import eventually
 from integration.moves_cluster import Clock, MortalClient, MovesCluster, replica
-from integration.scheduler_cluster import until
 from invariants import InvariantChecker
 from scheduler_objects import exactly
 from tessera.api import names
@@ -66,14 +66,14 @@ async def refused(cluster: MovesCluster) -> None:
     async def told() -> bool:
         return "Unplaceable" in await cluster.message("wide")
 
-    await until(told, what="the refusal of the wide pod")
+    await eventually("the refusal of the wide pod", told)
 
 
 async def begun(cluster: MovesCluster) -> None:
     async def held() -> bool:
         return len(await cluster.placeholders()) == 1 and bool(await cluster.room_of("wide"))
 
-    await until(held, what="a place held and a room kept")
+    await eventually("a place held and a room kept", held)
 
 
 async def test_a_pod_that_fits_nowhere_gets_room_and_the_victim_another_place(
@@ -96,7 +96,7 @@ async def test_a_pod_that_fits_nowhere_gets_room_and_the_victim_another_place(
         async def told() -> bool:
             return "Moved" in await cluster.reasons(victim) and "Placed" in await cluster.reasons("wide")
 
-        await until(told, what="the events of the move")
+        await eventually("the events of the move", told)
 
 
 async def test_a_disruption_budget_that_forbids_it_ends_the_move_and_everybody_stays(
@@ -114,7 +114,7 @@ async def test_a_disruption_budget_that_forbids_it_ends_the_move_and_everybody_s
         async def told() -> bool:
             return "EvictionRefused" in await cluster.reasons("wide")
 
-        await until(told, what="the waiting pod to be told of the disruption budget")
+        await eventually("the waiting pod to be told of the disruption budget", told)
         asked: set[str] = set()
 
         async def given_up() -> bool:
@@ -123,7 +123,7 @@ async def test_a_disruption_budget_that_forbids_it_ends_the_move_and_everybody_s
             clock.ahead_seconds = 61.0 * len(asked)
             return not await cluster.marked() and "Unplaceable" in await cluster.message("wide")
 
-        await until(given_up, what="the end of all moves", state=cluster.placeholders)
+        await eventually("the end of all moves", given_up, state=cluster.placeholders)
         members = await cluster.members("spread")
         assert [members[i]["metadata"]["name"] for i in sorted(members)] == before
         assert not (await cluster.pod("wide"))["spec"].get("nodeName")
@@ -188,7 +188,7 @@ async def test_a_pod_of_higher_priority_preempts_a_movable_one(
         async def told() -> bool:
             return "Preempted" in await cluster.reasons(victim)
 
-        await until(told, what="the event of the preemption")
+        await eventually("the event of the preemption", told)
 
 
 async def left(cluster: MovesCluster, before: list[str]) -> set[str]:
@@ -228,7 +228,7 @@ async def test_a_scheduler_killed_after_every_write_comes_to_the_same_end(
 
                 if not evicted:
                     await cluster.earn(2, unless=dead_or_done)
-                await until(dead_or_done, what=f"the end of life {life}", state=cluster.placeholders)
+                await eventually(f"the end of life {life}", dead_or_done, state=cluster.placeholders)
             evicted = evicted or any(write.endswith("/eviction") for write in client.written)
             last_writes += client.written[-1:]
         assert life < 40, last_writes

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from background import in_background
+from eventually import eventually
 from invariants import InvariantChecker
 from tessera.agent.fleet import Fleet, FleetSettings
 from tessera.api.names import SIMULATED_GPUS_LABEL
@@ -20,20 +20,6 @@ from tessera.kube.resources import GPU_NODES, NODES, PODS, RESOURCE_CLAIMS, RESO
 from tessera.local.control_plane import ControlPlane
 
 pytestmark = pytest.mark.integration
-LIMIT_SECONDS = 60.0
-
-
-async def eventually(what: str, probe: Callable[[], Awaitable[Any]]) -> Any:
-    """Wait until the probe returns something true."""
-    last: Any = None
-    try:
-        async with asyncio.timeout(LIMIT_SECONDS):
-            while not last:
-                last = await probe()
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        pytest.fail(f"gave up waiting for {what}; last seen: {last}")
-    return last
 
 
 @pytest.fixture

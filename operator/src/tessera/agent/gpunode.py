@@ -17,11 +17,13 @@ from typing import Any
 from tessera.agent.checkpoint import Ledger
 from tessera.agent.claims import ClaimKey, PrepareFailure
 from tessera.agent.devices import Owner, publishable
+from tessera.api.gpu_node import CuttableModel, CuttableProfile
 from tessera.api.names import API_VERSION
 from tessera.api.reasons import Reason
 from tessera.gpu.device_names import encode
 from tessera.gpu.driver import GPU, GPUInstance, Inventory
 from tessera.gpu.faults import NVMLFault
+from tessera.gpu.profiles import GPUModel
 from tessera.kube.client import KubeClient
 from tessera.kube.conditions import set_condition, timestamp
 from tessera.kube.resources import GPU_NODES
@@ -119,6 +121,9 @@ def status_for(
         "gpus": [_gpu(gpu, view) for gpu in (view.inventory.gpus if view.inventory else ())],
     }
     if view.inventory is not None:
+        models = {gpu.model.name: gpu.model for gpu in view.inventory.gpus if gpu.model is not None}
+        if models:
+            status["models"] = [cuttable(models[name]).to_json() for name in sorted(models)]
         status["driver"] = {
             "version": view.inventory.driver_version,
             "nvml": view.inventory.nvml_version,
@@ -158,6 +163,27 @@ def _gpu(gpu: GPU, view: View) -> Object:
         }
         entry["instances"] = [_instance(gpu, instance, view.ledger) for instance in gpu.instances]
     return entry
+
+
+def cuttable(model: GPUModel) -> CuttableModel:
+    """What GPUs of the model can be cut into, for readers without its table of profiles."""
+    return CuttableModel(
+        model=model.name,
+        memory_slices=model.memory_slices,
+        compute_slices=model.compute_slices,
+        media_engines=model.media_engines,
+        profiles=[
+            CuttableProfile(
+                profile=profile.name,
+                starts=list(profile.starts),
+                memory_slices=profile.memory_slices,
+                compute_slices=profile.compute_slices,
+                media_extensions=profile.media_extensions,
+                media_engines=(profile.decoders or 0) if model.media_engines else 0,
+            )
+            for profile in model.profiles
+        ],
+    )
 
 
 def mig_mode(gpu: GPU) -> str:

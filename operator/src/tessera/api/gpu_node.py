@@ -161,6 +161,38 @@ class ObservedGPU(ApiModel):
     """Present where the spec demands a layout. It is about the spec of `observedGeneration`."""
 
 
+class CuttableProfile(ApiModel):
+    """A profile of a model, with what an instance of it takes."""
+
+    profile: ShortText
+    """Its name."""
+    starts: Annotated[list[Annotated[int, Field(ge=0, le=63)]], Field(max_length=64)]
+    """The memory slices at which it may begin."""
+    memory_slices: Annotated[int, Field(ge=1, le=64)]
+    """Its width."""
+    compute_slices: Annotated[int, Field(ge=0, le=64)]
+    """Compute slices that it takes."""
+    media_extensions: bool = False
+    """Whether it takes the media extensions, which a GPU has once."""
+    media_engines: Annotated[int, Field(ge=0)] = 0
+    """Media engines that it takes, where they can run out before the slices do."""
+
+
+class CuttableModel(ApiModel):
+    """What a GPU of one model can be cut into, whatever it is cut into now."""
+
+    model: ShortText
+    """As `gpus[].model` spells it."""
+    memory_slices: Annotated[int, Field(ge=1, le=64)]
+    """Memory slices of the GPU."""
+    compute_slices: Annotated[int, Field(ge=0, le=64)]
+    """Compute slices of the GPU."""
+    media_engines: Annotated[int, Field(ge=0)] = 0
+    """Media engines of the GPU; 0 where they cannot run out before the slices do."""
+    profiles: Annotated[list[CuttableProfile], Field(max_length=64)]
+    """Its profiles."""
+
+
 class GPUNodeStatus(ApiModel):
     """Inventory, instances and health; written by the node's agent."""
 
@@ -178,6 +210,15 @@ class GPUNodeStatus(ApiModel):
         ),
     ] = Field(default_factory=list)
     """The node's GPUs."""
+    models: Annotated[
+        list[CuttableModel],
+        Field(
+            max_length=64,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["model"]},
+        ),
+    ] = Field(default_factory=list)
+    """The models of these GPUs. ResourceSlices do not say it: a GPU with a layout offers that alone, and one
+    with MIG off nothing."""
     gpu_count: Annotated[int, Field(ge=0, le=64)] | None = None
     """How many GPUs that is, for `kubectl get`, which cannot count; absent before the driver has answered."""
     slices_in_use: Annotated[int, Field(ge=0)] | None = None

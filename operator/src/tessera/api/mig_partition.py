@@ -102,8 +102,26 @@ class Moves(ApiModel):
     held for them. A pod whose preemptionPolicy is Never preempts nobody."""
 
 
+class Defragmentation(ApiModel):
+    """While no pod waits for these GPUs, movable pods are moved so that other GPUs become empty, within what
+    moves allow."""
+
+    every_seconds: Annotated[int, Field(ge=60, le=86_400)] = 600
+    """How often such moves are looked for."""
+    max_moves: Annotated[int, Field(ge=1, le=8)] = 2
+    """How many pods may be moved at a time."""
+
+
 class Dynamic(ApiModel):
     """Slices are cut on demand."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="!has(self.defragmentation) || (has(self.moves) && self.moves.per100Placements > 0)",
+            message="defragmentation moves running pods: give moves with per100Placements above 0, or remove "
+            "defragmentation",
+        ),
+    )
 
     reserves: Annotated[
         list[Reserve],
@@ -119,6 +137,8 @@ class Dynamic(ApiModel):
     them, the condition ReservesMet says which."""
     moves: Moves | None = None
     """Whether and how often running pods may be moved to make room. Absent: nothing is moved."""
+    defragmentation: Defragmentation | None = None
+    """Whether GPUs are emptied by moves while nobody waits. Absent: pods are moved only for one that waits."""
 
 
 class LayoutItem(ApiModel):

@@ -86,6 +86,8 @@ class Reason(StrEnum):
     """Running pods are moved or preempted, so that a waiting one gets their place; the message names them."""
     MOVED = "Moved"
     """The pod is evicted to make room; a place is held for its replacement."""
+    COMPACTED = "Compacted"
+    """The pod is evicted so that its GPU becomes empty; a place is held for its replacement."""
     EVICTION_REFUSED = "EvictionRefused"
     """Room is to be made for the pod, and a PodDisruptionBudget keeps one that should leave, for now."""
     TAKEN_BACK = "TakenBack"

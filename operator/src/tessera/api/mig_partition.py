@@ -138,7 +138,7 @@ class Dynamic(ApiModel):
     moves: Moves | None = None
     """Whether and how often running pods may be moved to make room. Absent: nothing is moved."""
     defragmentation: Defragmentation | None = None
-    """Whether GPUs are emptied by moves while nobody waits. Absent: pods are moved only for one that waits."""
+    """Whether GPUs are emptied by moves while nobody waits. Absent: pods move only for one that waits."""
 
 
 class LayoutItem(ApiModel):

@@ -21,6 +21,8 @@ DEVICE_TAINT_VALUE: Final = "true"
 DEVICE_TAINT_EFFECT: Final = "NoSchedule"
 FOREIGN_TAINT_KEY: Final = "tessera.dev/foreign-instance"
 """On a device, by the agent, beside the first taint: an instance that Tessera did not make is in its way."""
+LEAVING_TAINT_KEY: Final = "tessera.dev/leaving"
+"""On a device, likewise: it is not in its GPU's fixed layout, and exists until the claim that holds it ends."""
 CLAIM_FINALIZER: Final = "resource.kubernetes.io/delete-protection"
 POD_CLAIM_NAME_ANNOTATION: Final = "resource.kubernetes.io/pod-claim-name"
 
@@ -75,6 +77,10 @@ GPU_NODE_LABEL: Final = "tessera.dev/gpu"
 """On a Node, by an administrator: ``true`` where an agent is to run. Read by the chart's DaemonSet."""
 SIMULATED_GPUS_LABEL: Final = "tessera.dev/simulated-gpus"
 """On a Node without a kubelet: ``true`` where the fleet is to publish simulated GPUs."""
+
+# What others put on a Node.
+MIG_MANAGER_CONFIG_LABEL: Final = "nvidia.com/mig.config"
+"""By an administrator, for NVIDIA's mig-manager: which of its configurations the node's GPUs shall have."""
 
 # Where things live and who runs them.
 SYSTEM_NAMESPACE: Final = "tessera-system"

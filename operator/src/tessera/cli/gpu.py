@@ -11,6 +11,7 @@ COMMANDS: dict[str, Target] = {
     "layout": Target("tessera.cli.gpu_change:layout", "What a layout would change; changes nothing."),
     "apply": Target("tessera.cli.gpu_change:apply", "Give the GPUs a layout, or leave them as they were."),
     "check": Target("tessera.cli.gpu_change:check", "Exit 0 when the layout is as asked, 1 when not."),
+    "import": Target("tessera.cli.gpu_import:command", "MIGPartitions from a file of NVIDIA's mig-parted."),
 }
 
 

@@ -16,6 +16,7 @@ import click
 
 from tessera.cli.gpu_picture import console, plan_object, plan_picture, summary
 from tessera.cli.gpu_source import Simulated, opened, read_settled, settle, source_options
+from tessera.cli.layout_file import read_layout_file
 from tessera.relayout.errors import BadLayout
 from tessera.relayout.planning import plan_machine
 from tessera.relayout.reading import Machine, read_machine
@@ -151,12 +152,7 @@ def _rules(machine: Machine, asked: Question) -> Sequence[Rule]:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if gpus:
             raise BadLayout(f"--gpu does not go with {spec}", "the file says which GPUs it is about")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            raise BadLayout(f"{spec} cannot be read", why) from error
-        return parse_file(text, source=spec, config=config)
+        return parse_file(read_layout_file(spec), source=spec, config=config)
     if config is not None:
         raise BadLayout("--config goes with a file", f"{spec!r} is a layout in words")
     if not gpus and len(machine.gpus) != 1:

@@ -49,7 +49,7 @@ class Standing:
     """An instance that is there. `start` and `size` in memory slices; `pids` are the processes inside.
 
     `compute_instances` is 1 for one that Tessera or NVIDIA's tools made whole; 0 is half made, and more than
-    one is a division that nothing here can make again.
+    one is a division that nothing here can make again. `held`: a ResourceClaim has it, in a cluster.
     """
 
     profile: str
@@ -59,6 +59,7 @@ class Standing:
     compute_instances: int = 1
     uuids: tuple[str, ...] = ()
     pids: tuple[int, ...] = ()
+    held: bool = False
 
     @property
     def place(self) -> Place:
@@ -71,7 +72,7 @@ class Standing:
             return f"{'process' if len(self.pids) == 1 else 'processes'} {', '.join(map(str, self.pids))}"
         if self.compute_instances > 1:
             return f"{self.compute_instances} compute instances, which could not be restored"
-        return ""
+        return "a claim" if self.held else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,11 @@ class Change:
     def is_empty(self) -> bool:
         """Whether the layout is as asked already."""
         return not (self.completed or self.destroyed or self.created)
+
+    @property
+    def layout(self) -> tuple[Place, ...]:
+        """What there is afterwards, by start."""
+        return tuple(sorted([*self.created, *(s.place for s in (*self.kept, *self.completed))]))
 
     def steps(self) -> tuple[Step, ...]:
         """The change as single steps: everything that goes, before anything that comes."""
@@ -167,15 +173,14 @@ def _change(geometry: Geometry, standing: Sequence[Standing], layout: Sequence[i
 
 
 def _cost(geometry: Geometry, change: Change) -> tuple[int, int, int, int, tuple[Place, ...]]:
-    layout = sorted([*change.created, *(s.place for s in (*change.kept, *change.completed))])
-    indices = [geometry.index_of(place.profile, place.start) for place in layout]
+    indices = [geometry.index_of(place.profile, place.start) for place in change.layout]
     room = geometry.occupancy(geometry.key_of([index for index in indices if index is not None])).fitting
     return (
         len(change.blocked),
         len(change.destroyed),
         -max((geometry.placements[index].compute for index in room), default=0),
         -len(room),
-        tuple(layout),
+        change.layout,
     )
 
 

@@ -8,7 +8,7 @@ for NVIDIA's mig-parted (`mig-configs:`), so that it can be used as it is. Pure:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,12 +90,10 @@ def parse_file(text: str, *, source: str, config: str | None = None) -> tuple[Ru
 
     Raises `BadLayout`, naming the file and the entry.
     """
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadLayout(f"{source} is no YAML", " ".join(str(error).split())) from error
-    if isinstance(document, dict) and isinstance(document.get("mig-configs"), dict):
-        return _mig_parted(document["mig-configs"], source=source, config=config)
+    document = _document(text, source)
+    if _is_mig_parted(document):
+        (rules,) = _configurations(document, source=source, config=config, every=False).values()
+        return rules
     if not isinstance(document, dict) or not isinstance(document.get("layouts"), list):
         raise BadLayout(
             f"{source} cannot be read",
@@ -109,19 +107,60 @@ def parse_file(text: str, *, source: str, config: str | None = None) -> tuple[Ru
     return tuple(_rule(entry, f"{source}: layouts[{at}]") for at, entry in enumerate(document["layouts"]))
 
 
-def _mig_parted(configs: Mapping[str, Any], *, source: str, config: str | None) -> tuple[Rule, ...]:
-    names = ", ".join(map(str, configs))
-    if config is None and len(configs) != 1:
+def parse_mig_parted(
+    text: str, *, source: str, config: str | None = None, every: bool = False
+) -> dict[str, tuple[Rule, ...]]:
+    """The configuration of that name of a file of mig-parted, by its name; with `every`, all where none is
+    named, else the only one.
+
+    Raises `BadLayout`, naming the file and the entry.
+    """
+    document = _document(text, source)
+    if not _is_mig_parted(document):
+        raise BadLayout(f"{source} is no file of mig-parted", "it has no mapping `mig-configs`")
+    return _configurations(document, source=source, config=config, every=every)
+
+
+def _configurations(
+    document: Any, *, source: str, config: str | None, every: bool
+) -> dict[str, tuple[Rule, ...]]:
+    version = document.get("version", "v1")
+    if version != "v1":
+        raise BadLayout(f"{source} cannot be read", f"its version is {version!r}, and only v1 is known")
+    configs = {str(name): entries for name, entries in document["mig-configs"].items()}
+    names = ", ".join(configs)
+    if config is not None:
+        if config not in configs:
+            raise BadLayout(f"{source} has no configuration {config!r}", "", f"It has: {names}")
+        configs = {config: configs[config]}
+    elif not every and len(configs) != 1:
         raise BadLayout(
             f"{source} has {len(configs)} configurations", f"they are {names}", "Choose one: --config NAME"
         )
-    chosen = config if config is not None else next(iter(configs))
-    if chosen not in configs:
-        raise BadLayout(f"{source} has no configuration {chosen!r}", "", f"It has: {names}")
-    entries = configs[chosen]
-    if not isinstance(entries, list):
-        raise BadLayout(f"{source}: {chosen} cannot be read", "it is no list")
-    return tuple(_their_rule(entry, f"{source}: {chosen}[{at}]") for at, entry in enumerate(entries))
+    return {name: _their_rules(entries, f"{source}: {name}") for name, entries in configs.items()}
+
+
+def _document(text: str, source: str) -> Any:
+    """The YAML of the file. The GPU operator keeps mig-parted's in a ConfigMap: then that of its entry."""
+    try:
+        document = yaml.safe_load(text)
+        if isinstance(document, dict) and document.get("kind") == "ConfigMap":
+            entries = document.get("data")
+            texts = entries.values() if isinstance(entries, dict) else ()
+            return next(filter(_is_mig_parted, map(yaml.safe_load, map(str, texts))), document)
+    except yaml.YAMLError as error:
+        raise BadLayout(f"{source} is no YAML", " ".join(str(error).split())) from error
+    return document
+
+
+def _is_mig_parted(document: Any) -> bool:
+    return isinstance(document, dict) and isinstance(document.get("mig-configs"), dict)
+
+
+def _their_rules(entries: Any, where: str) -> tuple[Rule, ...]:
+    if not isinstance(entries, list) or not entries:
+        raise BadLayout(f"{where} cannot be read", "it is no list with at least one entry")
+    return tuple(_their_rule(entry, f"{where}[{at}]") for at, entry in enumerate(entries))
 
 
 def _rule(entry: Any, where: str) -> Rule:

@@ -1,0 +1,64 @@
+"""`tessera gpu import` prints what `kubectl apply -f -` takes, and nothing else, to standard output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from mig_parted_file import config_map, mig_parted_file
+from tessera.cli.gpu import command
+from tessera.relayout.errors import BadLayout
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "config.yaml"
+    path.write_text(mig_parted_file())
+    return str(path)
+
+
+def test_manifests_go_to_standard_output_and_notes_beside(file: str) -> None:
+    done = CliRunner().invoke(
+        command, ["import", file, "--config", "all-balanced", "--node-selector", "pool=a"]
+    )
+    assert done.exit_code == 0
+    manifests = list(yaml.safe_load_all(done.stdout))
+    assert {manifest["kind"] for manifest in manifests} == {"MIGPartition"}
+    assert all(manifest["spec"]["nodeSelector"] == {"matchLabels": {"pool": "a"}} for manifest in manifests)
+    assert done.stderr.startswith("note:") and "all-balanced[5]: boards" in done.stderr
+
+
+def test_it_reads_standard_input(file: str) -> None:
+    asked = ["--config", "all-1g.10gb"]
+    from_file = CliRunner().invoke(command, ["import", file, *asked])
+    piped = CliRunner().invoke(command, ["import", "-", *asked], input=config_map())
+    assert piped.stdout == from_file.stdout != ""
+
+
+def test_all_of_it_fits_80_columns(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(file).parent)
+    done = CliRunner().invoke(command, ["import", "config.yaml", "--by-label"])
+    assert max(map(len, done.output.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere.yaml"], "nowhere.yaml cannot be read: No such file"),
+        (["FILE"], "Choose one: --config NAME"),
+        (["FILE", "--config", "x"], "has no configuration 'x'"),
+    ],
+)
+def test_what_cannot_be_imported_is_one_error(file: str, arguments: list[str], says: str) -> None:
+    done = CliRunner().invoke(command, ["import", *(file if word == "FILE" else word for word in arguments)])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, BadLayout) and says in str(done.exception)
+    assert done.stdout == ""
+
+
+def test_a_label_needs_a_value(file: str) -> None:
+    done = CliRunner().invoke(command, ["import", file, "--node-selector", "pool"])
+    assert done.exit_code == 2
+    assert "'pool' is not KEY=VALUE" in done.stderr

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,9 @@ class GPUInstance:
 class GPU:
     """One physical GPU.
 
-    `model` is None when the board cannot do MIG; `fault` says why it cannot be used now.
+    `model` is None when the board cannot do MIG; `fault` says why it cannot be used now. `lost`: it answers
+    to nothing before it is reset. `recovery_action` is NVML's (`xids`), None where the driver has none;
+    `virtualization` is NVML's mode: 0 bare metal, 1 passed through to this VM, 2 a vGPU of this VM.
     """
 
     index: int
@@ -61,6 +64,27 @@ class GPU:
     model: GPUModel | None
     instances: tuple[GPUInstance, ...]
     fault: str = ""
+    lost: bool = False
+    recovery_action: int | None = None
+    virtualization: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Xid:
+    """Equal Xids of one GPU since the last look. `gpu_instance_id` is None where they name none."""
+
+    gpu_uuid: str
+    xid: int
+    gpu_instance_id: int | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What the driver has reported by itself. `unheard`: GPUs whose events cannot be read, and why."""
+
+    xids: tuple[Xid, ...]
+    unheard: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +113,11 @@ class Driver(abc.ABC):
         """All GPUs with geometry, MIG mode and instances."""
         inventory: Inventory = await self.call("inventory")
         return inventory
+
+    async def events(self) -> Events:
+        """The Xids since the last call; of a GPU that is new here, none from before. Waits for nothing."""
+        events: Events = await self.call("events")
+        return events
 
     async def instances(self, gpu_uuid: str) -> tuple[GPUInstance, ...]:
         """The GPU's instances now, ours and others'."""

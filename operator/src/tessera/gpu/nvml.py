@@ -13,14 +13,25 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pynvml
 
-from tessera.gpu.driver import GPU, ComputeInstance, GPUInstance, Inventory
-from tessera.gpu.faults import INSUFFICIENT_SIZE, INVALID_ARGUMENT, NOT_SUPPORTED, NVMLFault
+from tessera.gpu.driver import GPU, ComputeInstance, Events, GPUInstance, Inventory
+from tessera.gpu.faults import (
+    FUNCTION_NOT_FOUND,
+    GPU_IS_LOST,
+    INSUFFICIENT_SIZE,
+    INVALID_ARGUMENT,
+    NOT_SUPPORTED,
+    RESET_REQUIRED,
+    NVMLFault,
+)
+from tessera.gpu.nvml_call import call as _call
+from tessera.gpu.nvml_call import text as _text
+from tessera.gpu.nvml_events import EventSets
 from tessera.gpu.profiles import GPUModel, Profile, model_name_by_pci
 
 _binding = threading.RLock()
@@ -31,19 +42,13 @@ _ARCHITECTURES = {7: "ampere", 8: "ada", 9: "hopper", 10: "blackwell", 13: "rubi
 _MAX_INSTANCES = 16
 
 
-def _call(function: Callable[..., Any], *arguments: Any, target: str = "") -> Any:
-    try:
-        return function(*arguments)
-    except pynvml.NVMLError as error:
-        raise NVMLFault(int(error.value), call=function.__name__, target=target) from None
-
-
 class NVML:
     """A session with one driver. `library` is a simulator with NVML's C symbols; None loads the real one."""
 
     def __init__(self, library: object | None = None) -> None:
         self._library = library
         self._open = False
+        self._event_sets = EventSets()
 
     @contextmanager
     def _session(self) -> Iterator[None]:
@@ -64,26 +69,43 @@ class NVML:
         if self._open:
             with self._session():
                 self._open = False
+                self._event_sets.forget()
                 _call(pynvml.nvmlShutdown)
 
+    def events(self) -> Events:
+        """Xids since the last call."""
+        with self._session():
+            return self._event_sets.read()
+
     def inventory(self) -> Inventory:
-        """Driver versions and every GPU. A GPU that answers with an error is listed with that fault."""
+        """Driver versions and every GPU.
+
+        A GPU that answers with an error is listed with that fault; one that fell off the bus is missing when
+        the driver does not even know its UUID.
+        """
         with self._session():
             count = _call(pynvml.nvmlDeviceGetCount)
-            gpus = tuple(self._gpu(index) for index in range(count))
+            gpus = tuple(gpu for index in range(count) if (gpu := self._gpu(index)) is not None)
             return Inventory(
                 driver_version=_text(_call(pynvml.nvmlSystemGetDriverVersion)),
                 nvml_version=_text(_call(pynvml.nvmlSystemGetNVMLVersion)),
                 gpus=gpus,
             )
 
-    def _gpu(self, index: int) -> GPU:
-        handle = _call(pynvml.nvmlDeviceGetHandleByIndex, index, target=f"GPU index {index}")
-        uuid = _text(_call(pynvml.nvmlDeviceGetUUID, handle, target=f"GPU index {index}"))
+    def _gpu(self, index: int) -> GPU | None:
+        try:
+            handle = _call(pynvml.nvmlDeviceGetHandleByIndex, index, target=f"GPU index {index}")
+            uuid = _text(_call(pynvml.nvmlDeviceGetUUID, handle, target=f"GPU index {index}"))
+        except NVMLFault as error:
+            if error.code == GPU_IS_LOST:
+                return None
+            raise
         product, memory, architecture, current, pending = "", 0, "", False, False
         geometry: GPUModel | None = None
         instances: tuple[GPUInstance, ...] = ()
-        fault = ""
+        action: int | None = None
+        virtualization = 0
+        fault, lost = "", False
         try:
             product = _text(_call(pynvml.nvmlDeviceGetName, handle, target=uuid))
             memory = int(_call(pynvml.nvmlDeviceGetMemoryInfo, handle, target=uuid).total) // (1024 * 1024)
@@ -96,8 +118,10 @@ class NVML:
                 pci = _call(pynvml.nvmlDeviceGetPciInfo, handle, target=uuid)
                 geometry = _geometry(handle, uuid, model_name_by_pci(int(pci.pciDeviceId) >> 16, product))
                 instances = _instances(handle, uuid) if current else ()
+                action = _recovery_action(handle, uuid)
+                virtualization = _virtualization(handle, uuid)
         except NVMLFault as error:
-            fault = str(error)
+            fault, lost = str(error), error.code in (GPU_IS_LOST, RESET_REQUIRED)
         return GPU(
             index=index,
             uuid=uuid,
@@ -109,6 +133,9 @@ class NVML:
             model=geometry,
             instances=instances,
             fault=fault,
+            lost=lost,
+            recovery_action=action,
+            virtualization=virtualization,
         )
 
     def instances(self, gpu_uuid: str) -> tuple[GPUInstance, ...]:
@@ -183,10 +210,6 @@ class NVML:
             _call(pynvml.nvmlGpuInstanceDestroy, instance, target=target)
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
 def _gpu_handle(gpu_uuid: str) -> Any:
     return _call(pynvml.nvmlDeviceGetHandleByUUID, gpu_uuid, target=gpu_uuid)
 
@@ -200,6 +223,31 @@ def _mig_mode(handle: Any, uuid: str) -> tuple[bool, bool] | None:
             return None
         raise
     return bool(current), bool(pending)
+
+
+def _recovery_action(handle: Any, uuid: str) -> int | None:
+    """What the driver says the GPU needs; None from a driver that does not say (before 565)."""
+    try:
+        (value,) = _call(
+            pynvml.nvmlDeviceGetFieldValues,
+            handle,
+            [pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION],
+            target=uuid,
+        )
+    except NVMLFault as fault:
+        if fault.code in (NOT_SUPPORTED, FUNCTION_NOT_FOUND):
+            return None
+        raise
+    return None if value.nvmlReturn else int(value.value.uiVal)
+
+
+def _virtualization(handle: Any, uuid: str) -> int:
+    try:
+        return int(_call(pynvml.nvmlDeviceGetVirtualizationMode, handle, target=uuid))
+    except NVMLFault as fault:
+        if fault.code == NOT_SUPPORTED:
+            return 0
+        raise
 
 
 def _geometry(handle: Any, uuid: str, name: str) -> GPUModel:

@@ -7,9 +7,9 @@ from typing import Any
 import pynvml
 
 from tessera.gpu.profiles import board
-from tessera.gpu.simulator.memory import Kind, handle, put, put_handle, put_struct, target, text
+from tessera.gpu.simulator.memory import Kind, handle, number, put, put_handle, put_struct, target, text
 from tessera.gpu.simulator.registry import Library, find_gpu, symbol
-from tessera.gpu.simulator.rules import NOT_FOUND, SUCCESS, VERSION_MISMATCH
+from tessera.gpu.simulator.rules import NOT_FOUND, NOT_SUPPORTED, SUCCESS, VERSION_MISMATCH
 from tessera.gpu.simulator.state import SimulatedGPU
 
 _FABRIC_VERSIONS = (pynvml.nvmlGpuFabricInfo_v2, pynvml.nvmlGpuFabricInfo_v3)
@@ -89,3 +89,17 @@ def nvmlDeviceGetGpuFabricInfoV(library: Library, device: Any, info: Any) -> int
     if target(info).version not in _FABRIC_VERSIONS:
         return VERSION_MISMATCH
     return int(nvmlDeviceGetGpuFabricInfo(library, device, info))
+
+
+@symbol
+def nvmlDeviceGetFieldValues(library: Library, device: Any, count: Any, values: Any) -> int:
+    """Of all fields there is one here: what the GPU needs before it can be used again."""
+    gpu = find_gpu(library.read(), device)
+    for position in range(number(count)):
+        entry = target(values)[position]
+        known = entry.fieldId == pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+        entry.nvmlReturn = SUCCESS if known else NOT_SUPPORTED
+        if known:
+            entry.valueType = pynvml.NVML_VALUE_TYPE_UNSIGNED_INT
+            entry.value.uiVal = gpu.recovery_action
+    return SUCCESS

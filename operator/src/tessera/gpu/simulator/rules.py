@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import hashlib
 
+import pynvml
+
 from tessera.gpu.profiles import GPUModel, Placement, Profile, UnknownProfile, board, model
 from tessera.gpu.simulator.state import Compute, Event, Instance, Node, SimulatedGPU
+from tessera.gpu.xids import FELL_OFF_THE_BUS, Harm, harm_of_xid
 
 SUCCESS = 0
 INVALID_ARGUMENT = 2
@@ -27,9 +30,6 @@ VERSION_MISMATCH = 25
 BARE_METAL = 0
 PASSTHROUGH = 1
 VGPU = 2
-FELL_OFF_THE_BUS = 79
-"""Xid of a GPU that does not answer any more (NVIDIA's Xid catalogue)."""
-
 _MOST_EVENTS = 256
 _GPU_INSTANCE_IDS = range(1, 15)
 _DRIVER_PREFERENCE = {1: (6, 4, 5, 0, 2, 1, 3), 4: (4, 0)}
@@ -230,11 +230,13 @@ def reset(gpu: SimulatedGPU) -> None:
     gpu.instances.clear()
     gpu.mig_current = gpu.mig_pending
     gpu.lost = False
+    gpu.recovery_action = pynvml.NVML_GPU_RECOVERY_ACTION_NONE
 
 
 def reload_driver(gpu: SimulatedGPU) -> None:
     """Unload and load the kernel modules: instances vanish; Hopper and newer forget the MIG mode too."""
     gpu.instances.clear()
+    gpu.recovery_action = pynvml.NVML_GPU_RECOVERY_ACTION_NONE
     if board(gpu.model).architecture != "ampere":
         gpu.mig_current = gpu.mig_pending = False
 
@@ -254,7 +256,12 @@ def used_memory_mib(instance: Instance) -> int:
 
 
 def report_xid(node: Node, gpu: SimulatedGPU, xid: int, *, instance: int = -1, compute: int = -1) -> None:
-    """Put an Xid error on record. The oldest go when there are many, as in a driver's ring buffer."""
+    """Put an Xid error on record. The oldest go when there are many, as in a driver's ring buffer.
+
+    After one that NVIDIA's catalogue answers with a reset, the driver says that the GPU needs it.
+    """
+    if harm_of_xid(xid, of_instance=instance >= 0) is Harm.RESET:
+        gpu.recovery_action = pynvml.NVML_GPU_RECOVERY_ACTION_GPU_RESET
     event = Event(node.next_serial(), gpu.serial, xid, gpu_instance=instance, compute_instance=compute)
     node.events = [*node.events, event][-_MOST_EVENTS:]
 

@@ -86,7 +86,8 @@ class Instance:
 class SimulatedGPU:
     """A GPU. `serial` numbers every object of the node once, and is what handles carry.
 
-    `virtualization` is NVML's mode: 0 bare metal, 1 passed through to a VM, 2 a vGPU inside a VM.
+    `virtualization` is NVML's mode: 0 bare metal, 1 passed through to a VM, 2 a vGPU inside a VM;
+    `recovery_action` NVML's number of what it needs before it can be used again, 0 for nothing.
     """
 
     index: int
@@ -96,6 +97,7 @@ class SimulatedGPU:
     mig_current: bool = False
     mig_pending: bool = False
     lost: bool = False
+    recovery_action: int = 0
     virtualization: int = 0
     instances: list[Instance] = field(default_factory=list)
     clients: list[Process] = field(default_factory=list)

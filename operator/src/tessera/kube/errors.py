@@ -60,6 +60,14 @@ class Invalid(ApiError):
 class TooManyRequests(ApiError):
     """429: the server sheds load, or a disruption budget forbids an eviction."""
 
+    @property
+    def disruption_budget(self) -> str:
+        """In the words of the API server which budget refuses; "" when the server only sheds load."""
+        for cause in (self.body.get("details") or {}).get("causes") or ():
+            if cause.get("reason") == "DisruptionBudget":
+                return str(cause.get("message") or self.message)
+        return ""
+
 
 class Unreachable(TesseraError):
     """No answer from the API server: connection refused or lost, time limit, TLS failure."""

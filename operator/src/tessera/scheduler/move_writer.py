@@ -190,7 +190,7 @@ class MoveWriter:
 
     def _tell_refusal(self, evict: Evict, error: TooManyRequests, now: float) -> None:
         """Tell the waiting pod what keeps its room."""
-        waiting, budget = evict.waiting, _budget_says(error)
+        waiting, budget = evict.waiting, error.disruption_budget
         told = {uid: at for uid, at in self._refusals_told.items() if now - at < _REFUSALS_SECONDS}
         if budget and waiting.uid not in told:
             told[waiting.uid] = now
@@ -201,11 +201,3 @@ class MoveWriter:
             )
             self._pen.tell(waiting.raw, "Warning", Reason.EVICTION_REFUSED, "Evict", message)
         self._refusals_told = told
-
-
-def _budget_says(error: TooManyRequests) -> str:
-    """In the words of the API server which budget refuses; "" when the server only sheds load (429 too)."""
-    for cause in (error.body.get("details") or {}).get("causes") or ():
-        if cause.get("reason") == "DisruptionBudget":
-            return str(cause.get("message") or error.message)
-    return ""

@@ -94,6 +94,21 @@ def test_files_left_behind_by_a_killed_process_are_put_right_at_the_next_change(
     assert "DeviceFileMinor: 1\n" in (root / "mig/config").read_text()
 
 
+def test_the_driver_tells_the_minor_number_of_each_gpu_and_the_major_numbers(
+    bind: Any, node_directory: Path
+) -> None:
+    bind(count=2)
+    uuid = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(1))
+    proc = control.publish_capabilities(node_directory) / "proc"
+    (told,) = [
+        text
+        for file in (proc / "driver/nvidia/gpus").glob("*/information")
+        if uuid in (text := file.read_text())
+    ]
+    assert "Device Minor: \t 1\n" in told
+    assert "\n195 nvidia\n" in (proc / "devices").read_text()
+
+
 def test_without_being_asked_for_no_tree_is_written(gpu: Any, node_directory: Path) -> None:
     create_two(gpu, 0)
     assert not (node_directory / "root").exists()

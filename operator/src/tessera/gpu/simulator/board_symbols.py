@@ -10,19 +10,8 @@ from tessera.gpu.profiles import board
 from tessera.gpu.simulator.memory import Kind, handle, number, put, put_handle, put_struct, target, text
 from tessera.gpu.simulator.registry import Library, find_gpu, symbol
 from tessera.gpu.simulator.rules import NOT_FOUND, NOT_SUPPORTED, SUCCESS, VERSION_MISMATCH
-from tessera.gpu.simulator.state import SimulatedGPU
 
 _FABRIC_VERSIONS = (pynvml.nvmlGpuFabricInfo_v2, pynvml.nvmlGpuFabricInfo_v3)
-
-
-def pci_bus_id(gpu: SimulatedGPU) -> str:
-    """Domain, bus, device and function of the GPU, as nvidia-smi prints them."""
-    return f"00000000:{pci_bus(gpu):02X}:00.0"
-
-
-def pci_bus(gpu: SimulatedGPU) -> int:
-    """The bus that the GPU is on."""
-    return 0x18 + 0x11 * gpu.index
 
 
 @symbol
@@ -31,12 +20,12 @@ def nvmlDeviceGetPciInfo_v3(library: Library, device: Any, info: Any) -> int:
     put_struct(
         info,
         domain=0,
-        bus=pci_bus(gpu),
+        bus=gpu.pci_bus,
         device=0,
         pciDeviceId=(board(gpu.model).pci_device_ids[0] << 16) | 0x10DE,
         pciSubSystemId=0,
-        busId=pci_bus_id(gpu).encode(),
-        busIdLegacy=pci_bus_id(gpu)[4:].encode(),
+        busId=gpu.pci_bus_id.encode(),
+        busIdLegacy=gpu.pci_bus_id[4:].encode(),
     )
     return SUCCESS
 
@@ -45,7 +34,7 @@ def nvmlDeviceGetPciInfo_v3(library: Library, device: Any, info: Any) -> int:
 def nvmlDeviceGetHandleByPciBusId_v2(library: Library, bus_id: Any, device: Any) -> int:
     wanted = text(bus_id).upper()
     for gpu in library.read().gpus:
-        if wanted in (pci_bus_id(gpu), pci_bus_id(gpu)[4:]):  # the domain has eight digits, or four
+        if wanted in (gpu.pci_bus_id, gpu.pci_bus_id[4:]):  # the domain has eight digits, or four
             put_handle(device, handle(Kind.GPU, gpu.serial))
             return SUCCESS
     return NOT_FOUND

@@ -9,7 +9,8 @@ Minor numbers: 1 is `mig/config`, 2 is `mig/monitor`; then each GPU has 135 in a
 instance ids 9: its own and one for each of 8 compute instance ids.
 
 The simulator writes the same tree below a directory of its own (`publish`), with plain files in place of
-device nodes, and from then on keeps it in step with the instances.
+device nodes, and from then on keeps it in step with the instances. Beside it stand the driver's file of each
+GPU, which names its UUID and its own minor number, and `/proc/devices` with the major numbers.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tessera.gpu.profiles import board
+
 if TYPE_CHECKING:
-    from tessera.gpu.simulator.state import Node
+    from tessera.gpu.simulator.state import Node, SimulatedGPU
 
 CONFIG_MINOR = 1
 MONITOR_MINOR = 2
@@ -33,6 +36,17 @@ _FIRST = 3
 _CAPABILITIES = "proc/driver/nvidia/capabilities"
 _MINORS = "proc/driver/nvidia-caps/mig-minors"
 _NODES = "dev/nvidia-caps"
+_GPUS = "proc/driver/nvidia/gpus"
+_DEVICES = """Character devices:
+  1 mem
+195 nvidia
+234 nvidia-caps
+237 nvidia-caps-imex-channels
+511 nvidia-uvm
+
+Block devices:
+  8 sd
+"""
 
 
 def minor(*, gpu: int, gpu_instance: int, compute_instance: int | None = None) -> int:
@@ -82,7 +96,10 @@ def published(root: Path) -> bool:
 
 def publish(root: Path, node: Node) -> None:
     """Bring the tree below `root` in step with the node: write what is missing, remove what is gone."""
+    _write(root / "proc/devices", _DEVICES, _ALL_READ)
     _write(root / _MINORS, minors_file(), _ALL_READ)
+    for gpu in node.gpus:
+        _write(root / _GPUS / gpu.pci_bus_id[4:].lower() / "information", _information(gpu), _ALL_READ)
     wanted = capabilities(node)
     top = root / _CAPABILITIES
     nodes = root / _NODES
@@ -97,11 +114,18 @@ def publish(root: Path, node: Node) -> None:
             file.unlink()
 
 
+def _information(gpu: SimulatedGPU) -> str:
+    """What the driver tells of a GPU; the columns are filled with tabs, as it does."""
+    return (
+        f"Model: \t\t {board(gpu.model).product}\nGPU UUID: \t {gpu.uuid}\nBus Type: \t PCIe\n"
+        f"Bus Location: \t {gpu.pci_bus_id[4:].lower()}\nDevice Minor: \t {gpu.index}\n"
+    )
+
+
 def _write(file: Path, text: str, mode: int) -> None:
-    """Write the file unless it is whole: a writer that was killed may have left a part of it."""
+    """Write the file unless it is as wanted: a killed writer may have left a part of it, or another GPU."""
     if file.exists():
-        status = file.stat()
-        if (status.st_size, status.st_mode & 0o777) == (len(text), mode):
+        if (file.read_text(encoding="ascii"), file.stat().st_mode & 0o777) == (text, mode):
             return
         file.unlink()
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -102,6 +102,16 @@ class SimulatedGPU:
     instances: list[Instance] = field(default_factory=list)
     clients: list[Process] = field(default_factory=list)
 
+    @property
+    def pci_bus(self) -> int:
+        """The bus that it is on."""
+        return 0x18 + 0x11 * self.index
+
+    @property
+    def pci_bus_id(self) -> str:
+        """Domain, bus, device and function, as nvidia-smi prints them."""
+        return f"00000000:{self.pci_bus:02X}:00.0"
+
 
 @dataclass(slots=True)
 class Event:

@@ -1,7 +1,9 @@
-"""The store of `api_in_memory` behind plain HTTP, in a process of its own: so that a scheduler's processor
-time contains its requests, its watches and the JSON of both, and nothing of the server.
+"""The store of `api_in_memory` behind HTTPS, in a process of its own: so that a scheduler's processor time
+contains its requests, its watches, TLS and the JSON of both, and nothing of the server.
 
-    PYTHONPATH=tests python -m bench.scheduler_rounds.api_over_http --port N --nodes 100 --gpus 8
+    PYTHONPATH=tests python -m bench.scheduler_rounds.api_over_http --port N --nodes 100 --gpus 8 --pki FOLDER
+
+The folder has what `make_pki` writes.
 
 `POST /bench/pods?count=N` makes pods, `GET /bench/bound` answers when all of them are bound.
 """
@@ -12,14 +14,18 @@ import argparse
 import asyncio
 import json
 import re
+import ssl
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from bench.scheduler_rounds.api_in_memory import Store, StoreClient
 from tessera.kube.errors import ApiError
 from tessera.kube.resources import EVENTS, LEASES, NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES, Resource
+from tessera.local.certificates import Authority
 
 RESOURCES = {r.plural: r for r in (PODS, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES, LEASES, EVENTS)}
+CERTIFICATE = "server"
 PATH = re.compile(
     r"/apis?/(?:[^/]+/)?v[^/]+(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[^/]+)"
     r"(?:/(?P<name>[^/]+))?(?:/(?P<sub>[^/]+))?$"
@@ -87,7 +93,22 @@ class Server:
         return web.json_response({"writes": self._store.writes, "events": self._store.events})
 
 
-def serve(*, port: int, nodes: int, gpus: int) -> None:
+def make_pki(folder: Path) -> ssl.SSLContext:
+    """Write an authority and a server certificate into the folder; what a client is to trust. To be called
+    before the server starts.
+    """
+    authority = Authority.create_or_load(folder, name="bench")
+    authority.issue(CERTIFICATE, common_name=CERTIFICATE, server_names=["127.0.0.1"])
+    return ssl.create_default_context(cafile=str(authority.files.certificate))
+
+
+def _tls(pki: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pki / f"{CERTIFICATE}.crt", pki / f"{CERTIFICATE}.key")
+    return context
+
+
+def serve(*, port: int, nodes: int, gpus: int, pki: Path) -> None:
     """Serve until killed."""
     store = Store()
     store.add_nodes(nodes, gpus=gpus)
@@ -96,7 +117,14 @@ def serve(*, port: int, nodes: int, gpus: int) -> None:
     app.router.add_post("/bench/pods", server.add_pods)
     app.router.add_get("/bench/bound", server.bound)
     app.router.add_route("*", "/{path:.*}", server.answer)
-    web.run_app(app, host="127.0.0.1", port=port, print=None, loop=asyncio.new_event_loop())
+    web.run_app(
+        app,
+        host="127.0.0.1",
+        port=port,
+        ssl_context=_tls(pki),
+        print=None,
+        loop=asyncio.new_event_loop(),
+    )
 
 
 if __name__ == "__main__":
@@ -104,5 +132,6 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--gpus", type=int, required=True)
+    parser.add_argument("--pki", type=Path, required=True)
     options = parser.parse_args()
-    serve(port=options.port, nodes=options.nodes, gpus=options.gpus)
+    serve(port=options.port, nodes=options.nodes, gpus=options.gpus, pki=options.pki)

@@ -8,8 +8,9 @@ with 8 GPUs in which 0, 1,000 and 5,000 pods are bound:
 - `lone_pod_ms`, `lone_pod_rounds`: one new pod, until it is bound;
 - `burst_pod_ms`: per pod, when 1,000 come at once.
 
-All times are processor time of the process in milliseconds, the store's own included. HTTP, TLS and JSON are
-not: `--wire` puts the store into a process of its own (`api_over_http`), and counts the scheduler's time.
+All times are processor time of the process in milliseconds, the store's own included. HTTP, TLS and JSON
+are not: `--wire` puts the store behind HTTPS into a process of its own (`api_over_http`), and counts the
+scheduler's time.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ import logging
 import platform
 import statistics
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from bench.scheduler_rounds.api_in_memory import NAMESPACE, Store, StoreClient
+from bench.scheduler_rounds.api_over_http import make_pki
 from tessera.kube.client import KubeClient
 from tessera.kube.credentials import Credentials
 from tessera.kube.errors import Unreachable
@@ -137,8 +141,8 @@ def _spread(values: list[float]) -> dict[str, float] | None:
     }
 
 
-async def run_over_http(rounds: Rounds, *, nodes: int, gpus: int, bursts: int) -> dict[str, Any]:
-    """Bursts of 1,000 pods, with HTTP and JSON; the server is a process of its own."""
+async def run_over_http(rounds: Rounds, *, nodes: int, gpus: int, bursts: int, pki: Path) -> dict[str, Any]:
+    """Bursts of 1,000 pods, with HTTP, TLS and JSON; the server is a process of its own."""
     (port,) = free_ports(1)
     command = [
         sys.executable,
@@ -147,8 +151,9 @@ async def run_over_http(rounds: Rounds, *, nodes: int, gpus: int, bursts: int) -
         f"--port={port}",
         f"--nodes={nodes}",
     ]
-    server = await asyncio.create_subprocess_exec(*command, f"--gpus={gpus}")
-    client = KubeClient(Credentials(server=f"http://127.0.0.1:{port}", tls=None))
+    tls = make_pki(pki)
+    server = await asyncio.create_subprocess_exec(*command, f"--gpus={gpus}", f"--pki={pki}")
+    client = KubeClient(Credentials(server=f"https://127.0.0.1:{port}", tls=tls))
     task = asyncio.create_task(Scheduler(client, SETTINGS).run())
     per_pod, rates, writes, events = [], [], [], []
     told = {"writes": 0, "events": 0}
@@ -224,8 +229,11 @@ def main() -> None:
     logging.disable(logging.INFO)
     rounds = Rounds()
     if options.wire:
-        over_http = run_over_http(rounds, nodes=options.nodes, gpus=options.gpus, bursts=options.bursts)
-        results = [asyncio.run(over_http)]
+        with tempfile.TemporaryDirectory() as pki:
+            over_http = run_over_http(
+                rounds, nodes=options.nodes, gpus=options.gpus, bursts=options.bursts, pki=Path(pki)
+            )
+            results = [asyncio.run(over_http)]
     else:
         results = [
             asyncio.run(run(rounds, nodes=options.nodes, gpus=options.gpus, bound=bound))

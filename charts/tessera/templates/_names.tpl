@@ -3,6 +3,7 @@ Names that other parts of Tessera spell too. They are fixed, not derived from th
 the agent and the scheduler know them, and one cluster has one Tessera. The source of each is tessera/api/names.py; a test
 compares them.
 */}}
+{{- define "tessera.group" -}}tessera.dev{{- end }}
 {{- define "tessera.driver" -}}gpu.tessera.dev{{- end }}
 {{- define "tessera.deviceClass" -}}slice.tessera.dev{{- end }}
 {{- define "tessera.deviceTaintKey" -}}tessera.dev/managed{{- end }}

@@ -153,8 +153,12 @@ async def test_devices_of_other_drivers_are_not_our_business(
 @pytest.mark.parametrize("alternatives", [False, True], ids=["exactly", "firstAvailable"])
 @pytest.mark.parametrize(
     "toleration",
-    [{"operator": "Exists"}, {"key": names.DEVICE_TAINT_KEY, "operator": "Exists"}],
-    ids=["everything", "our-taint"],
+    [
+        {"operator": "Exists"},
+        {"key": names.DEVICE_TAINT_KEY, "operator": "Exists"},
+        {"key": names.UNHEALTHY_TAINT_KEY, "operator": "Exists", "effect": "NoExecute"},
+    ],
+    ids=["everything", "our-taint", "a-lost-gpu"],
 )
 async def test_a_claim_that_tolerates_our_taint_is_refused_with_the_remedy(
     chart_admin: KubeClient, chart_namespace: str, alternatives: bool, toleration: Object
@@ -166,7 +170,7 @@ async def test_a_claim_that_tolerates_our_taint_is_refused_with_the_remedy(
         spec = wanted["spec"] if resource is RESOURCE_CLAIMS else wanted["spec"]["spec"]
         request = spec["devices"]["requests"][0]
         (request["firstAvailable"][1] if alternatives else request["exactly"])["tolerations"] = [toleration]
-        with pytest.raises(Invalid, match="name the taints to tolerate, without it"):
+        with pytest.raises(Invalid, match="name the taints to tolerate, without them"):
             await chart_admin.create(resource, wanted, namespace=chart_namespace)
 
 

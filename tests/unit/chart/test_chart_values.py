@@ -130,6 +130,7 @@ def test_the_chart_spells_names_as_the_code_does() -> None:
         )
     )
     assert spelled == {
+        "group": names.GROUP,
         "driver": names.DRIVER,
         "deviceClass": names.DEVICE_CLASS,
         "deviceTaintKey": names.DEVICE_TAINT_KEY,

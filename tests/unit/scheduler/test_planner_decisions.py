@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tessera.api import names
 from tessera.metrics.registry import REGISTRY
 from tessera.scheduler.actions import GiveUp, Place, Protect, Refuse
 from tessera.scheduler.planner import Planner
@@ -247,10 +248,28 @@ def test_a_count_and_a_constraint_within_a_claim(world: Any, planner: Planner, r
     assert set(chosen["apart"]) == {"gpu-cccccccc-3g-40gb-0", "gpu-dddddddd-3g-40gb-0"}
 
 
-def test_an_unhealthy_gpu_is_used_only_by_claims_that_tolerate_it(
+@pytest.mark.parametrize("effect", ["NoSchedule", "NoExecute"])
+@pytest.mark.parametrize(
+    "key", [names.UNHEALTHY_TAINT_KEY, names.FOREIGN_TAINT_KEY, names.LEAVING_TAINT_KEY]
+)
+def test_no_claim_gets_round_a_taint_of_the_agent(
+    world: Any, planner: Planner, request_for: Any, publish: Any, key: str, effect: str
+) -> None:
+    taint = {"key": key, "value": "xid-79", "effect": effect}
+    world.slices = publish("node-a", ["gpu-aaaaaaaa"], generation=2, taints=[taint])
+    world.add_pod_with_claim("careful", "2g.20gb", created=0.0)
+    for name, toleration in (("all", {"operator": "Exists"}), ("it", {"key": key, "operator": "Exists"})):
+        world.add_claim(name, request_for("2g.20gb", tolerations=[toleration]))
+        world.add_pod(name, name, created=1.0)
+    actions = planner.plan(world.snapshot())
+    assert placed(actions) == {}
+    assert set(refused(actions)) == {"careful", "all", "it"}
+
+
+def test_a_gpu_that_an_administrator_taints_is_used_only_by_claims_that_tolerate_it(
     world: Any, planner: Planner, request_for: Any, publish: Any
 ) -> None:
-    taint = {"key": "gpu.tessera.dev/unhealthy", "value": "xid", "effect": "NoSchedule"}
+    taint = {"key": "example.com/on-trial", "value": "new", "effect": "NoSchedule"}
     world.slices = publish("node-a", ["gpu-aaaaaaaa"], generation=2, taints=[taint])
     world.add_pod_with_claim("careful", "2g.20gb", created=0.0)
     world.add_claim("bold", request_for("2g.20gb", tolerations=[{"key": taint["key"], "operator": "Exists"}]))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pytest
 from as_a_user import SYSTEM, Kubectl
 from prometheus_client.parser import text_string_to_metric_families
+from tessera.kube.resources import PODS
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def total(process: Process, name: str, **labels: str) -> float:
 
 def scrape(kubectl: Kubectl, component: str) -> Process:
     """Every replica of a component of Tessera, over the network as Prometheus does it."""
-    pods = kubectl.in_namespace(SYSTEM).items("pods", f"app.kubernetes.io/component={component}")
+    pods = kubectl.in_namespace(SYSTEM).items(PODS, f"app.kubernetes.io/component={component}")
     living = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     assert living, f"no pod of component {component}"
     bodies = []

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from as_a_user import SYSTEM, Kubectl
+from as_a_user import SYSTEM, Kubectl, Reader
 from invariants import InvariantChecker
 from tessera.gpu.simulator.faults import FaultInjector
 from tessera.local.host import can_have_node
@@ -52,10 +53,11 @@ def invariants(stack: Stack) -> Iterator[InvariantChecker]:
 def kubectl(stack: Stack, invariants: InvariantChecker) -> Iterator[Kubectl]:
     """kubectl in a fresh namespace; what it holds goes at the end; no violation may have been seen."""
     name = f"t-{uuid.uuid4().hex[:8]}"
-    cluster = Kubectl(stack.kubectl, stack.kubeconfig)
-    cluster.run("create", "namespace", name)
-    yield cluster.in_namespace(name)
-    cluster.run("delete", "namespace", name, "--wait=false")
+    with closing(Reader(stack.kubeconfig)) as reader:
+        cluster = Kubectl(stack.kubectl, stack.kubeconfig, reader)
+        cluster.run("create", "namespace", name)
+        yield cluster.in_namespace(name)
+        cluster.run("delete", "namespace", name, "--wait=false")
     assert invariants.violations == [], "\n".join(invariants.violations)
 
 

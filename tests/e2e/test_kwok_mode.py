@@ -21,6 +21,7 @@ from as_a_user import SYSTEM, Kubectl, condition, training_job, wait_for
 from invariants import InvariantChecker
 from scheduler_objects import exactly
 from tessera.api import names
+from tessera.kube.resources import GPU_NODES, HETEROGENEOUS_TRAINING_JOBS, LEASES, PODS, RESOURCE_CLAIMS
 from tessera.local.kwok import DURATION_ANNOTATION
 from tessera.local.progress import Progress
 from tessera.local.stack import Stack, StackSettings, bring_up, take_down
@@ -62,7 +63,7 @@ def test_jobs_are_placed_end_and_give_their_slices_back(kubectl: Kubectl, stack:
     kubectl.apply(training_job("fits-nowhere", profile="7g.141gb"))
 
     def ended() -> list[Object] | None:
-        found = [job for job in kubectl.items("htj") if job["metadata"]["name"] in jobs]
+        found = [job for job in kubectl.items(HETEROGENEOUS_TRAINING_JOBS) if job["metadata"]["name"] in jobs]
         return found if all(_is_complete(job) for job in found) and len(found) == len(jobs) else None
 
     for job in wait_for("all jobs to complete", ended, every=0.5):
@@ -70,7 +71,7 @@ def test_jobs_are_placed_end_and_give_their_slices_back(kubectl: Kubectl, stack:
         assert placement["profile"] == jobs[job["metadata"]["name"]]
         assert placement["node"].startswith(stack.settings.name)
         assert condition(job, "Placed")["status"] == "False"
-    refused = condition(kubectl.get("htj", "fits-nowhere"), "Placed")
+    refused = condition(kubectl.get(HETEROGENEOUS_TRAINING_JOBS, "fits-nowhere"), "Placed")
     assert refused["reason"] == "UnknownProfile"
     assert "7g.80gb" in refused["message"], "the message must name what is offered"
     wait_for("the claims to be freed", lambda: not _allocations(kubectl))
@@ -103,7 +104,7 @@ def test_a_killed_scheduler_is_replaced_and_the_next_up_starts_what_is_missing(
     bring_up(stack.settings, progress=Progress.silent())
 
     after = running_stand_ins(stack.cluster)
-    pods = kubectl.in_namespace(SYSTEM).items("pods", "app.kubernetes.io/component in (operator,scheduler)")
+    pods = kubectl.in_namespace(SYSTEM).items(PODS, "app.kubernetes.io/component in (operator,scheduler)")
     assert sorted(p.pod for p in after if p.pod) == sorted(pod["metadata"]["name"] for pod in pods)
     assert len(pods) == 4
     assert operator.pid not in {process.pid for process in after}
@@ -134,9 +135,8 @@ def test_a_move_is_finished_by_the_next_leader_when_its_own_is_killed(kubectl: K
 
     wait_for("the whole to run beside both halves", lambda: len(_running(kubectl)) == 3, every=0.5)
     assert _device_of(kubectl, *moved) == placeholder[1]
-    wait_for("the placeholder to be gone", lambda: not kubectl.in_namespace(SYSTEM).items("resourceclaims"))
-    rooms = [c["metadata"].get("annotations", {}) for c in kubectl.items("resourceclaims")]
-    assert not any(names.ROOM_ANNOTATION in annotations for annotations in rooms)
+    wait_for("the placeholder to be gone", lambda: not kubectl.in_namespace(SYSTEM).items(RESOURCE_CLAIMS))
+    wait_for("the room to be nobody's any more", lambda: not _rooms(kubectl))
 
 
 def pods_arrive_while_the_leader_goes(
@@ -190,7 +190,7 @@ def _allow_moves(kubectl: Kubectl, node: str) -> None:
     kubectl.apply(partition)
 
     def owned() -> bool:
-        gpus = (kubectl.get("gpunode", node) or {}).get("spec", {}).get("gpus", [])
+        gpus = (kubectl.get(GPU_NODES, node) or {}).get("spec", {}).get("gpus", [])
         return len(gpus) == 2 and all(gpu["partition"] == kubectl.namespace for gpu in gpus)
 
     wait_for("the operator to give the GPUs to the partition", owned)
@@ -267,7 +267,7 @@ def _pod_spec(template: str) -> Object:
 
 def _leader(kubectl: Kubectl, stack: Stack) -> RunningStandIn | None:
     """The living scheduler that holds the Lease."""
-    lease = kubectl.in_namespace(SYSTEM).get("lease", names.SCHEDULER_LEASE)
+    lease = kubectl.in_namespace(SYSTEM).get(LEASES, names.SCHEDULER_LEASE)
     holder = ((lease or {}).get("spec") or {}).get("holderIdentity")
     schedulers = [p for p in running_stand_ins(stack.cluster) if p.role.startswith("tessera-scheduler")]
     return next((process for process in schedulers if process.pod == holder), None)
@@ -283,18 +283,24 @@ def _allocations(kubectl: Kubectl) -> dict[str, tuple[str, str]]:
     """Claim -> the (pool, device) that it holds."""
     return {
         claim["metadata"]["name"]: (result["pool"], result["device"])
-        for claim in kubectl.items("resourceclaims")
+        for claim in kubectl.items(RESOURCE_CLAIMS)
         for result in ((claim.get("status") or {}).get("allocation") or {"devices": {}})["devices"].get(
             "results", []
         )
     }
 
 
+def _rooms(kubectl: Kubectl) -> list[str]:
+    """The rooms that moves are making, as they stand on the claims that wait for them."""
+    annotations = [claim["metadata"].get("annotations", {}) for claim in kubectl.items(RESOURCE_CLAIMS)]
+    return [each[names.ROOM_ANNOTATION] for each in annotations if names.ROOM_ANNOTATION in each]
+
+
 def _running(kubectl: Kubectl) -> list[Object]:
-    return [pod for pod in kubectl.items("pods") if pod["status"].get("phase") == "Running"]
+    return [pod for pod in kubectl.items(PODS) if pod["status"].get("phase") == "Running"]
 
 
 def _in_use(kubectl: Kubectl) -> list[str]:
-    nodes = kubectl.items("gpunodes")
+    nodes = kubectl.items(GPU_NODES)
     instances = [i for n in nodes for g in n["status"].get("gpus", []) for i in g.get("instances", [])]
     return [i["device"] for i in instances if i["state"] == "InUse"]

@@ -17,6 +17,14 @@ from as_a_user import (
     wait_for,
 )
 from tessera.gpu.simulator.faults import Fault, FaultInjector
+from tessera.kube.resources import (
+    GPU_NODES,
+    HETEROGENEOUS_TRAINING_JOBS,
+    LEASES,
+    NODES,
+    PODS,
+    RESOURCE_CLAIMS,
+)
 from tessera.local.stack import Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -26,7 +34,7 @@ RUNS_FOR_SECONDS = {"steps": 800, "hidden": 16}
 
 
 def leader_of(kubectl: Kubectl, lease: str) -> str | None:
-    found = kubectl.in_namespace(SYSTEM).get("lease", lease)
+    found = kubectl.in_namespace(SYSTEM).get(LEASES, lease)
     return ((found or {}).get("spec") or {}).get("holderIdentity")
 
 
@@ -35,7 +43,7 @@ def start(kubectl: Kubectl, name: str, profile: str = "2g.20gb") -> Object:
     kubectl.apply(training_job(name, profile=profile, parameters=RUNS_FOR_SECONDS))
 
     def running() -> Object | None:
-        pods = kubectl.items("pods", f"tessera.dev/training-job={name}")
+        pods = kubectl.items(PODS, f"tessera.dev/training-job={name}")
         return pods[0] if pods and pods[0]["status"].get("phase") == "Running" else None
 
     return dict(wait_for(f"a running pod of {name}", running))
@@ -45,19 +53,19 @@ def completed_once(kubectl: Kubectl, name: str, pod: Object) -> None:
     """The job ends well, in the one pod that it started with."""
 
     def ended() -> Object | None:
-        job = kubectl.get("htj", name)
+        job = kubectl.get(HETEROGENEOUS_TRAINING_JOBS, name)
         done = any(condition(job, t).get("status") == "True" for t in ("Complete", "Failed"))
         return job if done else None
 
     job = wait_for(f"{name} to end", ended, seconds=150)
     assert condition(job, "Complete")["status"] == "True", job["status"]
-    pods = kubectl.items("pods", f"tessera.dev/training-job={name}")
+    pods = kubectl.items(PODS, f"tessera.dev/training-job={name}")
     assert [p["metadata"]["uid"] for p in pods] == [pod["metadata"]["uid"]]
     assert pods[0]["status"]["containerStatuses"][0]["restartCount"] == 0
 
 
 def component_pods(kubectl: Kubectl, component: str) -> list[Object]:
-    return kubectl.in_namespace(SYSTEM).items("pods", f"app.kubernetes.io/component={component}")
+    return kubectl.in_namespace(SYSTEM).items(PODS, f"app.kubernetes.io/component={component}")
 
 
 def restarted(kubectl: Kubectl, component: str, name: str, before: int) -> bool:
@@ -114,7 +122,7 @@ def test_the_agent_is_killed(kubectl: Kubectl, real_node: Stack) -> None:
 
 
 def in_use(kubectl: Kubectl) -> list[str]:
-    nodes = kubectl.items("gpunodes")
+    nodes = kubectl.items(GPU_NODES)
     instances = [i for n in nodes for g in n["status"].get("gpus", []) for i in g.get("instances", [])]
     return [i["device"] for i in instances if i["state"] == "InUse"]
 
@@ -122,7 +130,7 @@ def in_use(kubectl: Kubectl) -> list[str]:
 def test_the_agents_checkpoint_is_torn(kubectl: Kubectl, real_node: Stack) -> None:
     """Half a checkpoint and a dead agent: the running pod keeps its instance; the next claim is served."""
     hold_slices(kubectl, {"torn": "2g.20gb"}, image=real_node.worker_image)
-    before = kubectl.get("pod", "torn")
+    before = kubectl.get(PODS, "torn")
     assert before is not None
     held = wait_for("the instance in use", lambda: in_use(kubectl))
     agent = component_pods(kubectl, "agent")[0]
@@ -131,7 +139,7 @@ def test_the_agents_checkpoint_is_torn(kubectl: Kubectl, real_node: Stack) -> No
     checkpoint.write_bytes(whole[: len(whole) // 2])
     kill_and_wait(kubectl, "agent", agent["metadata"]["name"])
     wait_for("the same instance in use", lambda: in_use(kubectl) == held)
-    kept = kubectl.get("pod", "torn")
+    kept = kubectl.get(PODS, "torn")
     assert kept is not None
     assert kept["metadata"]["uid"] == before["metadata"]["uid"]
     assert kept["status"]["phase"] == "Running"
@@ -148,7 +156,7 @@ def test_the_kubelet_is_restarted(kubectl: Kubectl, real_node: Stack) -> None:
         "the node to be ready",
         lambda: [
             c
-            for n in kubectl.items("nodes")
+            for n in kubectl.items(NODES)
             for c in n["status"]["conditions"]
             if c["type"] == "Ready" and c["status"] == "True"
         ],
@@ -167,13 +175,13 @@ def test_a_claim_is_deleted_while_it_is_prepared(
 
     def begun() -> bool:
         known = checkpoint.read_text()
-        return any(claim["metadata"]["uid"] in known for claim in kubectl.items("resourceclaims"))
+        return any(claim["metadata"]["uid"] in known for claim in kubectl.items(RESOURCE_CLAIMS))
 
     wait_for("the agent to begin", begun)
     kubectl.run("delete", "htj", "gone", "--wait=false")
     wait_for(
         "pods and claims to go",
-        lambda: not kubectl.items("pods") and not kubectl.items("resourceclaims"),
+        lambda: not kubectl.items(PODS) and not kubectl.items(RESOURCE_CLAIMS),
         seconds=90,
     )
     faults.set([])

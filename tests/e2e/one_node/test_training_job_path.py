@@ -10,6 +10,7 @@ import pytest
 from as_a_user import Kubectl, claimed_pod, condition, hold_slices, training_job, wait_for
 from scraped_metrics import Process, scrape, total, values, wait_until_true
 from tessera.gpu.simulator.faults import Fault, FaultInjector
+from tessera.kube.resources import EVENTS, GPU_NODES, HETEROGENEOUS_TRAINING_JOBS, PODS, RESOURCE_CLAIMS
 from tessera.local.stack import Stack
 
 # Every wait has its own limit, which names what did not come; this one is for what hangs.
@@ -18,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 def finished(kubectl: Kubectl, name: str, seconds: float = 120) -> dict[str, Any]:
     def probe() -> dict[str, Any] | None:
-        job = kubectl.get("htj", name)
+        job = kubectl.get(HETEROGENEOUS_TRAINING_JOBS, name)
         done = any(condition(job, t).get("status") == "True" for t in ("Complete", "Failed"))
         return job if done else None
 
@@ -37,18 +38,18 @@ def test_a_job_trains_on_its_slice_which_is_warm_for_the_next_one_afterwards(
     if stack.real_node:
         assert job["status"]["progress"]["step"] == job["status"]["progress"]["steps"]
         assert job["status"]["result"]["metrics"]
-    reasons = {e["reason"] for e in kubectl.items("events.events.k8s.io")}
+    reasons = {e["reason"] for e in kubectl.items(EVENTS)}
     assert "Placed" in reasons
     device = placement["device"]
 
     def freed() -> bool:
-        claims = kubectl.items("resourceclaims")
+        claims = kubectl.items(RESOURCE_CLAIMS)
         return all("allocation" not in (c.get("status") or {}) for c in claims)
 
     wait_for("the claim to be freed", freed)
 
     def warm() -> bool:
-        nodes = kubectl.items("gpunodes")
+        nodes = kubectl.items(GPU_NODES)
         instances = [i for n in nodes for g in n["status"]["gpus"] for i in g.get("instances", [])]
         return [i["state"] for i in instances if i["device"] == device] == ["Warm"]
 
@@ -59,7 +60,7 @@ def test_a_job_that_fits_nowhere_says_what_would_make_it_fit(kubectl: Kubectl) -
     kubectl.apply(training_job("other-gpu", profile="7g.141gb"))
 
     def told() -> dict[str, Any] | None:
-        placed = condition(kubectl.get("htj", "other-gpu"), "Placed")
+        placed = condition(kubectl.get(HETEROGENEOUS_TRAINING_JOBS, "other-gpu"), "Placed")
         return placed if placed.get("reason") == "UnknownProfile" else None
 
     placed = wait_for("the condition", told)
@@ -68,9 +69,7 @@ def test_a_job_that_fits_nowhere_says_what_would_make_it_fit(kubectl: Kubectl) -
     wait_for(
         "the event",
         lambda: [
-            e
-            for e in kubectl.items("events.events.k8s.io")
-            if e["type"] == "Warning" and "7g.141gb" in e.get("note", "")
+            e for e in kubectl.items(EVENTS) if e["type"] == "Warning" and "7g.141gb" in e.get("note", "")
         ],
     )
 
@@ -83,14 +82,14 @@ def test_a_full_gpu_is_named_with_its_free_room_and_the_job_runs_when_there_is_r
     kubectl.apply(training_job("whole", profile="7g.80gb"))
 
     def told() -> str | None:
-        placed = condition(kubectl.get("htj", "whole"), "Placed")
+        placed = condition(kubectl.get(HETEROGENEOUS_TRAINING_JOBS, "whole"), "Placed")
         return placed["message"] if placed.get("reason") == "Unplaceable" else None
 
     message = wait_for("the condition", told)
     assert "no GPU has room for 7g.80gb" in message
     assert "free" in message, "the message must name the free room"
     assert "freeing" in message, "the message must name what would make room"
-    notes = [e["note"] for e in kubectl.items("events.events.k8s.io") if e["type"] == "Warning"]
+    notes = [e["note"] for e in kubectl.items(EVENTS) if e["type"] == "Warning"]
     for words in ("no GPU has room for 7g.80gb", "free", "freeing"):
         assert any(words in note for note in notes), f"an event must say {words!r}; they say {notes}"
     kubectl.run("delete", "pod", *held, "--wait=true", "--timeout=60s")
@@ -105,7 +104,7 @@ def test_an_unknown_workload_fails_once_with_the_nearest_name(kubectl: Kubectl, 
     assert failed["status"] == "True"
     assert failed["reason"] == "InvalidWorkload"
     assert "noiser" in failed["message"]
-    assert len(kubectl.items("pods")) <= 1, "a user's mistake is not retried"
+    assert len(kubectl.items(PODS)) <= 1, "a user's mistake is not retried"
 
 
 def test_an_unknown_parameter_fails_once_with_the_nearest_name(kubectl: Kubectl, real_node: Stack) -> None:
@@ -149,15 +148,14 @@ def test_suspend_keeps_the_checkpoint_and_resume_goes_on(kubectl: Kubectl, real_
             checkpoint={"everySteps": 100},
         )
     )
-    wait_for(
-        "some progress",
-        lambda: (
-            ((kubectl.get("htj", "pause") or {}).get("status", {}).get("progress") or {}).get("step", 0) > 100
-        ),
-    )
+
+    def status() -> dict[str, Any]:
+        return dict((kubectl.get(HETEROGENEOUS_TRAINING_JOBS, "pause") or {}).get("status", {}))
+
+    wait_for("some progress", lambda: (status().get("progress") or {}).get("step", 0) > 100)
     kubectl.run("patch", "htj", "pause", "--type=merge", "-p", json.dumps({"spec": {"suspend": True}}))
-    wait_for("Suspended", lambda: condition(kubectl.get("htj", "pause"), "Suspended").get("status") == "True")
-    wait_for("its pods to go", lambda: not kubectl.items("pods"))
+    wait_for("Suspended", lambda: condition({"status": status()}, "Suspended").get("status") == "True")
+    wait_for("its pods to go", lambda: not kubectl.items(PODS))
     kubectl.run("patch", "htj", "pause", "--type=merge", "-p", json.dumps({"spec": {"suspend": False}}))
     job = finished(kubectl, "pause", seconds=150)
     assert condition(job, "Complete")["status"] == "True", job["status"]

@@ -72,6 +72,39 @@ class MemoryAPI:
             "status": {"allocation": {"devices": {"results": results}}},
         }
 
+    def demand(self, gpu_uuid: str, *places: str) -> None:
+        """The operator gives the GPU a layout, e.g. `2g.20gb@4`."""
+        layout = [
+            {"profile": profile, "start": int(start)}
+            for profile, _, start in (place.partition("@") for place in places)
+        ]
+        self._specify({"uuid": gpu_uuid, "partition": "fixed", "layout": layout})
+
+    def demand_nothing(self) -> None:
+        """The operator takes the layout back: slices are cut on demand."""
+        self._specify()
+
+    def _specify(self, *gpus: dict[str, Any]) -> None:
+        key = GPU_NODES.kind, NODE
+        self.objects[key] = {**self.objects.get(key, {"metadata": {"name": NODE}}), "spec": {"gpus": gpus}}
+
+    def layout(self) -> dict[str, Any]:
+        """How far the node's first GPU is with its layout; empty when it has none."""
+        gpu = self.objects[GPU_NODES.kind, NODE]["status"]["gpus"][0]
+        found: dict[str, Any] = gpu.get("layout") or {}
+        return found
+
+    def devices(self) -> dict[str, set[str]]:
+        """Taints of each published device, e.g. `2g.20gb@4`."""
+        return {
+            "{}@{}".format(device["attributes"]["profile"]["string"], device["attributes"]["start"]["int"]): {
+                taint["key"] for taint in device["taints"]
+            }
+            for (kind, _), item in self.objects.items()
+            if kind == RESOURCE_SLICES.kind
+            for device in item["spec"].get("devices") or []
+        }
+
     def reported(self) -> dict[str, str]:
         """State of each MIG device that the GPUNode reports, by UUID."""
         return {

@@ -7,7 +7,8 @@ the node goes around the agent.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,7 +119,9 @@ class AgentNode:
         return CDIDirectory(self.directory / "cdi", simulated=True)
 
     @contextmanager
-    def start(self, effects: Effects | None = None) -> Iterator[Process]:
+    def start(
+        self, effects: Effects | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> Iterator[Process]:
         """A new agent process on what is there, until the block ends or the agent is killed."""
         effects = effects or Effects()
         library = SimulatedLibrary(self.state)
@@ -131,6 +134,7 @@ class AgentNode:
                 checkpoint=self.checkpoint,
                 cdi=self.cdi,
                 options=NodeOptions(name=NODE, enable_mig=True, events=False),
+                clock=clock,
             )
             agent.registered = True
             plugin = Plugin(agent, pool=NODE, kubelet_dir=self.directory, cdi_device_id=device_id)
@@ -176,6 +180,10 @@ class AgentNode:
             profile, _, start = placement.partition("@")
             devices.append(encode(gpu_uuid=uuid, profile=profile, start=int(start)))
         self.api.allocate(name, f"uid-{name}", tuple(devices))
+
+    def demand(self, *places: str) -> None:
+        """The operator gives the GPU this layout, e.g. `2g.20gb@4`."""
+        self.api.demand(self.state.read().gpus[0].uuid, *places)
 
     def specs(self) -> dict[str, tuple[str, ...]]:
         """MIG UUIDs in each CDI spec, by claim UID."""

@@ -133,5 +133,7 @@ def test_foreign_instances_of_the_status_are_no_witnesses() -> None:
         {"uuid": "MIG-3", "state": "Foreign"},
         {"state": "Warm"},
     ]
-    assert published_uuids({"status": {"gpus": [{"instances": instances}]}}) == {"MIG-1", "MIG-2"}
-    assert published_uuids(None) == set()
+    gpu_node = {"status": {"gpus": [{"instances": instances}]}}
+    assert published_uuids(gpu_node, "InUse", "Warm") == {"MIG-1", "MIG-2"}
+    assert published_uuids(gpu_node, "Foreign") == {"MIG-3"}
+    assert published_uuids(None, "InUse", "Warm") == set()

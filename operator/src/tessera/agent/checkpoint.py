@@ -86,6 +86,11 @@ class ClaimRecord:
     devices: tuple[DeviceRecord, ...]
     removed: tuple[Slice, ...] = ()
 
+    @property
+    def slices(self) -> tuple[Slice, ...]:
+        """The slices that exist for it."""
+        return tuple(device.slice for device in self.devices if device.slice is not None)
+
 
 @dataclass(slots=True)
 class Ledger:

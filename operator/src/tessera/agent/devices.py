@@ -46,18 +46,41 @@ class Owner:
     uid: str
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a GPU with a fixed layout offers, by name. `leaving` are those of its devices that claims hold and
+    that go with them: nothing new may be placed there.
+    """
+
+    devices: frozenset[str]
+    leaving: frozenset[str]
+
+
 def publishable(gpu: GPU) -> bool:
     """Whether the GPU's placements may be offered: MIG on, geometry known, no fault."""
     return gpu.model is not None and gpu.mig_current and not gpu.fault
 
 
+def device_at(gpu: GPU, instance: GPUInstance) -> str:
+    """The name that the instance's placement has as a device."""
+    assert gpu.model is not None
+    profile = gpu.model.profile_name(instance.profile_id)
+    return encode(gpu_uuid=gpu.uuid, profile=profile, start=instance.start)
+
+
 def slices_for(
-    owner: Owner, gpus: Iterable[GPU], *, generation: int, foreign: Foreign | None = None
+    owner: Owner,
+    gpus: Iterable[GPU],
+    *,
+    generation: int,
+    foreign: Foreign | None = None,
+    offers: Mapping[str, Offer] | None = None,
 ) -> list[Object]:
     """The pool's ResourceSlices:
 
     first those with counters, then those with devices. Empty without a usable GPU. Placements that overlap
     foreign instances stay listed, so that readers know the whole board, but carry a taint of their own.
+    `offers`, by GPU UUID, are of the GPUs that do not offer all they could; what leaves has a taint too.
     """
     taken = {
         uuid: reduce(or_, (instance.mask for instance in instances), 0)
@@ -65,11 +88,19 @@ def slices_for(
     }
     usable = [(gpu, gpu.model) for gpu in gpus if publishable(gpu) and gpu.model is not None]
     counter_sets = [_counter_set(gpu, model) for gpu, model in usable]
-    devices = [
-        _device(gpu, model, placement, in_the_way=bool(taken.get(gpu.uuid, 0) & placement.mask))
-        for gpu, model in usable
-        for placement in model.placements()
-    ]
+    devices = []
+    for gpu, model in usable:
+        few = (offers or {}).get(gpu.uuid)
+        for placement in model.placements():
+            name = encode(gpu_uuid=gpu.uuid, profile=placement.profile.name, start=placement.start)
+            if few is not None and name not in few.devices:
+                continue
+            taints = [names.DEVICE_TAINT_KEY]
+            if taken.get(gpu.uuid, 0) & placement.mask:
+                taints.append(names.FOREIGN_TAINT_KEY)
+            if few is not None and name in few.leaving:
+                taints.append(names.LEAVING_TAINT_KEY)
+            devices.append(_device(gpu, model, placement, name=name, taints=taints))
     bodies: list[Object] = [
         {"sharedCounters": chunk} for chunk in _chunks(counter_sets, COUNTER_SETS_PER_SLICE)
     ]
@@ -147,7 +178,7 @@ def _taint(key: str) -> Object:
     return {"key": key, "value": names.DEVICE_TAINT_VALUE, "effect": names.DEVICE_TAINT_EFFECT}
 
 
-def _device(gpu: GPU, model: GPUModel, placement: Placement, *, in_the_way: bool) -> Object:
+def _device(gpu: GPU, model: GPUModel, placement: Placement, *, name: str, taints: Iterable[str]) -> Object:
     profile = placement.profile
     consumed = _memory_slices(range(placement.start, placement.start + placement.size))
     consumed[names.COUNTER_COMPUTE_SLICES] = profile.compute_slices
@@ -156,7 +187,7 @@ def _device(gpu: GPU, model: GPUModel, placement: Placement, *, in_the_way: bool
     if model.media_engines and profile.decoders:
         consumed[names.COUNTER_MEDIA_ENGINES] = profile.decoders
     return {
-        "name": encode(gpu_uuid=gpu.uuid, profile=profile.name, start=placement.start),
+        "name": name,
         "attributes": {
             names.ATTRIBUTE_PROFILE: {"string": profile.name},
             names.ATTRIBUTE_START: {"int": placement.start},
@@ -173,8 +204,5 @@ def _device(gpu: GPU, model: GPUModel, placement: Placement, *, in_the_way: bool
             names.CAPACITY_MULTIPROCESSORS: {"value": str(profile.multiprocessors or 0)},
         },
         "consumesCounters": [{"counterSet": counter_set_name(gpu.uuid), "counters": _values(consumed)}],
-        "taints": [
-            _taint(names.DEVICE_TAINT_KEY),
-            *([_taint(names.FOREIGN_TAINT_KEY)] if in_the_way else []),
-        ],
+        "taints": [_taint(key) for key in taints],
     }

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from tessera.agent.checkpoint import Ledger
 from tessera.agent.claims import ClaimKey, PrepareFailure
-from tessera.agent.devices import Owner, publishable
+from tessera.agent.devices import Owner, device_at, publishable
+from tessera.agent.layouts import Progress
 from tessera.api.gpu_node import CuttableModel, CuttableProfile
 from tessera.api.names import API_VERSION
 from tessera.api.reasons import Reason
-from tessera.gpu.device_names import encode
 from tessera.gpu.driver import GPU, GPUInstance, Inventory
 from tessera.gpu.faults import NVMLFault
 from tessera.gpu.profiles import GPUModel
@@ -46,6 +46,7 @@ class View:
     simulated: bool = False
     mig_notes: tuple[str, ...] = ()
     prepare_failures: tuple[PrepareFailure, ...] = ()
+    layouts: Mapping[str, Progress] = field(default_factory=dict)
 
 
 def readiness(view: View) -> tuple[bool, Reason, str]:
@@ -162,6 +163,17 @@ def _gpu(gpu: GPU, view: View) -> Object:
             "computeSlices": gpu.model.compute_slices,
         }
         entry["instances"] = [_instance(gpu, instance, view.ledger) for instance in gpu.instances]
+    if gpu.uuid in view.layouts:
+        entry["layout"] = _layout(view.layouts[gpu.uuid])
+    return entry
+
+
+def _layout(progress: Progress) -> Object:
+    entry: Object = {"state": progress.state}
+    if progress.message:
+        entry["message"] = progress.message[:1024]
+    if progress.blockers:
+        entry["blockers"] = [_claim(key) for key in progress.blockers]
     return entry
 
 
@@ -213,10 +225,9 @@ def foreign_instances(inventory: Inventory, ledger: Ledger) -> dict[str, list[GP
 
 def _instance(gpu: GPU, instance: GPUInstance, ledger: Ledger) -> Object:
     assert gpu.model is not None
-    profile = gpu.model.profile_name(instance.profile_id)
     entry: Object = {
-        "device": encode(gpu_uuid=gpu.uuid, profile=profile, start=instance.start),
-        "profile": profile,
+        "device": device_at(gpu, instance),
+        "profile": gpu.model.profile_name(instance.profile_id),
         "start": instance.start,
         "size": instance.size,
         "gpuInstanceId": instance.id,
@@ -257,11 +268,13 @@ class GPUNodeWriter:
             },
         )
 
-    async def write(self, view: View) -> Object:
-        """Write the status when it differs; returns the object. Raises `ApiError` or `Unreachable`."""
+    async def write(self, view: View, *, generation: int) -> Object:
+        """Write the status when it differs; returns the object. Raises `ApiError` or `Unreachable`.
+
+        `generation` is that of the spec which was acted upon; the object may have a newer one by now.
+        """
         present = await self.ensure()
         before = present.get("status") or {}
-        generation = int(present["metadata"].get("generation") or 0)
         status = status_for(view, generation=generation, before=before)
         if status == before:
             return present

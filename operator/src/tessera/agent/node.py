@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +21,9 @@ from tessera.agent.checkpoint import CheckpointFile, DamagedCheckpoint, DeviceRe
 from tessera.agent.claim_reader import ClaimReader
 from tessera.agent.claims import ClaimKey, PrepareError, PrepareFailures
 from tessera.agent.devices import Owner
-from tessera.agent.gpunode import READY, GPUNodeWriter, View, foreign_instances, state_of
+from tessera.agent.gauges import NodeGauges
+from tessera.agent.gpunode import READY, GPUNodeWriter, View, foreign_instances
+from tessera.agent.layouts import Layouts
 from tessera.agent.orphans import Orphans
 from tessera.agent.publisher import Publisher
 from tessera.agent.recovery import published_uuids, rebuild
@@ -40,7 +41,6 @@ from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_CLAIMS, RESOURCE_S
 from tessera.metrics.registry import (
     PREPARE_ERRORS_TOTAL,
     PREPARE_SECONDS,
-    SLICES,
     UNHANDLED_ERRORS_TOTAL,
     UNPREPARE_SECONDS,
     timed,
@@ -98,6 +98,7 @@ class NodeAgent:
         self._orphans = Orphans(
             reader=self._reader, transactions=self._transactions, driver=driver, clock=clock
         )
+        self._layouts = Layouts(client, node=options.name, transactions=self._transactions, clock=clock)
         self._owner: Owner | None = None
         self._publisher: Publisher | None = None
         self._prepare_failures = PrepareFailures()
@@ -106,7 +107,7 @@ class NodeAgent:
         self._inventory: Inventory | None = None
         self._clock = clock
         self._faulty_since: float | None = None
-        self._gauges: set[tuple[str, str]] = set()
+        self._gauges = NodeGauges(options.name)
         self.registered = False
         self.refreshed = False
         self.last_attempt = self._started = time.monotonic()
@@ -198,6 +199,7 @@ class NodeAgent:
         try:
             with timed(PREPARE_SECONDS):
                 self._refuse_while_lost()
+                await self._layouts.learn(timeout_seconds=timeout_seconds)
                 allocated = await self._reader.read(claim, timeout_seconds=timeout_seconds)
                 record = await self._transactions.prepare(allocated)
         except PrepareError as error:
@@ -243,6 +245,7 @@ class NodeAgent:
             self._publisher = Publisher(self._client, self._owner)
         writer = GPUNodeWriter(self._client, self._owner)
         gpu_node = await writer.ensure()
+        self._layouts.demand(gpu_node)
         fault: NVMLFault | None = None
         notes: tuple[str, ...] = ()
         ledger = self.ledger
@@ -256,6 +259,8 @@ class NodeAgent:
             if await self._release_orphans():
                 self._inventory, ledger = await self._transactions.refresh()
             self._faulty_since = None
+            if await self._lay_out(self._inventory, ledger):
+                self._inventory, ledger = await self._transactions.refresh()
         except NVMLFault as error:
             fault = error
             if self._faulty_since is None:
@@ -269,10 +274,20 @@ class NodeAgent:
             simulated=self._driver.simulated,
             mig_notes=notes,
             prepare_failures=self._prepare_failures.current(now=datetime.now(UTC)),
+            layouts=self._layouts.progress(self._inventory, ledger) if self._inventory else {},
         )
-        await writer.write(view)
-        self._count(view)
+        await writer.write(view, generation=int(gpu_node["metadata"].get("generation") or 0))
+        self._gauges.show(view)
         self.refreshed = True
+
+    async def _lay_out(self, inventory: Inventory, ledger: Ledger) -> bool:
+        """Try the layouts that are due; whether there were any. What goes is withdrawn before."""
+        due = self._layouts.due(inventory, ledger)
+        if due:
+            await self._publish(ledger)
+        for uuid in due:
+            await self._layouts.bring_about(uuid)
+        return bool(due)
 
     async def _release_orphans(self) -> bool:
         """Release prepared claims that exist no more; whether there were any."""
@@ -303,7 +318,8 @@ class NodeAgent:
         if self._faulty_since is None:
             assert self._inventory is not None
             foreign = foreign_instances(self._inventory, ledger)
-            await self._publisher.publish(self._inventory.gpus, foreign=foreign)
+            offers = self._layouts.offers(self._inventory, ledger)
+            await self._publisher.publish(self._inventory.gpus, foreign=foreign, offers=offers)
         elif self._clock() - self._faulty_since >= self._options.withdraw_seconds:
             await self._publisher.publish(())
 
@@ -312,8 +328,12 @@ class NodeAgent:
         ledger = rebuild(
             gpus=inventory.gpus,
             specs=self._cdi.records(),
-            claims=await self._reader.all_here(),
-            published=published_uuids(gpu_node),
+            claims=[
+                *await self._reader.all_here(),
+                *(layout.as_claim() for layout in self._transactions.layouts.values()),
+            ],
+            published=published_uuids(gpu_node, "InUse", "Warm"),
+            foreign=published_uuids(gpu_node, "Foreign"),
         )
         aside = await self._transactions.adopt(ledger)
         self._lost_ledger = False
@@ -358,18 +378,6 @@ class NodeAgent:
             "metadata": {"namespace": claim.namespace, "name": claim.name, "uid": claim.uid},
         }
         self._events.emit(regarding, type=kind, reason=reason, action="Prepare", message=message)
-
-    def _count(self, view: View) -> None:
-        """Set the gauge of slices; combinations that are gone go to zero."""
-        counts: Counter[tuple[str, str]] = Counter()
-        for gpu in view.inventory.gpus if view.inventory else ():
-            for instance in gpu.instances:
-                if gpu.model is not None:
-                    name = gpu.model.profile_name(instance.profile_id)
-                    counts[name, state_of(instance, view.ledger)] += 1
-        for profile, state in self._gauges | set(counts):
-            SLICES.labels(profile, state, self._options.name).set(counts[profile, state])
-        self._gauges |= set(counts)
 
     async def flush_events(self) -> None:
         """Wait for the events that are on their way."""

@@ -90,7 +90,7 @@ def make_plan(devices: tuple[DeviceRecord, ...], gpus: Mapping[str, GPU], ledger
 
     Raises `PrepareError` naming who is in the way: another claim, or an instance not ours.
     """
-    _refuse_overlap_within(devices)
+    refuse_overlap_within(devices)
     planned: list[DeviceRecord] = []
     remove: dict[str, Slice] = {}
     for device in devices:
@@ -98,7 +98,7 @@ def make_plan(devices: tuple[DeviceRecord, ...], gpus: Mapping[str, GPU], ledger
         for instance in gpus[device.gpu_uuid].instances:
             if not _overlaps(instance, device):
                 continue
-            warm = _warm(instance, ledger)
+            warm = warm_at(instance, ledger)
             if warm is None:
                 raise PrepareError(Reason.CONFLICT, _in_the_way(instance, device, ledger))
             if is_at(instance, device):
@@ -109,7 +109,8 @@ def make_plan(devices: tuple[DeviceRecord, ...], gpus: Mapping[str, GPU], ledger
     return Plan(devices=tuple(planned), remove=tuple(remove.values()))
 
 
-def _refuse_overlap_within(devices: tuple[DeviceRecord, ...]) -> None:
+def refuse_overlap_within(devices: Iterable[DeviceRecord]) -> None:
+    """Raises `PrepareError` when two of the devices share a memory slice."""
     for one, other in combinations(devices, 2):
         apart = one.start + one.size <= other.start or other.start + other.size <= one.start
         if one.gpu_uuid == other.gpu_uuid and not apart:
@@ -119,7 +120,8 @@ def _refuse_overlap_within(devices: tuple[DeviceRecord, ...]) -> None:
             )
 
 
-def _warm(instance: GPUInstance, ledger: Ledger) -> Slice | None:
+def warm_at(instance: GPUInstance, ledger: Ledger) -> Slice | None:
+    """The instance as a warm slice; None when it is none."""
     for compute in instance.compute:
         if compute.uuid in ledger.warm:
             return ledger.warm[compute.uuid]
@@ -127,19 +129,21 @@ def _warm(instance: GPUInstance, ledger: Ledger) -> Slice | None:
 
 
 def _in_the_way(instance: GPUInstance, device: DeviceRecord, ledger: Ledger) -> str:
-    where = f"GPU instance {instance.id} at {instance.start}:{instance.size} of {device.gpu_uuid}"
+    return f"{device.device} overlaps {whose(instance, device.gpu_uuid, ledger)}"
+
+
+def whose(instance: GPUInstance, gpu_uuid: str, ledger: Ledger) -> str:
+    """An instance that is not warm, whose it is, and how it goes."""
+    where = f"GPU instance {instance.id} at {instance.start}:{instance.size} of {gpu_uuid}"
     for compute in instance.compute:
         holder = ledger.holder(compute.uuid)
         if holder is not None:
-            return f"{device.device} overlaps {where}, which claim {holder} holds; its pod must end first"
+            return f"{where}, which claim {holder} holds; its pod must end first"
     for record in ledger.claims.values():
         places = record.devices if record.phase is Phase.PREPARING else ()
-        if any(place.gpu_uuid == device.gpu_uuid and is_at(instance, place) for place in places):
+        if any(place.gpu_uuid == gpu_uuid and is_at(instance, place) for place in places):
             return (
-                f"{device.device} overlaps {where}, which is left of claim {record.key}; "
+                f"{where}, which is left of claim {record.key}; "
                 "the agent removes it as soon as the driver lets it"
             )
-    return (
-        f"{device.device} overlaps {where}, which Tessera did not make; "
-        "destroy it with nvidia-smi mig -dci and -dgi"
-    )
+    return f"{where}, which Tessera did not make; destroy it with nvidia-smi mig -dci and -dgi"

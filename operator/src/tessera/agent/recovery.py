@@ -2,34 +2,35 @@
 
 Four witnesses are heard. The CDI specs carry a copy of each prepared claim. NVML says which instances
 exist; a MIG UUID is new at each creation, so a UUID that matches is proof. The node's `GPUNode` status
-lists the slices that we published as ours. The API's claims say which placements were meant for this node.
-An instance that no witness claims stays foreign: it is never touched. A GPU that does not answer refutes no
-spec.
+lists the slices that we published as ours. The API's claims, and the layouts in the node's spec, say which
+placements were meant for this node. An instance that no witness claims stays foreign: it is never touched. A
+GPU that does not answer refutes no spec.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from tessera.agent.checkpoint import ClaimRecord, DeviceRecord, Ledger, Phase, Slice
 from tessera.agent.claims import AllocatedClaim, PrepareError
 from tessera.agent.plan import exists, is_at, resolve, silent
+from tessera.api.gpu_node import InstanceState
 from tessera.gpu.driver import GPU, GPUInstance
 from tessera.gpu.profiles import UnknownProfile
 
 log = logging.getLogger(__name__)
 
 
-def published_uuids(gpu_node: Mapping[str, Any] | None) -> set[str]:
-    """MIG UUIDs that our last status named as ours (in use or warm)."""
+def published_uuids(gpu_node: Mapping[str, Any] | None, *states: InstanceState) -> set[str]:
+    """MIG UUIDs that our last status named with one of these states."""
     gpus = ((gpu_node or {}).get("status") or {}).get("gpus") or []
     return {
         instance["uuid"]
         for gpu in gpus
         for instance in gpu.get("instances") or []
-        if instance.get("uuid") and instance.get("state") in ("InUse", "Warm")
+        if instance.get("uuid") and instance.get("state") in states
     }
 
 
@@ -39,8 +40,10 @@ def rebuild(
     specs: Iterable[ClaimRecord],
     claims: Iterable[AllocatedClaim],
     published: set[str],
+    foreign: Container[str] = (),
 ) -> Ledger:
-    """The ledger that fits the witnesses.
+    """The ledger that fits the witnesses. `published` are the slices that were ours, `foreign` the others;
+    layouts stand among the claims.
 
     Half-made instances of allocated claims come back as unfinished, to be undone.
     """
@@ -57,7 +60,7 @@ def rebuild(
                 ledger.warm[made.uuid] = made
     for claim in claims:
         if claim.key.uid not in ledger.claims:
-            _take_in(claim, by_uuid, ledger)
+            _take_in(claim, by_uuid, ledger, foreign)
     return ledger
 
 
@@ -81,8 +84,8 @@ def _as_slice(gpu: GPU, instance: GPUInstance) -> Slice | None:
     )
 
 
-def _take_in(claim: AllocatedClaim, gpus: Mapping[str, GPU], ledger: Ledger) -> None:
-    """An allocated claim without a spec:
+def _take_in(claim: AllocatedClaim, gpus: Mapping[str, GPU], ledger: Ledger, foreign: Container[str]) -> None:
+    """An allocated claim without a spec, or a layout:
 
     a whole instance at its placement is kept warm for it, a half-made one is undone.
     """
@@ -99,7 +102,7 @@ def _take_in(claim: AllocatedClaim, gpus: Mapping[str, GPU], ledger: Ledger) -> 
                 continue
             if not instance.compute:
                 unfinished.append(device)
-            elif made is not None and ledger.holder(made.uuid) is None:
+            elif made is not None and made.uuid not in foreign and ledger.holder(made.uuid) is None:
                 ledger.warm[made.uuid] = made
     if unfinished:
         ledger.claims[claim.key.uid] = ClaimRecord(

@@ -4,6 +4,7 @@
               compute instance, see that they are where they should be -> write the CDI spec ->
               checkpoint that it is done
     release:  remove the CDI spec -> checkpoint; the slice stays, warm, for the next claim of this placement
+    layout:   as prepare, for all that is missing on a GPU; without a CDI spec, and what is made is warm
 
 Any error undoes what this claim did: instances made for it are destroyed, warm slices destroyed for it are
 made again. When the process dies in the middle, the intent on disk says what to undo, and it is undone before
@@ -17,13 +18,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from tessera.agent.cdi import CDIDirectory
 from tessera.agent.checkpoint import CheckpointFile, ClaimRecord, DeviceRecord, Ledger, Phase, Slice
 from tessera.agent.claims import AllocatedClaim, PrepareError
+from tessera.agent.layout_plan import Layout, plan_layout, refuse_outside
 from tessera.agent.plan import exists, is_among, is_at, make_plan, resolve, silent
 from tessera.api.reasons import Reason
 from tessera.gpu.driver import GPU, Driver, GPUInstance, Inventory
@@ -45,6 +47,10 @@ class NotAsAsked(RuntimeError):
         )
 
 
+_FAILURES = (NVMLFault, OSError, NotAsAsked)
+"""What may go wrong with a change: the driver, the disk, or another program at the GPU."""
+
+
 class Transactions:
     """All changes of a node's slices go through one object of this class."""
 
@@ -57,6 +63,8 @@ class Transactions:
         self._turn = asyncio.Lock()
         self._disk_differs = False
         self.ledger = ledger
+        self.layouts: Mapping[str, Layout] = {}
+        """What the GPUs are to be cut into, by GPU UUID; the others are cut as claims need it."""
 
     async def adopt(self, ledger: Ledger) -> Path | None:
         """Start from another ledger, found by recovery, and store it in place of the damaged one.
@@ -91,7 +99,7 @@ class Transactions:
             await self._undo_cut_off()
             record = self.ledger.claims.get(claim.key.uid)
             if record is not None and record.phase is Phase.PREPARING:
-                raise _half_made(record)
+                raise _half_made(f"claim {claim.key}")
             gpus = {gpu.uuid: gpu for gpu in await self._ask_inventory()}
             if record is not None:
                 try:
@@ -103,17 +111,32 @@ class Transactions:
                 except OSError as error:
                     raise _not_stored(record, error) from error
             devices = tuple(resolve(device, gpus) for device in claim.devices)
+            refuse_outside(claim.key, devices, gpus=gpus, ledger=self.ledger, layouts=self.layouts)
             plan = make_plan(devices, gpus, self.ledger)
             intent = ClaimRecord(
                 key=claim.key, phase=Phase.PREPARING, devices=plan.devices, removed=plan.remove
             )
             try:
-                self._store_claim(intent)
-                return await self._carry_out(intent)
-            except (NVMLFault, OSError, NotAsAsked) as error:
-                log.warning("preparing claim %s failed, undoing: %s", claim.key, error)
-                await self._undo(intent)
+                return await self._carry_out(intent, self._hand_over)
+            except _FAILURES as error:
                 raise PrepareError(Reason.NVML_ERROR, f"claim {claim.key}: {error}") from error
+
+    async def lay_out(self, layout: Layout) -> None:
+        """Bring the GPU to the layout, unless something is in the way of it.
+
+        Raises `PrepareError`, with the former slices back.
+        """
+        async with self._turn:
+            await self._undo_cut_off()
+            if layout.as_claim().key.uid in self.ledger.claims:
+                raise _half_made(f"layout of GPU {layout.gpu_uuid}")
+            plan = plan_layout(layout, {gpu.uuid: gpu for gpu in await self._ask_inventory()}, self.ledger)
+            if plan.stands or plan.blocked:
+                return
+            try:
+                await self._carry_out(plan.intent(layout), self._keep_warm)
+            except _FAILURES as error:
+                raise PrepareError(Reason.NVML_ERROR, f"{error}; what was begun is undone") from error
 
     async def release(self, claim_uid: str) -> ClaimRecord | None:
         """Give the claim's slices up; they stay warm. Needs neither the API nor, for a prepared claim, the
@@ -131,10 +154,9 @@ class Transactions:
             if record.phase is Phase.PREPARING:
                 await self._undo(record)
                 return record
-            made = [device.slice for device in record.devices if device.slice is not None]
             try:
                 self._cdi.remove(claim_uid)
-                self._let_go(record, made)
+                self._let_go(record, record.slices)
             except OSError as error:
                 raise _not_stored(record, error) from error
             return record
@@ -219,32 +241,51 @@ class Transactions:
         what of it still exists, or may, becomes warm; the rest vanished with a GPU reset.
         """
         self._cdi.remove(record.key.uid)
-        slices = [device.slice for device in record.devices if device.slice is not None]
-        self._let_go(record, [made for made in slices if exists(made, gpus) or silent(made, gpus)])
+        self._let_go(record, [made for made in record.slices if exists(made, gpus) or silent(made, gpus)])
 
     def _let_go(self, record: ClaimRecord, warm: Iterable[Slice]) -> None:
-        """Drop the record; these of its slices become warm. Raises `OSError`, having changed nothing."""
+        """Drop the record, and with it the slices that made room; these of its slices become warm.
+
+        Raises `OSError`, having changed nothing.
+        """
         claims = {uid: other for uid, other in self.ledger.claims.items() if uid != record.key.uid}
-        self._commit(claims=claims, warm={**self.ledger.warm, **{made.uuid: made for made in warm}})
+        removed = {gone.uuid for gone in record.removed}
+        kept = {uuid: before for uuid, before in self.ledger.warm.items() if uuid not in removed}
+        self._commit(claims=claims, warm=kept | {made.uuid: made for made in warm})
 
-    def _store_claim(self, record: ClaimRecord) -> None:
-        self._commit(claims={**self.ledger.claims, record.key.uid: record}, warm=self.ledger.warm)
+    async def _carry_out(
+        self, intent: ClaimRecord, finish: Callable[[ClaimRecord, ClaimRecord], None]
+    ) -> ClaimRecord:
+        """Checkpoint the intent, change the GPU, finish; returns what is made.
 
-    async def _carry_out(self, intent: ClaimRecord) -> ClaimRecord:
-        for warm in intent.removed:
-            await self._destroy(warm.gpu_uuid, warm.gpu_instance_id, [warm.compute_instance_id])
-        made = [
-            device if device.slice is not None else replace(device, slice=await self._create(device))
-            for device in intent.devices
-        ]
-        done = ClaimRecord(key=intent.key, phase=Phase.PREPARED, devices=tuple(made))
-        self._cdi.write(done)
-        taken = {warm.uuid for warm in intent.removed} | {
-            device.slice.uuid for device in made if device.slice is not None
-        }
-        kept = {uuid: warm for uuid, warm in self.ledger.warm.items() if uuid not in taken}
-        self._commit(claims={**self.ledger.claims, intent.key.uid: done}, warm=kept)
+        Raises one of `_FAILURES` after all of it is undone.
+        """
+        try:
+            self._commit(claims={**self.ledger.claims, intent.key.uid: intent}, warm=self.ledger.warm)
+            for warm in intent.removed:
+                await self._destroy(warm.gpu_uuid, warm.gpu_instance_id, [warm.compute_instance_id])
+            made = [
+                device if device.slice is not None else replace(device, slice=await self._create(device))
+                for device in intent.devices
+            ]
+            done = ClaimRecord(key=intent.key, phase=Phase.PREPARED, devices=tuple(made))
+            finish(intent, done)
+        except _FAILURES as error:
+            log.warning("cutting slices for %s failed, undoing: %s", intent.key, error)
+            await self._undo(intent)
+            raise
         return done
+
+    def _hand_over(self, intent: ClaimRecord, done: ClaimRecord) -> None:
+        """The slices are the claim's."""
+        self._cdi.write(done)
+        taken = {made.uuid for made in (*intent.removed, *done.slices)}
+        kept = {uuid: warm for uuid, warm in self.ledger.warm.items() if uuid not in taken}
+        self._commit(claims={**self.ledger.claims, done.key.uid: done}, warm=kept)
+
+    def _keep_warm(self, intent: ClaimRecord, done: ClaimRecord) -> None:
+        """The slices are nobody's."""
+        self._let_go(intent, done.slices)
 
     async def _create(self, wanted: DeviceRecord | Slice) -> Slice:
         """Make the slice and look whether it is there. Raises `NVMLFault` or `NotAsAsked`."""
@@ -327,8 +368,8 @@ class Transactions:
         )
 
 
-def _half_made(record: ClaimRecord) -> PrepareError:
-    return PrepareError(Reason.NVML_ERROR, f"claim {record.key}: half-made slices could not be removed")
+def _half_made(whose: str) -> PrepareError:
+    return PrepareError(Reason.NVML_ERROR, f"{whose}: half-made slices could not be removed")
 
 
 def _not_stored(record: ClaimRecord, error: OSError) -> PrepareError:

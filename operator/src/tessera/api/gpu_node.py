@@ -125,9 +125,11 @@ class ObservedLayout(ApiModel):
     """How far the agent is with the layout that the spec demands."""
 
     state: LayoutState
-    """Applied: it stands. Changing: the agent works on it. Blocked: slices that have to go are in use.
-    Failed: the driver refused, and the GPU has its former slices; it is tried again after a change of the
-    spec or of the GPU."""
+    """Applied: it stands. Changing: it is not there yet, because the driver does not answer now (a change
+    takes seconds and is told when it is done). Blocked: slices that have to go are in use or not Tessera's,
+    or the GPU cannot be cut now; nothing is changed until then. Failed: the GPU cannot have this layout, or
+    the driver refused, and the GPU has its former slices; it is tried again after a change of the spec or of
+    the GPU, by a new agent, and every 5 minutes."""
     message: Annotated[str, Field(max_length=1024)] | None = None
     """What blocks or failed, and what to do."""
     blockers: Annotated[list[ClaimHolder], Field(max_length=64)] = Field(default_factory=list)

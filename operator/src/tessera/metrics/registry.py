@@ -183,6 +183,12 @@ ALLOCATION_DEFECTS_TOTAL = _counter(
 SLICES = _gauge(
     "slices", "GPU instances by profile and state (InUse, Warm, Foreign).", "profile", "state", "node"
 )
+LAYOUTS = _gauge(
+    "layouts",
+    "GPUs with a fixed layout by how far it is (Applied, Changing, Blocked, Failed).",
+    "state",
+    "node",
+)
 PREPARE_SECONDS = _histogram("prepare_seconds", "Time to prepare one claim.", buckets=_SLOW)
 UNPREPARE_SECONDS = _histogram("unprepare_seconds", "Time to unprepare one claim.", buckets=_SLOW)
 PREPARE_ERRORS_TOTAL = _counter(

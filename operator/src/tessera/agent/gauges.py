@@ -1,0 +1,37 @@
+"""The gauges of one node: slices by profile and state, and GPUs with a layout by how far it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from prometheus_client import Gauge
+
+from tessera.agent.gpunode import View, state_of
+from tessera.metrics.registry import LAYOUTS, SLICES
+
+
+class NodeGauges:
+    """Sets one node's gauges; combinations of labels that are gone go to zero."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._told: dict[Gauge, set[tuple[str, ...]]] = {}
+
+    def show(self, view: View) -> None:
+        """Set all of them."""
+        slices: Counter[tuple[str, ...]] = Counter(
+            (gpu.model.profile_name(instance.profile_id), state_of(instance, view.ledger))
+            for gpu in (view.inventory.gpus if view.inventory else ())
+            if gpu.model is not None
+            for instance in gpu.instances
+        )
+        self._set(SLICES, slices)
+        layouts: Counter[tuple[str, ...]] = Counter((one.state,) for one in view.layouts.values())
+        self._set(LAYOUTS, layouts)
+
+    def _set(self, gauge: Gauge, counts: Mapping[tuple[str, ...], int]) -> None:
+        told = self._told.setdefault(gauge, set())
+        for labels in told | set(counts):
+            gauge.labels(*labels, self._node).set(counts.get(labels, 0))
+        told.update(counts)

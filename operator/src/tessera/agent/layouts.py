@@ -1,0 +1,175 @@
+"""How far each GPU is with the layout that the GPUNode's spec demands, and when it is tried.
+
+The state is found anew at each look, from what stands and who is in the way. Only failures are remembered,
+because trying again what the driver has just refused would cost slices that are warm: such a layout is tried
+again when the spec or the GPU's instances have changed, after `RETRY_SECONDS`, or by the next agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tessera.agent.checkpoint import Ledger
+from tessera.agent.claims import ClaimKey, PrepareError
+from tessera.agent.devices import Offer
+from tessera.agent.layout_plan import Layout, layouts_in, offer, plan_layout
+from tessera.agent.transactions import Transactions
+from tessera.api.gpu_node import LayoutState
+from tessera.api.reasons import Reason
+from tessera.gpu.driver import GPU, Inventory
+from tessera.kube.client import KubeClient
+from tessera.kube.errors import ApiError, NotFound, Unreachable
+from tessera.kube.resources import GPU_NODES
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 300.0
+_PASSING = {Reason.GPU_UNHEALTHY, Reason.MIG_DISABLED}
+"""What hinders any layout of a GPU; others are the layout's own."""
+
+Standing = frozenset[tuple[int, int, int]]
+"""Profile id, start and number of compute instances of each instance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one GPU is with its layout, as the GPUNode's status tells it."""
+
+    state: LayoutState
+    message: str = ""
+    blockers: tuple[ClaimKey, ...] = ()
+
+
+@dataclass(slots=True)
+class _Failure:
+    """A layout that could not be had at that time, and what stood there after it was undone."""
+
+    layout: Layout
+    message: str
+    at: float
+    standing: Standing | None = None
+
+
+class Layouts:
+    """One node's layouts. `clock` counts seconds and never goes back."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        node: str,
+        transactions: Transactions,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._node = node
+        self._transactions = transactions
+        self._clock = clock
+        self._known = False
+        self._failures: dict[str, _Failure] = {}
+
+    def demand(self, gpu_node: Mapping[str, Any]) -> None:
+        """From now on the layouts in that GPUNode's spec hold."""
+        self._transactions.layouts = layouts_in(gpu_node)
+        self._known = True
+
+    async def learn(self, *, timeout_seconds: float) -> None:
+        """Read the spec for a claim that comes before the first look at the node: a slice of a layout must
+        not go for it. Raises `PrepareError`.
+        """
+        if self._known:
+            return
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                self.demand(await self._client.get(GPU_NODES, self._node))
+        except NotFound:
+            self.demand({})
+        except (ApiError, Unreachable, TimeoutError) as error:
+            raise PrepareError(
+                Reason.RECONCILE_ERROR,
+                f"the agent has just started and GPUNode {self._node} could not be read: {error}; "
+                "the kubelet will try again",
+            ) from error
+
+    def due(self, inventory: Inventory, ledger: Ledger) -> list[str]:
+        """UUIDs of the GPUs whose layout is to be tried now."""
+        return [
+            uuid
+            for uuid, progress in self.progress(inventory, ledger).items()
+            if progress.state == "Changing"
+        ]
+
+    def progress(self, inventory: Inventory, ledger: Ledger) -> dict[str, Progress]:
+        """The state of every layout, by GPU UUID."""
+        gpus = {gpu.uuid: gpu for gpu in inventory.gpus}
+        return {layout.gpu_uuid: self._of(layout, gpus, ledger) for layout in self._here(gpus)}
+
+    def offers(self, inventory: Inventory, ledger: Ledger) -> dict[str, Offer]:
+        """What the GPUs with a layout offer, by GPU UUID. One that has failed offers what is there until it
+        has come about, also while it is tried again.
+        """
+        gpus = {gpu.uuid: gpu for gpu in inventory.gpus}
+        found = {}
+        for layout in self._here(gpus):
+            uuid = layout.gpu_uuid
+            tried = self._failures.get(uuid)
+            failed = tried is not None and tried.layout == layout
+            failed = failed or self._of(layout, gpus, ledger).state == "Failed"
+            found[uuid] = offer(layout, gpus[uuid], ledger, failed=failed)
+        return found
+
+    async def bring_about(self, gpu_uuid: str) -> None:
+        """Try the layout of that GPU; what it comes to is seen at the next look."""
+        layout = self._transactions.layouts[gpu_uuid]
+        try:
+            await self._transactions.lay_out(layout)
+        except PrepareError as error:
+            log.error("GPU %s has not got its layout (%s): %s", gpu_uuid, layout, error)
+            self._failures[gpu_uuid] = _Failure(layout, str(error), self._clock())
+        else:
+            self._failures.pop(gpu_uuid, None)
+
+    def _here(self, gpus: Mapping[str, GPU]) -> Iterator[Layout]:
+        return (layout for uuid, layout in self._transactions.layouts.items() if uuid in gpus)
+
+    def _of(self, layout: Layout, gpus: Mapping[str, GPU], ledger: Ledger) -> Progress:
+        try:
+            plan = plan_layout(layout, gpus, ledger)
+        except PrepareError as error:
+            return Progress("Blocked" if error.reason in _PASSING else "Failed", str(error))
+        if plan.stands:
+            return Progress("Applied")
+        if plan.blocked:
+            return Progress("Blocked", _obstacles(plan.blockers, plan.foreign), plan.blockers)
+        failure = self._failures.get(layout.gpu_uuid)
+        if failure is None or self._is_over(failure, layout, gpus[layout.gpu_uuid], ledger):
+            return Progress("Changing")
+        return Progress("Failed", failure.message)
+
+    def _is_over(self, failure: _Failure, layout: Layout, gpu: GPU, ledger: Ledger) -> bool:
+        """Whether the failure is no reason any more not to try."""
+        if layout != failure.layout or self._clock() - failure.at >= RETRY_SECONDS:
+            return True
+        if layout.as_claim().key.uid in ledger.claims:  # not undone yet, because the driver refuses that too
+            return False
+        standing = frozenset((one.profile_id, one.start, len(one.compute)) for one in gpu.instances)
+        if failure.standing is None:
+            failure.standing = standing
+        return standing != failure.standing
+
+
+def _obstacles(blockers: tuple[ClaimKey, ...], foreign: tuple[str, ...]) -> str:
+    told = list(foreign)
+    if blockers:
+        names = ", ".join(map(str, blockers))
+        told.insert(
+            0,
+            f"slices that have to go are held by {'claim' if len(blockers) == 1 else 'claims'} {names}; "
+            "end their pods, or wait until they do",
+        )
+    return "; ".join(told)

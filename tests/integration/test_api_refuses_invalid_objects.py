@@ -113,6 +113,7 @@ PARTITION_CASES: list[tuple[str, object, str]] = [
     ("spec.mode", "auto", 'supported values: "dynamic", "static"'),
     ("spec.mode", "static", "mode static needs static.layout, the list of slices of one GPU"),
     ("spec.static", {"layout": [{"profile": "3g.40gb"}]}, "set mode: static or remove static"),
+    ("spec.update", {"maxUnavailable": 2}, "set mode: static or remove update"),
     ("spec.gpus", {}, "give models or indexes, or leave gpus out to select every GPU of the nodes"),
     ("spec.gpus.models", [], "should have at least 1 items"),
     ("spec.gpus.indexes", [-1], "should be greater than or equal to 0"),
@@ -145,6 +146,7 @@ PARTITION_CASES: list[tuple[str, object, str]] = [
     ),
     ("spec.nodeSelector.pool", "a", 'unknown field "spec.nodeSelector.pool"'),
 ]
+UNAVAILABLE_WORDS = "not a number of nodes from 1, nor a percentage from 1% to 100%"
 STATIC = changed(changed(PARTITION, "spec.mode", "static"), "spec.static.layout", [{"profile": "3g.40gb"}])
 STATIC_CASES: list[tuple[str, object, str]] = [
     ("spec.static.layout", [], "should have at least 1 items"),
@@ -156,11 +158,20 @@ STATIC_CASES: list[tuple[str, object, str]] = [
         "start names one place, so it cannot go with a count above 1; write one item per start",
     ),
     ("spec.dynamic", {}, "dynamic is given but mode is static: set mode: dynamic or remove dynamic"),
+    ("spec.migMode", "Disabled", "mode static needs MIG: set migMode to Enabled or Unmanaged"),
+    ("spec.update.maxUnavailable", 0, UNAVAILABLE_WORDS),
+    ("spec.update.maxUnavailable", "0%", UNAVAILABLE_WORDS),
+    ("spec.update.maxUnavailable", "101%", UNAVAILABLE_WORDS),
+    ("spec.update.maxUnavailable", "3", UNAVAILABLE_WORDS),
+    ("spec.update.drain.policy", "Delete", 'supported values: "Never", "Evict"'),
+    ("spec.update.drain.timeoutSeconds", 0, "should be greater than or equal to 1"),
+    ("spec.update.drain.timeout", "10m", 'unknown field "spec.update.drain.timeout"'),
 ]
 NODE_CASES: list[tuple[str, object, str]] = [
     ("spec.gpus[0].uuid", REMOVED, "spec.gpus[0].uuid: Required value"),
     ("spec.gpus[0].partition", REMOVED, "spec.gpus[0].partition: Required value"),
-    ("spec.gpus[0].mode", "auto", 'supported values: "dynamic", "static"'),
+    ("spec.gpus[0].layout", [{"profile": "1g.10gb"}], "spec.gpus[0].layout[0].start: Required value"),
+    ("spec.gpus[0].mode", "auto", 'unknown field "spec.gpus[0].mode"'),
     (
         "spec.gpus",
         [{"uuid": "GPU-1", "partition": "p"}, {"uuid": "GPU-1", "partition": "q"}],
@@ -201,6 +212,10 @@ async def test_the_api_server_refuses_it_and_says_what_to_do(
         (HETEROGENEOUS_TRAINING_JOBS, JOB),
         (MIG_PARTITIONS, PARTITION),
         (MIG_PARTITIONS, STATIC),
+        *(
+            (MIG_PARTITIONS, changed(STATIC, "spec.update.maxUnavailable", nodes))
+            for nodes in (7, "1%", "100%")
+        ),
         (GPU_NODES, NODE),
         (GPU_NODES, changed(NODE, "spec", REMOVED)),
         *(

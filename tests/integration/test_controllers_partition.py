@@ -187,15 +187,3 @@ async def test_a_profile_that_the_gpu_lacks_is_named_with_those_it_has(
     )
     await ready(admin, name, "Partitioned")
     await admin.delete(MIG_PARTITIONS, name)
-
-
-async def test_static_mode_is_accepted_and_says_that_it_is_not_served(
-    operator: Operator, admin: KubeClient, gpu_node: str
-) -> None:
-    name = f"{gpu_node}-p"
-    layout = {"layout": [{"profile": "3g.40gb", "start": 4}]}
-    await admin.create(MIG_PARTITIONS, partition(name, gpu_node, mode="static", static=layout))
-    obj = await ready(admin, name, "StaticNotSupported")
-    assert "set spec.mode to dynamic" in message(obj)
-    await owner_of(admin, gpu_node, None)
-    await admin.delete(MIG_PARTITIONS, name)

@@ -28,6 +28,7 @@ ALLOWED: dict[str, list[Right]] = {
         ("get list watch create patch", "jobs.batch", None, None),
         ("get list watch create patch", "resourceclaimtemplates.resource.k8s.io", None, None),
         ("list watch", "pods", None, None),
+        ("create", "pods/eviction", None, None),
         ("list watch", "resourceclaims.resource.k8s.io", None, None),
         ("list watch", "resourceslices.resource.k8s.io", None, None),
         ("list watch", "nodes", None, None),

@@ -86,15 +86,31 @@ def gpu_report(name: str, index: int = 0, model: str = "H100-80GB", **fields: An
     }
 
 
+def cuttable(model: str, table: Sequence[Any]) -> Object:
+    """What GPUs of the model can be cut into, as the agent says it."""
+    profiles = [
+        {"profile": profile, "starts": list(starts), "memorySlices": width, "computeSlices": compute}
+        for profile, starts, width, compute in table
+    ]
+    whole = table[-1]
+    return {"model": model, "memorySlices": whole[2], "computeSlices": whole[3], "profiles": profiles}
+
+
 def gpu_node_object(
     name: str, *gpus: Object, ready: tuple[str, str, str] | None = ("True", "Published", "")
 ) -> Object:
     conditions = []
     if ready is not None:
         conditions = [{"type": "Ready", "status": ready[0], "reason": ready[1], "message": ready[2]}]
+    models = {gpu["model"]: A30 if gpu["model"].startswith("A30") else H100 for gpu in gpus}
     return {
-        "metadata": {"name": name, "uid": f"uid-{name}"},
-        "status": {"conditions": conditions, "gpus": list(gpus)},
+        "metadata": {"name": name, "uid": f"uid-{name}", "generation": 1},
+        "status": {
+            "observedGeneration": 1,
+            "conditions": conditions,
+            "gpus": list(gpus),
+            "models": [cuttable(model, table) for model, table in models.items()],
+        },
     }
 
 
@@ -110,6 +126,10 @@ def partition_object(name: str = "p", *, age: int = 0, uid: str = "uid-p", **spe
         },
         "spec": spec,
     }
+
+
+def static_partition(*layout: Object, **spec: Any) -> Object:
+    return partition_object(mode="static", static={"layout": list(layout)}, **spec)
 
 
 def claim_on(name: str, device: str) -> Object:

@@ -46,13 +46,6 @@ WRONG = [
         {"gpus": {"models": ["H200-141GB"]}}, {}, "NoGPUsSelected", "H100-80GB (index 0)", id="model"
     ),
     pytest.param({"gpus": {"indexes": [5]}}, {}, "NoGPUsSelected", "spec.gpus matches none", id="index"),
-    pytest.param(
-        {"mode": "static", "static": {"layout": [{"profile": "3g.40gb"}]}},
-        {},
-        "StaticNotSupported",
-        "those that it selects are cut on demand like any other; set spec.mode to dynamic",
-        id="static",
-    ),
     pytest.param({}, {"gpu_nodes": []}, "GPUNodeMissing", "tessera-agent", id="no agent"),
     pytest.param(
         {},

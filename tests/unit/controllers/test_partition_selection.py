@@ -73,17 +73,9 @@ def test_of_two_partitions_that_select_one_gpu(first: Object, second: Object, wi
             assert plan.status["gpus"] == {"selected": 1, "owned": 0, "ready": 0}
 
 
-@pytest.mark.parametrize(
-    "idle",
-    [
-        partition_object("idle", age=9, uid="i", dryRun=True),
-        partition_object("idle", age=9, uid="i", mode="static", static={"layout": [{"profile": "1g.10gb"}]}),
-    ],
-    ids=["dry run", "static"],
-)
-def test_a_partition_that_takes_nothing_conflicts_with_nobody(idle: Object) -> None:
+def test_a_dry_run_conflicts_with_nobody() -> None:
     obj = partition_object()
-    view = one_h100(idle, obj)
+    view = one_h100(partition_object("idle", age=9, uid="i", dryRun=True), obj)
     assert said(judged(obj, view), "Ready")[0] == "True"
 
 

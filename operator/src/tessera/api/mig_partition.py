@@ -1,18 +1,17 @@
 """``MIGPartition``: GPUs that belong together, the room that stays free on them, and their MIG mode.
 
-A partition selects GPUs by node and by GPU; each GPU belongs to one partition at most. Slices are cut when a
-pod needs one and reused while they fit; in ``dynamic`` mode reserves say which slices should stay possible.
-GPUs without a partition are cut on demand in the same way, only without reserves
-(docs/decisions/gpus-without-a-partition.md). ``static`` mode (a fixed layout) has its shape already, so that
-manifests need not change when it is served; until then such an object is accepted, has no GPU, and its
-``Ready`` condition says so.
+A partition selects GPUs by node and by GPU; each GPU belongs to one partition at most. In ``dynamic`` mode
+slices are cut when a pod needs one and reused while they fit, and reserves say which should stay possible. In
+``static`` mode every GPU has a fixed layout; ``update`` says how a change of it goes over the nodes
+(docs/partitions.md). GPUs without a partition are cut on demand, without reserves
+(docs/decisions/gpus-without-a-partition.md).
 """
 
 from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, WithJsonSchema
 
 from tessera.api.meta import (
     ApiModel,
@@ -24,7 +23,11 @@ from tessera.api.meta import (
     Profile,
     Rule,
     ShortText,
+    Timestamp,
 )
+
+BEGUN_LIMIT = 1000
+"""Nodes in change at a time, whatever maxUnavailable says: they stand in the status."""
 
 LabelValue = Annotated[str, StringConstraints(max_length=63)]
 LabelKey = Annotated[str, StringConstraints(max_length=317)]
@@ -154,16 +157,52 @@ class LayoutItem(ApiModel):
     profile: Profile
     """Which slices."""
     start: Annotated[int, Field(ge=0, le=15)] | None = None
-    """The memory slice at which it begins; absent: the first legal one that is free."""
+    """The memory slice at which it begins; absent: chosen on each GPU so that most of what is there stays."""
     count: Annotated[int, Field(ge=1, le=16)] | None = None
     """How many of them; 1 when absent."""
 
 
 class Static(ApiModel):
-    """Every selected GPU has this layout."""
+    """Every GPU of the partition has this layout."""
 
     layout: Annotated[list[LayoutItem], Field(max_length=16, min_length=1)]
-    """The slices of one GPU."""
+    """All slices of one GPU; others there go."""
+
+
+MaxUnavailable = Annotated[
+    int | str,
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "maxLength": 4,
+            "x-kubernetes-validations": [
+                Rule(
+                    rule="type(self) == int ? self >= 1 : self.matches('^([1-9][0-9]?|100)%$')",
+                    message="not a number of nodes from 1, nor a percentage from 1% to 100%",
+                ).as_schema()
+            ],
+        }
+    ),
+]
+
+
+class Drain(ApiModel):
+    """What becomes of pods on slices that have to go."""
+
+    policy: Literal["Never", "Evict"] = "Never"
+    """Never: a node is begun when no claim holds what has to go. Evict: the pods of such claims are evicted,
+    as PodDisruptionBudgets allow; pods on other slices of the GPU stay."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    """How long slices that have to go may stay in use after a node was begun; then the node has failed."""
+
+
+class Update(ApiModel):
+    """How a change of the layout goes over the nodes. The first node that fails stops it."""
+
+    max_unavailable: MaxUnavailable = 1
+    """Nodes that may be in change at a time: a number, or a percentage (rounded down, at least 1)."""
+    drain: Drain = Field(default_factory=Drain)
+    """What becomes of pods on slices that have to go."""
 
 
 class MIGPartitionSpec(ApiModel):
@@ -182,6 +221,14 @@ class MIGPartitionSpec(ApiModel):
             rule="self.mode == 'dynamic' || !has(self.dynamic)",
             message="dynamic is given but mode is static: set mode: dynamic or remove dynamic",
         ),
+        Rule(
+            rule="self.mode == 'static' || !has(self.update)",
+            message="update is given but mode is dynamic: set mode: static or remove update",
+        ),
+        Rule(
+            rule="self.mode == 'dynamic' || self.migMode != 'Disabled'",
+            message="mode static needs MIG: set migMode to Enabled or Unmanaged",
+        ),
     )
 
     node_selector: NodeSelector | None = None
@@ -189,17 +236,19 @@ class MIGPartitionSpec(ApiModel):
     gpus: GPUFilter | None = None
     """The GPUs of these nodes. Absent: all."""
     mode: Literal["dynamic", "static"] = "dynamic"
-    """dynamic: slices are cut when a pod needs them. static: a fixed layout (accepted, not served yet)."""
+    """dynamic: slices are cut when a pod needs them. static: every GPU has a fixed layout."""
     dynamic: Dynamic | None = None
     """Settings of mode dynamic."""
     static: Static | None = None
     """Settings of mode static."""
+    update: Update | None = None
+    """How a change of a static layout goes over the nodes. Absent: one node at a time, draining nothing."""
     mig_mode: Literal["Enabled", "Disabled", "Unmanaged"] = "Enabled"
     """Enabled: the agent switches MIG on where it is off and the GPU is idle. Disabled: it switches MIG off
     where it is on and no slice of the GPU is used. Unmanaged: it leaves the mode as it is."""
     dry_run: bool = False
-    """Show in the status what would be selected, and have no GPU: their owner, reserves and MIG mode stay as
-    they are without this object."""
+    """Show in the status what would be selected and changed, and have no GPU: their owner, reserves, layout
+    and MIG mode stay as they are without this object."""
 
 
 class ProfileCount(ApiModel):
@@ -226,13 +275,51 @@ class PartitionGPUs(ApiModel):
     """Those of them that are healthy, with MIG mode on."""
 
 
+class NodeInChange(ApiModel):
+    """A node that was begun."""
+
+    node: Name
+    """The node."""
+    since: Timestamp
+    """When it was begun."""
+
+
+class LayoutProgress(ApiModel):
+    """How far the nodes are with a static layout."""
+
+    nodes: Annotated[int, Field(ge=0)] = 0
+    """Nodes with GPUs of the partition."""
+    updated: Annotated[int, Field(ge=0)] = 0
+    """Those whose GPUs have the layout."""
+    changing: Annotated[int, Field(ge=0)] = 0
+    """Those that were begun, or whose agent has not reported the layout yet."""
+    blocked: Annotated[int, Field(ge=0)] = 0
+    """Those that cannot be begun now."""
+    failed: Annotated[int, Field(ge=0)] = 0
+    """Those whose agent could not make the layout, or whose drain took too long."""
+    summary: ShortText = ""
+    """Updated nodes of all, for `kubectl get`."""
+    begun: Annotated[
+        list[NodeInChange],
+        Field(
+            max_length=BEGUN_LIMIT,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["node"]},
+        ),
+    ] = Field(default_factory=list)
+    """The nodes that may get the layout now. The operator's record, which keeps to maxUnavailable."""
+    diff: Annotated[list[LongText], Field(max_length=64)] = Field(default_factory=list)
+    """What is still to be changed, GPU by GPU; the first 64."""
+    blockers: Annotated[list[LongText], Field(max_length=64)] = Field(default_factory=list)
+    """What blocks nodes, with claims and pods; the first 64."""
+
+
 class MIGPartitionStatus(ApiModel):
     """What the selectors found and how full it is."""
 
     observed_generation: Annotated[int, Field(ge=0)] | None = None
     """The generation that this status is about."""
     conditions: Conditions = Field(default_factory=list)
-    """Ready (the summary), NoConflict, ProfilesValid, ReservesMet."""
+    """Ready (the summary), NoConflict, ProfilesValid, ReservesMet; in mode static LayoutApplied."""
     nodes: Annotated[list[Name], Field(max_length=1000)] = Field(default_factory=list)
     """The selected nodes, sorted; the first 1,000."""
     node_count: Annotated[int, Field(ge=0)] | None = None
@@ -257,6 +344,8 @@ class MIGPartitionStatus(ApiModel):
     """The largest profile for which there is room now."""
     conflicts: Annotated[list[LongText], Field(max_length=64)] = Field(default_factory=list)
     """GPUs that an older partition has, each with its name."""
+    layout: LayoutProgress | None = None
+    """How far the nodes are with a static layout; absent while that cannot be had or the mode is dynamic."""
 
 
 MIG_PARTITION = Kind(
@@ -271,6 +360,9 @@ MIG_PARTITION = Kind(
     "they are.",
     columns=(
         Column(name="GPUs", json_path=".status.gpus.owned", type="integer", description="GPUs it has"),
+        Column(
+            name="Updated", json_path=".status.layout.summary", description="nodes with the static layout"
+        ),
         Column(name="In Use", json_path=".status.inUse", type="integer", description="slices held by claims"),
         Column(
             name="Largest Free",

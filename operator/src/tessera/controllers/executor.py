@@ -1,8 +1,8 @@
 """Carry out a plan: the only place of the operator that writes to the API server.
 
-Children by server-side apply, then changes of fields, then the status once and only when it differs, then the
-events, last the object's own deletion. Every step may be repeated, so a crash between two of them costs
-nothing: the next reconciliation plans what is left.
+Children by server-side apply, then changes of fields, then the status once and only when it differs, then
+evictions, then the events, last the object's own deletion. Every step may be repeated, so a crash between two
+of them costs nothing: the next reconciliation plans what is left.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from tessera.api.names import OPERATOR_FIELD_MANAGER
 from tessera.api.reasons import Reason
+from tessera.controllers.evictor import Evictor
 from tessera.controllers.plan import Child, Object, Plan, Terminal
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import ApiError, Forbidden, Invalid, NotFound
@@ -32,13 +33,14 @@ class Executor:
             )
         self._client = client
         self._events = events
+        self._evictor = Evictor(client, events)
 
     async def carry_out(self, resource: Resource, obj: Object, plan: Plan) -> None:
         """Do everything that `plan` wants for `obj`.
 
         Raises:
             Terminal: a child cannot be made until somebody changes something; the status was not written.
-            ApiError, Unreachable: try again.
+            ApiError, Unreachable: try again. Conflict: the object has changed under a status that decides.
         """
         for child in plan.children:
             await self._ensure(child, obj)
@@ -48,7 +50,9 @@ class Executor:
             )
             _log.info("changed %s %s", change.resource.kind, change.name, extra=about(obj))
         if plan.status is not None and plan.status != (obj.get("status") or {}):
-            await self._write_status(resource, obj, plan.status)
+            await self._write_status(resource, obj, plan.status, decides=plan.decides)
+        for eviction in plan.evictions:
+            await self._evictor.evict(eviction, wanted_by=obj)
         for item in plan.news:
             self._events.emit(
                 obj, type=item.type, reason=item.reason, action=item.action, message=item.message
@@ -90,9 +94,11 @@ class Executor:
             why = "exists and does not belong to this object; delete it, or give this object another name"
         raise Terminal(Reason.NAME_TAKEN, f"{what} {why}")
 
-    async def _write_status(self, resource: Resource, obj: Object, status: Object) -> None:
+    async def _write_status(self, resource: Resource, obj: Object, status: Object, *, decides: bool) -> None:
         metadata = obj["metadata"]
         identity = {"name": metadata["name"], "uid": metadata["uid"]}
+        if decides:
+            identity["resourceVersion"] = metadata["resourceVersion"]
         if metadata.get("namespace"):
             identity["namespace"] = metadata["namespace"]
         await self._client.apply(resource, {"metadata": identity, "status": status}, subresource="status")

@@ -1,19 +1,24 @@
 """The cluster's GPUs as one value: what the agents report, what the ResourceSlices offer, what the claims
 hold.
 
-The ResourceSlices already say everything about legal placements: each device is one (profile, start) of one
-GPU, and the counters it consumes say what excludes what. So room is counted with them, by the rule the
-scheduler and kube-scheduler use, and no table of MIG profiles is needed here.
+The ResourceSlices say everything about placements on offer: each device is one (profile, start) of one GPU,
+and the counters it consumes say what excludes what. So room is counted with them, by the rule the scheduler
+and kube-scheduler use. What a GPU could be cut into, its agent's report says. No table of MIG profiles is
+needed here.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tessera.api import names
+from tessera.api.gpu_node import CuttableModel, LayoutState
+from tessera.controllers.cuttable import geometry_from
+from tessera.placement.geometry import Geometry
+from tessera.relayout.plan import Place
 
 Object = Mapping[str, Any]
 
@@ -29,6 +34,39 @@ class Device:
     compute_slices: int
     uses: Mapping[str, int]
     """Counter -> how much of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A slice that a claim holds, whether it was cut already or not."""
+
+    place: Place
+    claim: str
+    """Namespace and name."""
+    pods: tuple[Pod, ...]
+    """Those for which the claim is reserved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """A pod, as a claim names it."""
+
+    namespace: str
+    name: str
+    uid: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The layout that the GPUNode's spec has for a GPU, and what its agent says of it."""
+
+    places: tuple[Place, ...]
+    state: LayoutState | None
+    """None until the agent has reported about this spec."""
+    message: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +89,28 @@ class GPU:
     """Profiles of the slices that claims hold."""
     warm: tuple[str, ...] = ()
     """Profiles of the instances that nobody holds."""
+    geometry: Geometry | None = None
+    """What it can be cut into, whatever it offers now; None until its agent has said it."""
+    instances: tuple[Place, ...] = ()
+    """The instances of ours that are there."""
+    foreign: tuple[Place, ...] = ()
+    """Instances that Tessera did not make."""
+    held: tuple[Held, ...] = ()
+    """What claims hold."""
+    layout: Layout | None = None
+    """None: it is cut on demand."""
 
     def profiles(self) -> frozenset[str]:
         """All profiles of this GPU."""
+        if self.geometry is not None:
+            return frozenset(self.geometry.profiles)
         return frozenset(device.profile for device in self.devices)
 
     def starts(self, profile: str) -> tuple[int, ...]:
         """Where slices of that profile may begin."""
+        if self.geometry is not None:
+            placements = self.geometry.placements
+            return tuple(placements[index].start for index in self.geometry.placements_of(profile))
         return tuple(sorted(device.start for device in self.devices if device.profile == profile))
 
     def placeable(self, profile: str, *, limit: int) -> int:
@@ -108,8 +161,13 @@ def gpus_of(
     found: list[GPU] = []
     for gpu_node in gpu_nodes:
         node = gpu_node["metadata"]["name"]
-        for reported in (gpu_node.get("status") or {}).get("gpus") or ():
-            found.append(_gpu(node, reported, devices, counters, held))
+        status = gpu_node.get("status") or {}
+        models = [CuttableModel.model_validate(model) for model in status.get("models") or ()]
+        geometries = {model.model: geometry_from(model) for model in models}
+        layouts = layouts_of(gpu_node)
+        for reported in status.get("gpus") or ():
+            gpu = _gpu(node, reported, devices, counters, held)
+            found.append(replace(gpu, geometry=geometries.get(gpu.model), layout=layouts.get(gpu.uuid)))
     return tuple(sorted(found, key=lambda gpu: (gpu.node, gpu.index, gpu.uuid)))
 
 
@@ -118,12 +176,14 @@ def _gpu(
     reported: Object,
     devices: Mapping[tuple[str, str], Sequence[tuple[str, Device]]],
     counters: Mapping[tuple[str, str], Mapping[str, int]],
-    held: Mapping[str, frozenset[str]],
+    held: Mapping[str, Mapping[str, Sequence[Object]]],
 ) -> GPU:
     uuid = str(reported["uuid"])
     offered = devices.get((node, uuid), ())
     instances = reported.get("instances") or ()
-    on_claims = held.get(node, frozenset())
+    on_claims = held.get(node, {})
+    places = {instance["device"]: _place(instance) for instance in instances}
+    places |= {device.name: Place(device.start, device.profile) for _, device in offered}
     foreign = {instance["device"] for instance in instances if instance.get("state") != "Warm"}
     taken: dict[str, int] = defaultdict(int)
     in_use = []
@@ -150,6 +210,53 @@ def _gpu(
         taken=dict(taken),
         in_use=tuple(sorted(in_use)),
         warm=tuple(sorted(str(i["profile"]) for i in instances if i.get("state") == "Warm")),
+        instances=tuple(sorted(_place(i) for i in instances if i.get("state") != "Foreign")),
+        foreign=tuple(sorted(_place(i) for i in instances if i.get("state") == "Foreign")),
+        held=tuple(
+            sorted(
+                (
+                    _slice_held(place, claim)
+                    for name, place in places.items()
+                    for claim in on_claims.get(name, ())
+                ),
+                key=lambda one: (one.place, one.claim),
+            )
+        ),
+    )
+
+
+def _place(item: Object) -> Place:
+    return Place(int(item.get("start") or 0), str(item["profile"]))
+
+
+def layouts_of(gpu_node: Object) -> dict[str, Layout]:
+    """GPU UUID -> the layout in the spec, with what the agent says of it."""
+    status = gpu_node.get("status") or {}
+    told: Mapping[str, Object] = {}
+    if status.get("observedGeneration") == gpu_node["metadata"].get("generation"):
+        told = {gpu["uuid"]: gpu.get("layout") or {} for gpu in status.get("gpus") or ()}
+    return {
+        gpu["uuid"]: Layout(
+            places=tuple(sorted(map(_place, gpu["layout"]))),
+            state=told.get(gpu["uuid"], {}).get("state"),
+            message=told.get(gpu["uuid"], {}).get("message") or "",
+        )
+        for gpu in (gpu_node.get("spec") or {}).get("gpus") or ()
+        if gpu.get("layout") is not None
+    }
+
+
+def _slice_held(place: Place, claim: Object) -> Held:
+    metadata = claim.get("metadata") or {}
+    namespace = str(metadata.get("namespace") or "")
+    return Held(
+        place=place,
+        claim=f"{namespace}/{metadata.get('name')}",
+        pods=tuple(
+            Pod(namespace=namespace, name=str(consumer["name"]), uid=str(consumer["uid"]))
+            for consumer in claim["status"].get("reservedFor") or ()
+            if consumer.get("resource") == "pods"
+        ),
     )
 
 
@@ -207,11 +314,11 @@ def results_of(claim: Object) -> Sequence[Object]:
     return allocation.get("devices", {}).get("results") or ()
 
 
-def _held(claims: Iterable[Object]) -> dict[str, frozenset[str]]:
-    """Pool -> names of the devices that claims hold."""
-    found: dict[str, set[str]] = defaultdict(set)
+def _held(claims: Iterable[Object]) -> dict[str, dict[str, list[Object]]]:
+    """Pool -> device -> the claims that hold it."""
+    found: dict[str, dict[str, list[Object]]] = defaultdict(lambda: defaultdict(list))
     for claim in claims:
         for result in results_of(claim):
             if result.get("driver") == names.DRIVER:
-                found[result["pool"]].add(result["device"])
-    return {pool: frozenset(devices) for pool, devices in found.items()}
+                found[result["pool"]][result["device"]].append(claim)
+    return found

@@ -1,29 +1,40 @@
 """Reconcile a ``MIGPartition``: what it selects, what it has, how full it is, and what is wrong.
 
-Pure: nodes, GPUs, the other partitions in; a status out. The partition has no children; what it decides
-reaches the agents through the spec of each ``GPUNode`` (see `gpu_node`).
+Pure: nodes, GPUs, the other partitions in; a status out, and the pods that a static layout drains. The
+partition has no children; what it decides reaches the agents through the spec of each ``GPUNode`` (see
+`gpu_node`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from tessera.api.mig_partition import (
-    MIGPartitionSpec,
     MIGPartitionStatus,
     PartitionGPUs,
     ProfileCount,
+    Update,
 )
 from tessera.api.reasons import Reason
 from tessera.controllers.conditions import judge, news_of
+from tessera.controllers.gpu_layout import plan_gpu, wishes_of
 from tessera.controllers.gpu_view import GPU
-from tessera.controllers.partition_verdicts import PartitionFacts, verdicts_of
+from tessera.controllers.node_trouble import node_trouble
+from tessera.controllers.partition_verdicts import (
+    PartitionFacts,
+    gpus_in_trouble,
+    profiles_valid,
+    verdicts_of,
+)
 from tessera.controllers.plan import Object, Plan
+from tessera.controllers.rollout import Node, Rollout, begun_in, roll_out
+from tessera.controllers.rollout_report import layout_applied, progress_of
 from tessera.controllers.selection import selected_gpus, selected_nodes, spec_of
 from tessera.kube.resources import MIG_PARTITIONS
+from tessera.relayout.plan import Wish
 
 KIND = MIG_PARTITIONS.kind
 
@@ -36,7 +47,11 @@ TOLD: Mapping[Reason, str] = {
     Reason.NO_NODES_SELECTED: "Warning",
     Reason.NO_GPUS_SELECTED: "Warning",
     Reason.GPU_NODE_MISSING: "Warning",
-    Reason.STATIC_NOT_SUPPORTED: "Warning",
+    Reason.APPLIED: "Normal",
+    Reason.UPDATING: "Normal",
+    Reason.BLOCKED: "Warning",
+    Reason.LAYOUT_FAILED: "Warning",
+    Reason.IMPOSSIBLE_LAYOUT: "Warning",
     Reason.UNKNOWN_PROFILE: "Warning",
     Reason.ILLEGAL_PROFILE: "Warning",
     Reason.ILLEGAL_START: "Warning",
@@ -83,13 +98,50 @@ def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
         conflicts=tuple(conflicts),
         every_gpu=view.gpus,
     )
-    verdicts = verdicts_of(facts)
+    valid = profiles_valid(facts)
+    rollout, layout = None, None
+    if spec.static is not None:
+        if facts.counted and valid.status != "False":
+            rollout = roll_out(
+                _nodes(facts.counted, facts.gpu_nodes, wishes_of(spec.static)),
+                update=spec.update or Update(),
+                begun=begun_in(obj),
+                now=now,
+            )
+        layout = layout_applied(rollout, valid, dry_run=spec.dry_run)
+    verdicts = verdicts_of(facts, valid=valid, layout=layout)
     before = (obj.get("status") or {}).get("conditions")
     generation = obj["metadata"].get("generation")
-    status = _status(spec, facts)
+    status = _status(facts, rollout)
     status["observedGeneration"] = generation
     status["conditions"] = judge(before, verdicts, generation=generation, now=now)
-    return Plan(status=status, news=news_of(before, verdicts, told=TOLD))
+    return Plan(
+        status=status,
+        decides=rollout is not None,
+        evictions=rollout.evictions if rollout is not None else (),
+        news=news_of(before, verdicts, told=TOLD),
+        requeue_seconds=rollout.look_again_seconds if rollout is not None else None,
+    )
+
+
+def _nodes(gpus: Sequence[GPU], gpu_nodes: Mapping[str, Object], wishes: tuple[Wish, ...]) -> list[Node]:
+    """The nodes of these GPUs, as a rollout sees them."""
+    by_node: dict[str, list[GPU]] = defaultdict(list)
+    for gpu in gpus:
+        by_node[gpu.node].append(gpu)
+    nodes = []
+    for name, own in by_node.items():
+        plans = [plan_gpu(gpu, wishes) for gpu in own]
+        trouble = node_trouble({name: gpu_nodes[name]}) or gpus_in_trouble(own)
+        nodes.append(
+            Node(
+                name=name,
+                plans=tuple(plan for plan in plans if plan is not None),
+                trouble=trouble[1] if trouble is not None else "",
+                unknown=None in plans,
+            )
+        )
+    return nodes
 
 
 def _conflicts(uid: str, selected: Sequence[GPU], owners: Mapping[str, Object]) -> list[str]:
@@ -103,8 +155,8 @@ def _conflicts(uid: str, selected: Sequence[GPU], owners: Mapping[str, Object]) 
     return found
 
 
-def _status(spec: MIGPartitionSpec, facts: PartitionFacts) -> dict[str, object]:
-    counted = facts.selected if spec.dry_run else facts.owned
+def _status(facts: PartitionFacts, rollout: Rollout | None) -> dict[str, object]:
+    counted = facts.counted
     in_use = Counter(profile for gpu in counted for profile in gpu.in_use)
     warm = Counter(profile for gpu in counted for profile in gpu.warm)
     profiles = sorted({profile for gpu in counted for profile in gpu.profiles()})
@@ -135,5 +187,6 @@ def _status(spec: MIGPartitionSpec, facts: PartitionFacts) -> dict[str, object]:
         total_memory_slices=sum(gpu.memory_slices for gpu in counted),
         largest_placeable=largest.profile if largest is not None else None,
         conflicts=list(facts.conflicts[:CONFLICTS_SHOWN]),
+        layout=progress_of(rollout) if rollout is not None else None,
     )
     return status.to_json()

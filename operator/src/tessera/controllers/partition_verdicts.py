@@ -1,19 +1,20 @@
 """The conditions of a partition, from the facts about it.
 
 ``NoConflict`` (nobody else has its GPUs), ``ProfilesValid`` (what it names exists on its GPUs),
-``ReservesMet`` (the reserved room is free), and first ``Ready``: the first thing that keeps the partition
-from working, or that all is well.
+``ReservesMet`` (the reserved room is free), in mode static ``LayoutApplied`` (`rollout_report`), and first
+``Ready``: the first thing that keeps the partition from working, or that all is well.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.api.mig_partition import MIGPartitionSpec
 from tessera.api.reasons import Reason
 from tessera.controllers.conditions import Verdict
+from tessera.controllers.gpu_layout import why_impossible, wishes_of
 from tessera.controllers.gpu_view import GPU
 from tessera.controllers.node_trouble import node_trouble
 from tessera.controllers.plan import Object
@@ -37,17 +38,22 @@ class PartitionFacts:
     every_gpu: tuple[GPU, ...]
     """All GPUs of the cluster, to tell an unknown profile from one of another model."""
 
+    @property
+    def counted(self) -> tuple[GPU, ...]:
+        """The GPUs that the status is about: what a dry run would have, else what there is."""
+        return self.selected if self.spec.dry_run else self.owned
 
-def verdicts_of(facts: PartitionFacts) -> tuple[Verdict, ...]:
-    """All conditions, Ready first."""
+
+def verdicts_of(facts: PartitionFacts, *, valid: Verdict, layout: Verdict | None) -> tuple[Verdict, ...]:
+    """All conditions, Ready first. `valid` is what `profiles_valid` says, `layout` is LayoutApplied."""
     conflict = _no_conflict(facts)
-    valid = _profiles_valid(facts)
     reserves = _reserves_met(facts, valid)
-    return (_ready(facts, conflict, valid), conflict, valid, reserves)
+    ready = _ready(facts, conflict, valid, layout)
+    return (ready, conflict, valid, reserves, *([] if layout is None else [layout]))
 
 
-def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict) -> Verdict:
-    trouble = _nothing_selected(facts) or _static(facts)
+def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict, layout: Verdict | None) -> Verdict:
+    trouble = _nothing_selected(facts)
     if trouble is not None:
         return Verdict("Ready", "False", *trouble)
     if conflict.status == "False":
@@ -63,14 +69,17 @@ def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict) -> Verdict:
             "spec.dryRun "
             "to false to take them",
         )
-    trouble = node_trouble(facts.gpu_nodes) or _gpus_in_trouble(facts)
+    trouble = node_trouble(facts.gpu_nodes) or gpus_in_trouble(facts.owned)
     if trouble is not None:
         return Verdict("Ready", "False", *trouble)
+    if layout is not None and layout.status != "True":
+        return Verdict("Ready", "False", layout.reason, layout.message)
+    how = "are cut on demand" if layout is None else "have their fixed layout"
     return Verdict(
         "Ready",
         "True",
         Reason.PARTITIONED,
-        f"{len(facts.owned)} GPU(s) on {len(facts.gpu_nodes)} node(s) are cut on demand",
+        f"{len(facts.owned)} GPU(s) on {len(facts.gpu_nodes)} node(s) {how}",
     )
 
 
@@ -105,21 +114,12 @@ def _nothing_selected(facts: PartitionFacts) -> tuple[Reason, str] | None:
     )
 
 
-def _static(facts: PartitionFacts) -> tuple[Reason, str] | None:
-    if facts.spec.mode != "static":
-        return None
-    return (
-        Reason.STATIC_NOT_SUPPORTED,
-        "mode static is not served by this version: the partition has no GPU, and those that it selects are "
-        "cut on demand like any other; set spec.mode to dynamic to have them with reserves and MIG mode",
-    )
-
-
-def _gpus_in_trouble(facts: PartitionFacts) -> tuple[Reason, str] | None:
-    sick = [gpu for gpu in facts.owned if not gpu.healthy]
+def gpus_in_trouble(gpus: Sequence[GPU]) -> tuple[Reason, str] | None:
+    """Which of these GPUs are unhealthy or without MIG, and the remedy; None when none is."""
+    sick = [gpu for gpu in gpus if not gpu.healthy]
     if sick:
         return Reason.GPU_UNHEALTHY, f"{_gpu_list(sick)}: unhealthy; see `kubectl describe gn {sick[0].node}`"
-    off = [gpu for gpu in facts.owned if gpu.mig_mode != "Enabled"]
+    off = [gpu for gpu in gpus if gpu.mig_mode != "Enabled"]
     if off:
         return (
             Reason.MIG_DISABLED,
@@ -145,8 +145,9 @@ def _no_conflict(facts: PartitionFacts) -> Verdict:
     )
 
 
-def _profiles_valid(facts: PartitionFacts) -> Verdict:
-    known = [gpu for gpu in facts.selected if gpu.devices]
+def profiles_valid(facts: PartitionFacts) -> Verdict:
+    """Whether the GPUs can have what the spec names."""
+    known = [gpu for gpu in facts.selected if gpu.profiles()]
     named = _named_profiles(facts.spec)
     if not named:
         return Verdict("ProfilesValid", "True", Reason.PROFILES_VALID, "the spec names no profile")
@@ -170,6 +171,13 @@ def _profiles_valid(facts: PartitionFacts) -> Verdict:
                 Reason.ILLEGAL_START,
                 f"{profile} cannot begin at memory slice {start} of {wrong[0].model}; it can at {starts}",
             )
+    if facts.spec.static is not None:
+        wishes = wishes_of(facts.spec.static)
+        for gpu in {gpu.geometry: gpu for gpu in reversed(known)}.values():
+            why = why_impossible(gpu.geometry, wishes) if gpu.geometry is not None else ""
+            if why:
+                where = f"GPU {gpu.index} of node {gpu.node}"
+                return Verdict("ProfilesValid", "False", Reason.IMPOSSIBLE_LAYOUT, f"{where}: {why}")
     return Verdict(
         "ProfilesValid", "True", Reason.PROFILES_VALID, "every profile exists on the selected GPUs"
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tessera.api.reasons import Reason
+from tessera.controllers.gpu_view import Pod
 from tessera.kube.resources import Resource
 
 Object = Mapping[str, Any]
@@ -63,6 +64,15 @@ class News:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Eviction:
+    """A pod that has to leave its slice; PodDisruptionBudgets hold."""
+
+    pod: Pod
+    why: str
+    """For the pod's owner."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything that one reconciliation wants, in the order in which it is done."""
 
@@ -70,6 +80,10 @@ class Plan:
     changes: tuple[FieldChange, ...] = ()
     status: Object | None = None
     """The whole status that is wanted; None leaves it as it is."""
+    decides: bool = False
+    """The status is a decision from the object as it was read: when that has changed, nothing is written and
+    all is planned again."""
+    evictions: tuple[Eviction, ...] = ()
     news: tuple[News, ...] = field(default=())
     """Told after the status is written, so that a write which fails is not told twice."""
     delete: bool = False

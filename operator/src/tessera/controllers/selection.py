@@ -1,6 +1,6 @@
 """Which partition has which GPU.
 
-Every served partition (dynamic, not a dry run, not being deleted) selects GPUs by node labels, model and
+Every served partition (not a dry run, not being deleted) selects GPUs by node labels, model and
 index. Where two select one GPU the older partition wins; of equal age, the one with the lower UID. The rule
 looks at each GPU by itself, so two partitions may share a node, and it needs no memory: the same objects give
 the same owners in every process.
@@ -70,7 +70,7 @@ def selected_gpus(spec: MIGPartitionSpec, nodes: Iterable[str], gpus: Iterable[G
 def is_served(partition: Object) -> bool:
     """Whether the partition can have GPUs at all."""
     spec = spec_of(partition)
-    return spec.mode == "dynamic" and not spec.dry_run and not partition["metadata"].get("deletionTimestamp")
+    return not spec.dry_run and not partition["metadata"].get("deletionTimestamp")
 
 
 def seniority(partition: Object) -> tuple[str, str]:

@@ -1,0 +1,106 @@
+"""What a static layout means for one GPU: the place of each slice, what leaves, what stands already. Pure.
+
+Starts that the partition does not name are chosen by the planner of `tessera gpu` (`tessera.relayout.plan`),
+which keeps what claims hold where it can. A layout that was written to the GPUNode is kept as long as it is
+what the partition asks: the planner could prefer another one as soon as the GPU's slices come and go.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from tessera.api.mig_partition import Static
+from tessera.controllers.gpu_view import GPU, Held
+from tessera.placement.geometry import Geometry
+from tessera.relayout.errors import ImpossibleLayout
+from tessera.relayout.plan import Place, Standing, Wish, plan_change
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPUPlan:
+    """A GPU and the layout it is to have."""
+
+    gpu: GPU
+    target: tuple[Place, ...]
+    """By start."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether the GPUNode's spec has this layout."""
+        return self.gpu.layout is not None and self.gpu.layout.places == self.target
+
+    @property
+    def applied(self) -> bool:
+        """Whether the agent says that it stands."""
+        return self.asked and self.gpu.layout is not None and self.gpu.layout.state == "Applied"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the agent says that it could not be had."""
+        return self.asked and self.gpu.layout is not None and self.gpu.layout.state == "Failed"
+
+    @property
+    def leaving(self) -> tuple[Held, ...]:
+        """What claims hold and is not in the layout."""
+        return tuple(held for held in self.gpu.held if held.place not in self.target)
+
+    @property
+    def diff(self) -> str:
+        """What goes and what comes; empty when neither does."""
+        there = {*self.gpu.instances, *(held.place for held in self.gpu.held)}
+        goes = [f"- {place}" for place in sorted(there - set(self.target))]
+        comes = [f"+ {place}" for place in self.target if place not in self.gpu.instances]
+        return " ".join([*goes, *comes])
+
+
+def wishes_of(static: Static) -> tuple[Wish, ...]:
+    """The slices that a layout asks, one by one."""
+    return tuple(Wish(item.profile, item.start) for item in static.layout for _ in range(item.count or 1))
+
+
+def satisfies(places: Sequence[Place], wishes: Sequence[Wish]) -> bool:
+    """Whether these are exactly the slices that are wished, each at its start where one is given."""
+    left = Counter(places)
+    left.subtract(Place(wish.start, wish.profile) for wish in wishes if wish.start is not None)
+    if any(count < 0 for count in left.values()):
+        return False
+    anywhere = Counter(wish.profile for wish in wishes if wish.start is None)
+    return Counter(place.profile for place in left.elements()) == anywhere
+
+
+def plan_gpu(gpu: GPU, wishes: tuple[Wish, ...]) -> GPUPlan | None:
+    """The plan; None while the agent has not said what the GPU can be cut into.
+
+    Raises ImpossibleLayout.
+    """
+    if gpu.layout is not None and satisfies(gpu.layout.places, wishes):
+        return GPUPlan(gpu=gpu, target=gpu.layout.places)
+    if gpu.geometry is None:
+        return None
+    held = frozenset(slice.place for slice in gpu.held)
+    standing = tuple((place, place in held) for place in sorted(held.union(gpu.instances)))
+    return GPUPlan(gpu=gpu, target=_chosen(gpu.geometry, standing, wishes))
+
+
+def why_impossible(geometry: Geometry, wishes: tuple[Wish, ...]) -> str:
+    """Why no GPU of this geometry can have the layout, and what would fit; empty when it can."""
+    try:
+        _chosen(geometry, (), wishes)
+    except ImpossibleLayout as error:
+        return str(error)
+    return ""
+
+
+@lru_cache(maxsize=4096)
+def _chosen(
+    geometry: Geometry, standing: tuple[tuple[Place, bool], ...], wishes: tuple[Wish, ...]
+) -> tuple[Place, ...]:
+    """The starts. GPUs of a fleet are in few different states, so that most plans are made once."""
+    there = [
+        Standing(profile=place.profile, profile_id=0, start=place.start, size=0, held=held)
+        for place, held in standing
+    ]
+    return plan_change(geometry, there, wishes).layout

@@ -1,0 +1,113 @@
+"""What a rollout looks like from outside: the condition ``LayoutApplied``, counts, the diff, what blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tessera.api.mig_partition import LayoutProgress, NodeInChange
+from tessera.api.reasons import Reason
+from tessera.controllers.conditions import Status, Verdict
+from tessera.controllers.rollout import Node, NodeState, Rollout
+from tessera.kube.conditions import timestamp
+
+LINES = 64
+"""GPUs or blockers that a status names."""
+_NAMED = 5
+"""Nodes that a message names."""
+_FORMER = "mend that, or apply the former spec to go back; no further node is begun"
+
+
+def progress_of(rollout: Rollout) -> LayoutProgress:
+    """The part of the status."""
+    updated = len(rollout.of(NodeState.UPDATED))
+    unfinished = [node for node, state in rollout.nodes if state is not NodeState.UPDATED]
+    return LayoutProgress(
+        nodes=len(rollout.nodes),
+        updated=updated,
+        changing=len(rollout.of(NodeState.CHANGING)),
+        blocked=len(rollout.of(NodeState.BLOCKED)),
+        failed=len(rollout.of(NodeState.FAILED)),
+        summary=f"{updated}/{len(rollout.nodes)}",
+        begun=[NodeInChange(node=name, since=timestamp(at)) for name, at in sorted(rollout.begun.items())],
+        diff=_diff(unfinished)[:LINES],
+        blockers=[line for node in unfinished for line in _blockers(node)][:LINES],
+    )
+
+
+def layout_applied(rollout: Rollout | None, valid: Verdict, *, dry_run: bool) -> Verdict:
+    """The condition; there is no rollout while `valid` (ProfilesValid) does not hold, or without a GPU."""
+    if rollout is None:
+        why = valid.reason if valid.status == "False" else Reason.RECONCILING
+        return _said("Unknown", why, "nothing is changed, as Ready says")
+    total, updated = len(rollout.nodes), len(rollout.of(NodeState.UPDATED))
+    failed, blocked = rollout.of(NodeState.FAILED), rollout.of(NodeState.BLOCKED)
+    changing, waiting = rollout.of(NodeState.CHANGING), rollout.of(NodeState.WAITING)
+    if dry_run:
+        gpus = len(_diff(node for node, _ in rollout.nodes))
+        return _said("Unknown", Reason.DRY_RUN, f"dry run: {gpus} GPU(s) would change (status.layout.diff)")
+    if failed:
+        return _said("False", Reason.LAYOUT_FAILED, f"{_failure(failed[0])}; {_FORMER}{_more(failed)}")
+    if updated == total:
+        return _said("True", Reason.APPLIED, f"the GPUs of {total} node(s) have the layout")
+    done = f"{updated} of {total} nodes have the layout"
+    if changing or waiting:
+        others = f", {len(waiting)} wait for their turn" if waiting else ""
+        others += f", {len(blocked)} cannot be begun ({_first_blocker(blocked)})" if blocked else ""
+        return _said("False", Reason.UPDATING, f"{done}; in change: {_names(changing)}{others}")
+    return _said("False", Reason.BLOCKED, f"{done}; none can be begun: {_first_blocker(blocked)}")
+
+
+def _said(status: Status, reason: Reason, message: str) -> Verdict:
+    return Verdict("LayoutApplied", status, reason, message)
+
+
+def _failure(node: Node) -> str:
+    for plan in node.plans:
+        if plan.failed and plan.gpu.layout is not None:
+            return f"GPU {plan.gpu.index} of node {node.name}: {plan.gpu.layout.message}"
+    return (
+        f"node {node.name} was not drained within spec.update.drain.timeoutSeconds: "
+        f"{next(iter(_blockers(node)), 'its slices are in use')}"
+    )
+
+
+def _diff(nodes: Iterable[Node]) -> list[str]:
+    return [
+        f"GPU {plan.gpu.index} of node {node.name}: {plan.diff}"
+        for node in nodes
+        for plan in node.plans
+        if plan.diff
+    ]
+
+
+def _blockers(node: Node) -> Iterable[str]:
+    if node.trouble:
+        yield f"node {node.name}: {node.trouble}"
+    for plan in node.plans:
+        where = f"GPU {plan.gpu.index} of node {node.name}"
+        for place in plan.gpu.foreign:
+            yield (
+                f"{where}: {place} was not made by Tessera; remove it on the node "
+                f"(nvidia-smi mig -i {plan.gpu.index} -dci, then -dgi)"
+            )
+    for plan, held in node.leaving:
+        pods = ", ".join(map(str, held.pods)) or "none"
+        where = f"GPU {plan.gpu.index} of node {node.name}"
+        yield f"{where}: {held.place} is held by claim {held.claim} (pods: {pods})"
+
+
+def _first_blocker(nodes: Sequence[Node]) -> str:
+    node = nodes[0]
+    line = next(iter(_blockers(node)))
+    if node.leaving and not node.trouble:
+        line += "; wait until the pods end, delete them, or set spec.update.drain.policy to Evict"
+    return line + _more(nodes)
+
+
+def _names(nodes: Sequence[Node]) -> str:
+    shown = ", ".join(node.name for node in nodes[:_NAMED]) or "none"
+    return shown + (f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else "")
+
+
+def _more(nodes: Sequence[Node]) -> str:
+    return f" (and {len(nodes) - 1} more node(s))" if len(nodes) > 1 else ""

@@ -108,6 +108,15 @@ async def _tear_checkpoint(node: AgentNode) -> None:
     node.checkpoint.path.write_text("torn")
 
 
+async def _look(node: AgentNode, process: Process) -> None:
+    await process.agent.refresh()
+
+
+async def _demand_layout(node: AgentNode) -> None:
+    """The neighbour's slice is part of it; a claim will ask for the others."""
+    node.demand(f"1g.10gb@{NEIGHBOUR}", "2g.20gb@2", "3g.40gb@4")
+
+
 SCENARIOS = (
     Scenario("cold", _prepare("asked-0"), ("1g.10gb@0", "1g.10gb@0 3g.40gb@4"), asked=(("3g.40gb@4",),)),
     Scenario(
@@ -150,6 +159,14 @@ SCENARIOS = (
         ("1g.10gb@0 2g.20gb@4 1g.10gb@6",) * 2,
         held=(("2g.20gb@4",), ("1g.10gb@6",)),
         releases=True,
+    ),
+    Scenario(
+        "layout",
+        _look,
+        ("1g.10gb@0 2g.20gb@4", "1g.10gb@0 2g.20gb@2 3g.40gb@4"),
+        warm=("2g.20gb@4",),
+        asked=(("3g.40gb@4", "2g.20gb@2"),),
+        damage=_demand_layout,
     ),
     Scenario(
         "start after a kill",

@@ -4,19 +4,24 @@ For each prepared claim one file with one CDI device; the kubelet passes the dev
 runtime, which adds the environment below to every container that uses the claim. A claim with several
 devices lists them all, separated by commas, because the runtime keeps only the last value of a variable.
 The annotations repeat the claim's record, so the specs are a second copy of the checkpoint.
+
+Two ways lead from there to the slice. NVIDIA's container runtime reads `NVIDIA_VISIBLE_DEVICES` and does the
+rest; or the spec itself has the device nodes and the driver's files (`device_nodes`), which any runtime with
+CDI understands, and tells NVIDIA's to keep out.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tessera.agent.checkpoint import ClaimRecord, DeviceRecord, Phase, Slice, write_atomically
 from tessera.agent.claims import ClaimKey
+from tessera.agent.device_nodes import HostFiles, ToolkitSpec, newer_version
 from tessera.api.names import (
     DRIVER,
     ENV_SIMULATED,
@@ -31,6 +36,9 @@ log = logging.getLogger(__name__)
 
 KIND = f"{DRIVER}/claim"
 _RECORD = f"{DRIVER}/record"
+_VERSION = "0.6.0"
+_NOT_BY_RUNTIME = "void"
+"""For NVIDIA's container runtime: do nothing for this container."""
 
 
 def device_id(claim_uid: str) -> str:
@@ -40,7 +48,7 @@ def device_id(claim_uid: str) -> str:
 
 def environment(record: ClaimRecord, *, simulated: bool) -> dict[str, str]:
     """What the container sees."""
-    uuids = ",".join(device.slice.uuid for device in record.devices if device.slice is not None)
+    uuids = ",".join(made.uuid for made in record.slices)
     variables = {
         ENV_VISIBLE_DEVICES_NVIDIA: uuids,
         ENV_VISIBLE_DEVICES_CUDA: uuids,
@@ -53,38 +61,68 @@ def environment(record: ClaimRecord, *, simulated: bool) -> dict[str, str]:
     return variables
 
 
-def spec(record: ClaimRecord, *, simulated: bool) -> dict[str, Any]:
+def spec(record: ClaimRecord, variables: Mapping[str, str]) -> dict[str, Any]:
     """The CDI document for a prepared claim."""
-    variables = environment(record, simulated=simulated)
     return {
-        "cdiVersion": "0.6.0",
+        "cdiVersion": _VERSION,
         "kind": KIND,
         "annotations": {_RECORD: json.dumps(asdict(record), sort_keys=True)},
-        "devices": [
-            {
-                "name": record.key.uid,
-                "containerEdits": {"env": [f"{name}={value}" for name, value in variables.items()]},
-            }
-        ],
+        "devices": [{"name": record.key.uid, "containerEdits": {"env": _assignments(variables)}}],
     }
 
 
-class CDIDirectory:
-    """Our specs in the runtime's CDI directory."""
+def spec_with_devices(
+    record: ClaimRecord,
+    variables: Mapping[str, str],
+    *,
+    toolkit: ToolkitSpec,
+    nodes: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The CDI document that needs nothing of NVIDIA's container runtime.
 
-    def __init__(self, directory: Path, *, simulated: bool) -> None:
+    A node that the toolkit's spec has stays as that says: it may be elsewhere on the host.
+    """
+    theirs = {node["path"] for node in toolkit.edits.get("deviceNodes", ())}
+    edits = {
+        "env": _assignments({**variables, ENV_VISIBLE_DEVICES_NVIDIA: _NOT_BY_RUNTIME}),
+        "deviceNodes": [node for node in nodes if node["path"] not in theirs],
+    }
+    return {
+        **spec(record, variables),
+        "cdiVersion": newer_version(_VERSION, toolkit.version),
+        "devices": [{"name": record.key.uid, "containerEdits": edits}],
+        "containerEdits": toolkit.edits,
+    }
+
+
+def _assignments(variables: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in variables.items()]
+
+
+class CDIDirectory:
+    """Our specs in the runtime's CDI directory.
+
+    With `host` the specs have device nodes and driver files, for real slices; without it, the environment.
+    """
+
+    def __init__(self, directory: Path, *, simulated: bool, host: HostFiles | None = None) -> None:
         self._directory = directory
         self._simulated = simulated
+        self._host = host
 
     def _path(self, claim_uid: str) -> Path:
         return self._directory / f"{DRIVER}-claim-{claim_uid}.json"
 
     def write(self, record: ClaimRecord) -> None:
         """Write the claim's spec. Raises `OSError`."""
+        variables = environment(record, simulated=self._simulated)
+        if self._host is None:
+            document = spec(record, variables)
+        else:
+            nodes = self._host.device_nodes(record.slices)
+            document = spec_with_devices(record, variables, toolkit=self._host.toolkit_spec(), nodes=nodes)
         self._directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(
-            self._path(record.key.uid), json.dumps(spec(record, simulated=self._simulated), indent=1)
-        )
+        write_atomically(self._path(record.key.uid), json.dumps(document, indent=1))
 
     def remove(self, claim_uid: str) -> None:
         """Remove the claim's spec; harmless when there is none."""

@@ -9,9 +9,11 @@ import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from tessera.agent.cdi import CDIDirectory, device_id
 from tessera.agent.checkpoint import CheckpointFile
+from tessera.agent.device_nodes import HostFiles
 from tessera.agent.fleet import Fleet, FleetSettings
 from tessera.agent.measured import MeasuredDriver
 from tessera.agent.node import NodeAgent, NodeOptions
@@ -44,6 +46,14 @@ class AgentSettings:
     """Where the container runtime looks for CDI specs."""
     state_dir: Path
     """Where the checkpoint (and the simulator's state) is kept over restarts."""
+    cdi_mode: Literal["environment", "device-nodes"] = "environment"
+    """How a slice gets into a container.
+
+    environment: NVIDIA's container runtime does it, for a variable that the spec sets. device-nodes: the spec
+    names the device nodes and the driver's files itself.
+    """
+    host_root: Path = Path("/")
+    """Where `device-nodes` finds the host's `/proc/devices` and `/proc/driver/nvidia`."""
     port: int = 8080
     """Port of `/metrics`, `/healthz` and `/readyz`; 0 takes a free one."""
     kubeconfig: Path | None = None
@@ -88,8 +98,14 @@ async def run(settings: AgentSettings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     A simulation that cannot be is no reason to end: the GPUNode says so, like a missing driver. Raises
-    `TesseraError` when a directory, socket or port cannot be used.
+    `TesseraError` when a directory, socket or port cannot be used, and for settings that contradict.
     """
+    if settings.simulate is not None and settings.cdi_mode == "device-nodes":
+        raise BadSettings(
+            "--cdi-mode device-nodes cannot be used",
+            "a simulated slice has no device nodes",
+            "Leave it out, or --simulate",
+        )
     _tell_version("agent")
     stop = stop_on_signal()
     client = await KubeClient.connect(
@@ -112,12 +128,13 @@ async def _serve(settings: AgentSettings, client: KubeClient, stop: asyncio.Even
             count=settings.simulate_count,
             seed=settings.node_name,
         )
+    host = HostFiles(settings.host_root, settings.cdi_dir) if settings.cdi_mode == "device-nodes" else None
     driver = MeasuredDriver(NVMLProcess(simulation, timeout_seconds=settings.nvml_timeout_seconds))
     node = NodeAgent(
         client=client,
         driver=driver,
         checkpoint=CheckpointFile(settings.state_dir / "checkpoint.json"),
-        cdi=CDIDirectory(settings.cdi_dir, simulated=simulation is not None),
+        cdi=CDIDirectory(settings.cdi_dir, simulated=simulation is not None, host=host),
         options=NodeOptions(
             name=settings.node_name,
             enable_mig=settings.enable_mig or simulation is not None,

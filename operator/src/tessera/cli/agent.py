@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -27,6 +28,21 @@ from tessera.cli.process_options import log_level_option, port_option
     help="Where the container runtime looks for CDI specs.",
 )
 @click.option(
+    "--cdi-mode",
+    type=click.Choice(["environment", "device-nodes"]),
+    default="environment",
+    show_default=True,
+    help="How a slice gets into a container: by a variable for NVIDIA's container runtime, or by nodes "
+    "and files of the driver, for any runtime.",
+)
+@click.option(
+    "--host-root",
+    type=click.Path(path_type=Path),
+    default=Path("/"),
+    show_default=True,
+    help="Where device-nodes finds the host's /proc/devices and /proc/driver/nvidia.",
+)
+@click.option(
     "--state-dir",
     type=click.Path(path_type=Path),
     default=Path("/var/lib/tessera"),
@@ -47,6 +63,8 @@ def command(
     node_name: str,
     kubelet_dir: Path,
     cdi_dir: Path,
+    cdi_mode: Literal["environment", "device-nodes"],
+    host_root: Path,
     state_dir: Path,
     simulate: str | None,
     simulate_count: int,
@@ -66,6 +84,8 @@ def command(
                 node_name=node_name,
                 kubelet_dir=kubelet_dir,
                 cdi_dir=cdi_dir,
+                cdi_mode=cdi_mode,
+                host_root=host_root,
                 state_dir=state_dir,
                 port=port,
                 kubeconfig=kubeconfig,

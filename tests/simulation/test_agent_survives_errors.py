@@ -101,16 +101,10 @@ async def test_every_write_of_a_release_is_refused_once(tmp_path: Path) -> None:
     assert number == 6
 
 
-async def test_every_error_of_a_start_is_mended_by_the_next_look(tmp_path: Path) -> None:
-    """The agent before died with much to undo. Calls that change something fail with and without effect, the
-    first question of each request to the driver fails, and every write is refused.
+def every_error(effects: Effects) -> list[Effects]:
+    """Of this work: calls that change something fail with and without effect, the first question of each
+    request to the driver fails, and every write is refused.
     """
-    case = scenario("start after a kill")
-    node = await case.node(tmp_path / "node")
-    pids = node.pids()
-    effects = Effects()
-    with node.fresh("recorded").start(effects) as process:
-        await process.agent.refresh()
     changing = [number for number, symbol in enumerate(effects.calls, start=1) if symbol in CHANGING]
     assert len(changing) >= 3
     errors = [Effects(fail_call=number, fail_after=after) for number in changing for after in (False, True)]
@@ -119,13 +113,56 @@ async def test_every_error_of_a_start_is_mended_by_the_next_look(tmp_path: Path)
         if not name.startswith("NVML"):
             error = Unreachable("PATCH", "connection refused") if name.startswith("API") else NO_SPACE
             errors.append(Effects(refuse=number, error=error))
-    for number, tried in enumerate(errors):
+    return errors
+
+
+async def look_once(process: Process) -> None:
+    """With the error; the loop around it tries again."""
+    try:
+        await process.agent.refresh()
+    except (Unreachable, OSError):
+        assert process.effects.refuse
+
+
+async def test_every_error_of_a_start_is_mended_by_the_next_look(tmp_path: Path) -> None:
+    """The agent before died with much to undo."""
+    case = scenario("start after a kill")
+    node = await case.node(tmp_path / "node")
+    pids = node.pids()
+    effects = Effects()
+    with node.fresh("recorded").start(effects) as process:
+        await process.agent.refresh()
+    for number, tried in enumerate(every_error(effects)):
         copy = node.fresh(f"{number}")
         with copy.start(tried) as process:
-            try:
-                await process.agent.refresh()
-            except (Unreachable, OSError):  # the loop around it tries again
-                assert tried.refuse
+            await look_once(process)
             await old_layout_is_back(copy, process, copy.layout())
             assert copy.layout() in ("1g.10gb@0", case.layouts[-1])
             assert copy.pids() == pids
+
+
+async def test_after_every_error_of_a_layout_there_is_the_old_or_the_new_one(tmp_path: Path) -> None:
+    """What the driver or the disk refuses is not tried again at once, but by the next agent."""
+    case = scenario("layout")
+    node = await case.node(tmp_path / "node")
+    pids = node.pids()
+    effects = Effects()
+    with node.fresh("recorded").start(effects) as process:
+        await process.agent.refresh()
+    states = set()
+    for number, tried in enumerate(every_error(effects)):
+        copy = node.fresh(f"{number}")
+        with copy.start(tried) as process:
+            await look_once(process)
+            process.effects.expect()
+            await process.agent.refresh()
+            state = copy.api.layout()["state"]
+            assert copy.layout() == case.layouts[-1 if state == "Applied" else 0]
+            copy.assert_in_agreement(process)
+            assert copy.pids() == pids
+            states.add(state)
+        with copy.start() as process:
+            await process.agent.refresh()
+            assert (copy.layout(), copy.api.layout()) == (case.layouts[-1], {"state": "Applied"})
+            assert copy.pids() == pids
+    assert states == {"Applied", "Failed"}

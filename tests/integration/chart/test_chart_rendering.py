@@ -125,16 +125,6 @@ def test_the_agent_sees_host_directories_at_their_own_paths(helm: Helm) -> None:
     ]
 
 
-@pytest.mark.parametrize(("simulated", "privileged"), [(False, True), (False, False), (True, True)])
-def test_only_an_agent_of_real_gpus_is_privileged(helm: Helm, simulated: bool, privileged: bool) -> None:
-    objects = helm.template({"agent": {"privileged": privileged, "simulator": {"enabled": simulated}}})
-    agent = container(objects, "DaemonSet", "tessera-agent")
-    pod = one(objects, "DaemonSet", "tessera-agent")["spec"]["template"]["spec"]
-    assert agent["securityContext"]["privileged"] is (privileged and not simulated)
-    assert pod.get("hostPID", False) is not simulated
-    assert ("NVIDIA_VISIBLE_DEVICES" in {variable["name"] for variable in agent["env"]}) is not simulated
-
-
 def test_no_role_has_a_wildcard(helm: Helm) -> None:
     for item in helm.template({"fleet": {"enabled": True}}):
         if item["kind"] in ("ClusterRole", "Role"):

@@ -120,8 +120,10 @@ TAKEBACKS_TOTAL = _counter(
 MOVES_TOTAL = _counter(
     "moves_total",
     "Movable pods by what became of them: moved (to the place held for them), elsewhere, no_replacement, "
-    "refused (not evicted in time), abandoned (not needed any more), preempted.",
+    "refused (not evicted in time), abandoned (not needed any more), preempted; and by kind: room (for a "
+    "waiting pod) or compaction (its GPU becomes empty).",
     "outcome",
+    "kind",
 )
 UNGATED_TOTAL = _counter("ungated_total", "Pods whose placement gate was removed.")
 FRAGMENTATION_RATIO = _gauge(

@@ -7,17 +7,18 @@ the other, each time the one that takes the fewest moves:
 - every instance of the GPU goes to the room on another GPU in use where the policy's value V grows least;
 - where there is none, one instance of another GPU may step aside first, which costs one more move.
 
-It stops when the moves are used up, when nothing more can be emptied, or when as few GPUs are in use as the
-instances need at least; that number comes from the integer program (`tessera pack`) and is an argument here.
+It stops when the moves are used up, when nothing more can be emptied at a price that pays, or when as few
+GPUs are in use as the instances need at least; that number comes from the integer program (`tessera pack`)
+and is an argument here. Of GPUs with equal layouts the one that loses least is tried.
 
 Moves are carried out in the order of the plan, one at a time: stop the instance, start it at its target. Each
-target is free at that moment. The search is greedy, so it may stop above the exact minimum; docs/moves.md has
-how far above it was found to stop.
+target is free at that moment; when nobody steps aside, all of them are from the beginning. The search is
+greedy, so it may stop above the exact minimum; docs/moves.md has how far above it was found to stop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -30,6 +31,9 @@ from tessera.placement.policies_value import ValuePolicy
 from tessera.placement.request import Alternative, Feasible, Offer, Request
 from tessera.placement.rooms import Rooms
 from tessera.placement.state import ClusterState, Gpu
+
+_COMPARED = 8
+"""GPUs with equal layouts of which the one that loses least is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,16 @@ class CompactionPlan:
     gpu_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The moves that empty one GPU, how much V grows by them, and the GPU-seconds that are lost."""
+
+    gpu: str
+    moves: tuple[Move, ...]
+    growth: float
+    gpu_seconds: float
+
+
 def plan_compaction(
     state: ClusterState,
     policy: ValuePolicy,
@@ -53,20 +67,26 @@ def plan_compaction(
     movable: Movable,
     fewest_gpus: int = 0,
     feasible: Feasible | None = None,
+    worth: Callable[[Step], bool] = lambda _: True,
+    step_aside: bool = True,
 ) -> CompactionPlan:
     """Moves that empty GPUs, at most `most_moves`; none when nothing can be emptied.
 
     `fewest_gpus` is how many GPUs the instances need at least (0: not known). `feasible` restricts the GPUs
-    that take part, as sources and as targets. The state is not changed: the search works on a copy.
+    that take part, as sources and as targets. A GPU is emptied only when that is `worth` it. Without
+    `step_aside` an instance leaves only the GPU that is emptied. The state is not changed: the search works
+    on a copy.
     """
-    search = _Compaction(state, policy, movable=movable, feasible=feasible)
+    search = _Compaction(
+        state, policy, movable=movable, feasible=feasible, worth=worth, step_aside=step_aside
+    )
     used_before = search.used()
     emptied: list[str] = []
     while search.used() > fewest_gpus:
         step = search.cheapest_step(most_moves - len(search.moves))
         if step is None:
             break
-        search.carry_out(step.moves)
+        search.carry_out(step)
         emptied.append(step.gpu)
     return CompactionPlan(
         moves=tuple(search.moves),
@@ -77,26 +97,26 @@ def plan_compaction(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """The moves that empty one GPU, and how much V grows by them."""
-
-    gpu: str
-    moves: tuple[Move, ...]
-    growth: float
-
-
 class _Compaction:
     """A copy of the state in which the moves so far have been made."""
 
     def __init__(
-        self, state: ClusterState, policy: ValuePolicy, *, movable: Movable, feasible: Feasible | None
+        self,
+        state: ClusterState,
+        policy: ValuePolicy,
+        *,
+        movable: Movable,
+        feasible: Feasible | None,
+        worth: Callable[[Step], bool],
+        step_aside: bool,
     ) -> None:
         self.moves: list[Move] = []
         self.gpu_seconds = 0.0
         self._copy = _copy_of(state)
         self._policy = policy
         self._movable = movable
+        self._worth = worth
+        self._step_aside = step_aside
         self._allowed = state.all_bits() if feasible is None else feasible.gpus
         self._rooms = Rooms(policy)
         self._planner = MovePlanner(policy)
@@ -108,29 +128,28 @@ class _Compaction:
     def _empty_gpus(self) -> int:
         return union_bits(pool.buckets[EMPTY] for pool in self._copy.pools.values())
 
-    def cheapest_step(self, most_moves: int) -> _Step | None:
+    def cheapest_step(self, most_moves: int) -> Step | None:
         """The step with the fewest moves, at most so many; then the one with the least growth of V."""
-        best: _Step | None = None
+        best: Step | None = None
         for tenants, candidates in self._candidates(most_moves):
             if best is not None and len(best.moves) <= tenants:
                 break
             for gpu in candidates:
                 step = self._empty(gpu, most_moves)
-                if step is not None and (best is None or _rank(step) < _rank(best)):
+                if step is not None and (best is None or _rank(step) < _rank(best)) and self._worth(step):
                     best = step
         return best
 
-    def carry_out(self, moves: tuple[Move, ...]) -> None:
-        """Make moves in the copy, and count them."""
-        for move in moves:
-            victim = self._movable(move.owner)
-            self.gpu_seconds += 0.0 if victim is None else victim.gpu_seconds
+    def carry_out(self, step: Step) -> None:
+        """Make the moves of a step in the copy, and count them."""
+        for move in step.moves:
             self._make(move)
-        self.moves += moves
+        self.moves += step.moves
+        self.gpu_seconds += step.gpu_seconds
 
     def _candidates(self, most_moves: int) -> Iterator[tuple[int, list[Gpu]]]:
-        """GPUs that could be emptied by so many moves, by number of tenants: the lowest of each layout on
-        which everything may be moved.
+        """GPUs that could be emptied by so many moves, by number of tenants: of each layout the one that
+        loses least, of the lowest on which everything may be moved.
         """
         by_tenants: dict[int, list[Gpu]] = {}
         for pool in self._copy.pools.values():
@@ -138,14 +157,19 @@ class _Compaction:
                 tenants = pool.table.tenants[layout]
                 if layout == EMPTY or tenants > most_moves or pool.table.overlapping[layout]:
                     continue
-                for number in islice(gpus, MOST_GPUS_OF_A_LAYOUT):
-                    gpu = self._copy.gpus[number]
-                    if self._allowed >> number & 1 and all(map(self._movable, gpu.held)):
-                        by_tenants.setdefault(tenants, []).append(gpu)
-                        break
+                ours = (self._copy.gpus[number] for number in gpus if self._allowed >> number & 1)
+                asked = islice(ours, MOST_GPUS_OF_A_LAYOUT)
+                whole = (gpu for gpu in asked if all(map(self._movable, gpu.held)))
+                least = min(islice(whole, _COMPARED), key=lambda gpu: self._lost(gpu.held), default=None)
+                if least is not None:
+                    by_tenants.setdefault(tenants, []).append(least)
         return iter(sorted(by_tenants.items()))
 
-    def _empty(self, gpu: Gpu, most_moves: int) -> _Step | None:
+    def _lost(self, owners: Iterable[Hashable]) -> float:
+        """GPU-seconds that are lost when these move."""
+        return sum(victim.gpu_seconds for victim in map(self._movable, owners) if victim is not None)
+
+    def _empty(self, gpu: Gpu, most_moves: int) -> Step | None:
         """The moves that empty a GPU, tried in the copy and taken back."""
         placements = gpu.geometry.placements
         widest_first = sorted(gpu.held, key=lambda owner: -placements[gpu.held[owner]].width)
@@ -164,7 +188,8 @@ class _Compaction:
         emptied = not gpu.held
         for move in reversed(made):
             self._make(replace(move, source=move.target, target=move.source))
-        return _Step(gpu.name, tuple(made), growth - before) if emptied else None
+        lost = self._lost(move.owner for move in made)
+        return Step(gpu.name, tuple(made), growth - before, lost) if emptied else None
 
     def _leave(self, gpu: Gpu, owner: Hashable, targets: int) -> tuple[list[Move], float]:
         """How one instance leaves its GPU for one of the targets: by itself, or after another has stepped
@@ -179,6 +204,8 @@ class _Compaction:
         if found is not None:
             growth, ((number, index),) = found
             return [Move(owner, profile, source, (self._copy.gpus[number].name, index))], growth
+        if not self._step_aside:
+            return [], 0.0
         plan = self._planner.plan(
             self._copy,
             Request("room", (Alternative(name="room", label=profile, offers=homes),)),
@@ -221,7 +248,7 @@ class _Compaction:
         self._copy.occupy(*move.target, owner=move.owner)
 
 
-def _rank(step: _Step) -> tuple[int, float, str]:
+def _rank(step: Step) -> tuple[int, float, str]:
     return (len(step.moves), round(step.growth, 9), step.gpu)
 
 

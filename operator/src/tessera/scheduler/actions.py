@@ -88,13 +88,14 @@ class Evict:
     PodDisruptionBudget) is no error: `waiting`, for whom room is made, is told, and the next rounds see that
     the pod is still there.
 
-    `reason` is `Reason.MOVED` or `Reason.PREEMPTED`; the latter counts when the eviction is accepted.
+    `reason` is `Reason.MOVED`, `Reason.PREEMPTED`, which counts when the eviction is accepted, or
+    `Reason.COMPACTED`, where nobody waits.
     """
 
     pod: Pod
     why: str
     reason: str
-    waiting: Pod
+    waiting: Pod | None
 
 
 @dataclass(frozen=True, slots=True)

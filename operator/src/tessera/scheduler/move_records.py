@@ -8,7 +8,10 @@ Room for a waiting claim is made in steps, and each step is one write:
 3. When both are seen, the victims are evicted. Their Job makes replacements; each takes the place of its
    placeholder, and the waiting claim takes its room.
 
-Both are JSON. Only the scheduler writes them; what cannot be read counts as not there, and what a record asks
+Where nobody waits (a compaction), there is no room, and each placeholder names all pods that leave with its
+victim (`CompactionRecord`).
+
+All are JSON. Only the scheduler writes them; what cannot be read counts as not there, and what a record asks
 for is judged again by the rules of the moment before anybody is evicted.
 """
 
@@ -37,6 +40,11 @@ ABANDONED = "abandoned"
 PREEMPTED = "preempted"
 """Evicted for a pod of higher priority; nothing is held for it."""
 
+ROOM = "room"
+"""A move for a pod that waits."""
+COMPACTION = "compaction"
+"""A move for which nobody waits: its GPU becomes empty."""
+
 CLOCK_SKEW_SECONDS = 60.0
 """By which the clocks of two replicas may differ: what a leader wrote whose clock was ahead still counts."""
 
@@ -64,11 +72,21 @@ class RoomVictim(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class CompactionRecord:
+    """Of each placeholder of one compaction: all pods that are to leave, and until when (seconds since the
+    epoch) they are asked to.
+    """
+
+    victims: tuple[RoomVictim, ...]
+    evict_until: float
+
+
+@dataclass(frozen=True, slots=True)
 class MoveRecord:
     """Of a placeholder: whose replacement it is held for. `deadline` is in seconds since the epoch; then it
-    is given up. `waiting_claim_uid` is the claim for which room is made. `job_name` is "" and
-    `requests` (what the pod asks of its node) are empty in records that were written before they were part of
-    them.
+    is given up. `waiting_claim_uid` is the claim for which room is made, or "" in a `compaction`. `job_name`
+    is "" and `requests` (what the pod asks of its node) are empty in records that were written before they
+    were part of them.
     """
 
     job_uid: str
@@ -79,6 +97,7 @@ class MoveRecord:
     deadline: float
     job_name: str = ""
     requests: tuple[tuple[str, Fraction], ...] = ()
+    compaction: CompactionRecord | None = None
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -100,8 +119,8 @@ class RoomRecord:
 
 
 def placeholder_name(*, waiting_claim_uid: str, victim_pod_uid: str) -> str:
-    """The name of the placeholder for this victim of this waiting claim: always the same one."""
-    return f"move-{waiting_claim_uid[:8]}-{victim_pod_uid[:8]}"
+    """The name of the placeholder for this victim, of this waiting claim ("": of none): always the same."""
+    return f"move-{waiting_claim_uid[:8] or 'compaction'}-{victim_pod_uid[:8]}"
 
 
 def is_placeholder(claim: Claim, namespace: str) -> bool:
@@ -123,6 +142,7 @@ def write_move(record: MoveRecord) -> str:
             "victim": _pod(record.victim_pod),
             "waitingClaim": record.waiting_claim_uid,
             "deadline": round(record.deadline, 3),
+            **({} if record.compaction is None else {"compaction": _compaction(record.compaction)}),
         }
     )
 
@@ -133,7 +153,7 @@ def write_room(record: RoomRecord) -> str:
         {
             "pool": record.pool,
             "device": record.device,
-            "victims": [{**_pod(victim), "preempted": victim.preempted} for victim in record.victims],
+            "victims": _victims(record.victims),
             "evictUntil": round(record.evict_until, 3),
             "deadline": round(record.deadline, 3),
         }
@@ -156,6 +176,7 @@ def read_move(text: str) -> MoveRecord | None:
             requests=tuple(
                 (str(name), Fraction(amount)) for name, amount in read.get("requests", {}).items()
             ),
+            compaction=_read_compaction(read["compaction"]) if "compaction" in read else None,
         ),
     )
 
@@ -168,7 +189,7 @@ def read_room(text: str) -> RoomRecord | None:
         lambda read: RoomRecord(
             pool=str(read["pool"]),
             device=str(read["device"]),
-            victims=tuple(RoomVictim(*_strings(v), v["preempted"] is True) for v in read["victims"]),
+            victims=_read_victims(read["victims"]),
             evict_until=_seconds(read["evictUntil"]),
             deadline=_seconds(read["deadline"]),
         ),
@@ -180,6 +201,22 @@ def _read(text: str, record_of: Callable[[Any], Record]) -> Record | None:
         return record_of(json.loads(text))
     except UNREADABLE:
         return None
+
+
+def _compaction(record: CompactionRecord) -> dict[str, Any]:
+    return {"victims": _victims(record.victims), "evictUntil": round(record.evict_until, 3)}
+
+
+def _read_compaction(read: dict[str, Any]) -> CompactionRecord:
+    return CompactionRecord(_read_victims(read["victims"]), _seconds(read["evictUntil"]))
+
+
+def _victims(victims: tuple[RoomVictim, ...]) -> list[dict[str, Any]]:
+    return [{**_pod(victim), "preempted": victim.preempted} for victim in victims]
+
+
+def _read_victims(read: list[dict[str, Any]]) -> tuple[RoomVictim, ...]:
+    return tuple(RoomVictim(*_strings(victim), victim["preempted"] is True) for victim in read)
 
 
 def _pod(pod: PodRef | RoomVictim) -> dict[str, Any]:

@@ -33,7 +33,15 @@ from tessera.scheduler.move_bodies import (
     room_patch,
 )
 from tessera.scheduler.move_endings import why_none_comes
-from tessera.scheduler.move_records import NO_REPLACEMENT, PREEMPTED, MoveRecord, RoomRecord
+from tessera.scheduler.move_records import (
+    COMPACTION,
+    NO_REPLACEMENT,
+    PREEMPTED,
+    ROOM,
+    MoveRecord,
+    RoomRecord,
+    read_move,
+)
 from tessera.scheduler.objects import Claim
 from tessera.scheduler.pen import Pen
 
@@ -140,7 +148,9 @@ class MoveWriter:
             self._pen.claims.remove(claim.raw)
 
         if await self._pen.write(RESOURCE_CLAIMS, claim.key, write):
-            metrics.MOVES_TOTAL.labels(outcome).inc()
+            record = read_move(claim.move)
+            kind = ROOM if record is None or record.compaction is None else COMPACTION
+            metrics.MOVES_TOTAL.labels(outcome, kind).inc()
 
     async def _ask_for_replacement(self, claim: Claim, record: MoveRecord) -> None:
         """Free the target when nobody will come. What cannot be read keeps it until its deadline."""
@@ -183,16 +193,16 @@ class MoveWriter:
                 self._tell_refusal(evict, error, now)
                 return
             if evict.reason == Reason.PREEMPTED:
-                metrics.MOVES_TOTAL.labels(PREEMPTED).inc()
+                metrics.MOVES_TOTAL.labels(PREEMPTED, ROOM).inc()
             self._pen.tell(pod.raw, "Normal", evict.reason, "Evict", evict.why)
 
         await self._pen.write(PODS, pod.key, write)
 
     def _tell_refusal(self, evict: Evict, error: TooManyRequests, now: float) -> None:
-        """Tell the waiting pod what keeps its room."""
+        """Tell the waiting pod, if there is one, what keeps its room."""
         waiting, budget = evict.waiting, error.disruption_budget
         told = {uid: at for uid, at in self._refusals_told.items() if now - at < _REFUSALS_SECONDS}
-        if budget and waiting.uid not in told:
+        if budget and waiting is not None and waiting.uid not in told:
             told[waiting.uid] = now
             victim = "/".join(evict.pod.key)
             message = (

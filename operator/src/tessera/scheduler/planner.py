@@ -115,6 +115,12 @@ class Planner:
             placing.settle()
             tried += 1
         self.unfinished = tried == _MOST_TRIED
+        keys = self.index.keys
+        actions.extend(
+            self.moving.compact(
+                lambda: (snapshot.pods[keys[uid]] for uid in self.queue.waiting if uid in keys)
+            )
+        )
         return actions
 
     def open_books(self, snapshot: Snapshot) -> Placing:

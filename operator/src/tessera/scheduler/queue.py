@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.metrics import registry as metrics
@@ -35,6 +35,11 @@ class Queue:
     def depth(self) -> int:
         """Pods that wait after this round."""
         return len(self._waits)
+
+    @property
+    def waiting(self) -> Collection[str]:
+        """Their UIDs."""
+        return self._waits.keys()
 
     def follow(self, snapshot: Snapshot, affected: Iterable[Key]) -> None:
         """A round begins, in which these pods look different."""

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from tessera.api import names
-from tessera.api.mig_partition import Moves
+from tessera.api.mig_partition import Defragmentation, Moves
 from tessera.placement.geometry import Geometry
 from tessera.placement.gpu_sets import bits_of
 from tessera.placement.request import Constraint, Offer, Placement, Request
@@ -27,9 +27,18 @@ from tessera.scheduler.inventory import Inventory
 
 
 @dataclass(frozen=True, slots=True)
+class CompactionRule:
+    """How often GPUs are emptied by moves while nobody waits, and by how many moves at most."""
+
+    every_seconds: int
+    most_moves: int
+
+
+@dataclass(frozen=True, slots=True)
 class MoveRule:
     """What a partition allows: victims of a plan, moves per 100 placements and per hour, how many seconds a
-    place is held for a replacement, and whether pods of lower priority may be preempted.
+    place is held for a replacement, whether pods of lower priority may be preempted, and compaction (None:
+    it is not).
     """
 
     most_victims: int = 2
@@ -37,6 +46,7 @@ class MoveRule:
     per_hour: int = 60
     replacement_seconds: int = 300
     preempts: bool = False
+    compaction: CompactionRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +92,22 @@ def wanted_reserves(partition: Mapping[str, Any]) -> tuple[tuple[str, int], ...]
 
 def wanted_moves(partition: Mapping[str, Any]) -> MoveRule | None:
     """What a MIGPartition allows to be moved; None: nothing, which is so unless it says something."""
-    moves = _dynamic(partition).get("moves")
+    dynamic = _dynamic(partition)
+    moves, defragmentation = dynamic.get("moves"), dynamic.get("defragmentation")
     if moves is None:
         return None
     said = Moves.model_validate(moves)
+    compaction = None
+    if defragmentation is not None:
+        wanted = Defragmentation.model_validate(defragmentation)
+        compaction = CompactionRule(wanted.every_seconds, wanted.max_moves)
     return MoveRule(
         most_victims=said.max_victims,
         per_100=said.per_100_placements,
         per_hour=said.per_hour,
         replacement_seconds=said.replacement_timeout_seconds,
         preempts=said.preemption == "LowerPriority",
+        compaction=compaction,
     )
 
 

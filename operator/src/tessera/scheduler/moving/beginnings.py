@@ -16,7 +16,14 @@ from tessera.placement.policies_value import ValuePolicy
 from tessera.scheduler.actions import Action, HoldTarget, KeepRoom, Refuse
 from tessera.scheduler.allocation import Result
 from tessera.scheduler.barred import Only
-from tessera.scheduler.move_records import MoveRecord, PodRef, RoomRecord, RoomVictim, placeholder_name
+from tessera.scheduler.move_records import (
+    CompactionRecord,
+    MoveRecord,
+    PodRef,
+    RoomRecord,
+    RoomVictim,
+    placeholder_name,
+)
 from tessera.scheduler.moving.plans import Leaving, Plan, PlanFinder, Question
 from tessera.scheduler.moving.ration import Account
 from tessera.scheduler.moving.rounds import MovingRound
@@ -62,10 +69,8 @@ class Beginnings:
         self._forget(now)
         if wanted.todo[0].uid in self._begun:
             return None
-        spared = frozenset(left_alone) | under_way.identities()
-        asked = Question(
-            pod, wanted.requests[0], placing.feasible(wanted), moving.busy, spared, frozenset(reluctant)
-        )
+        spared = {*left_alone, *under_way.identities()}
+        asked = Question(pod, spared, reluctant, wanted.requests[0], placing.feasible(wanted), moving.busy)
         # A pod that nothing can be compared with asks for itself.
         shape = placing.question(wanted) or pod.uid
         plans = []
@@ -120,7 +125,7 @@ def first_steps(
     moving.planned.add(plan.partition)
     for leaving in plan.victims:
         if leaving.target is not None:
-            yield _hold(leaving, leaving.target, claim, moving, deadline=deadline)
+            yield hold(leaving, leaving.target, moving, waiting_claim_uid=claim.uid, deadline=deadline)
     pool, device = placing.device_at(plan.placement.gpu, plan.placement.index)
     victims = tuple(
         RoomVictim(*v.candidate.pod.key, v.candidate.pod.uid, v.target is None) for v in plan.victims
@@ -133,15 +138,22 @@ def first_steps(
     yield Refuse(pod, (claim,), Reason.MAKING_ROOM, describe(plan, placing))
 
 
-def _hold(
-    leaving: Leaving, target: tuple[str, int], claim: Claim, moving: MovingRound, *, deadline: float
+def hold(
+    leaving: Leaving,
+    target: tuple[str, int],
+    moving: MovingRound,
+    *,
+    waiting_claim_uid: str,
+    deadline: float,
+    compaction: CompactionRecord | None = None,
 ) -> HoldTarget:
+    """The placeholder at the target of a victim. The target is closed for the rest of the round."""
     victim = leaving.candidate.pod
     name, index = target
     gpu = moving.placing.state.gpu(name)
     assert gpu is not None
     moving.busy |= 1 << gpu.number
-    moving.closed.take(claim.uid, name, index)
+    moving.closed.take(waiting_claim_uid, name, index)
     pool, device = moving.placing.device_at(name, index)
     job_uid, completion_index, pod_claim_name = leaving.candidate.identity
     record = MoveRecord(
@@ -149,12 +161,13 @@ def _hold(
         completion_index=completion_index,
         pod_claim_name=pod_claim_name,
         victim_pod=PodRef(*victim.key, victim.uid),
-        waiting_claim_uid=claim.uid,
+        waiting_claim_uid=waiting_claim_uid,
         deadline=deadline,
         job_name=leaving.candidate.job_name,
         requests=tuple(sorted(victim.requests.items())),
+        compaction=compaction,
     )
-    hold_name = placeholder_name(waiting_claim_uid=claim.uid, victim_pod_uid=victim.uid)
+    hold_name = placeholder_name(waiting_claim_uid=waiting_claim_uid, victim_pod_uid=victim.uid)
     moving.keep(hold_name, record, Only(gpu.number, index))
     return HoldTarget(
         hold_name,

@@ -8,11 +8,11 @@ keeps free. Pure but for the books of the round, which are as before when a func
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tessera.placement.move_plans import Move, PlanPrice, Victim
+from tessera.placement.move_plans import PlanPrice, Victim
 from tessera.placement.moves import MovePlanner
 from tessera.placement.policies_value import ValuePolicy
 from tessera.placement.preemption import plan_preemption
@@ -56,17 +56,23 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """Who asks for what, and within which bounds. `busy` are GPUs that take part in a move under way,
-    `spared` identities that are no victims, `reluctant` namespaces whose pods could not be evicted of late.
+class Asked:
+    """For whom others are to leave (None: nobody waits). `spared` are identities that are no victims,
+    `reluctant` namespaces whose pods could not be evicted of late.
     """
 
-    pod: Pod
+    pod: Pod | None
+    spared: Collection[Hashable]
+    reluctant: Collection[Hashable]
+
+
+@dataclass(frozen=True, slots=True)
+class Question(Asked):
+    """What a pod asks for, and within which bounds. `busy` are GPUs that take part in a move under way."""
+
     request: Request
     feasible: Feasible
     busy: int
-    spared: frozenset[Hashable]
-    reluctant: frozenset[Hashable] = frozenset()
 
 
 class PlanFinder:
@@ -83,7 +89,7 @@ class PlanFinder:
         if not most or not within:
             return None
         targets_within = placing.reserves.movable[partition][0] & ~asked.busy
-        victims = _Victims(asked, placing, account.rule, targets_within=targets_within)
+        victims = Victims(asked, placing, account.rule, targets_within=targets_within)
         found = self._moves.plan(
             placing.state,
             asked.request,
@@ -92,7 +98,10 @@ class PlanFinder:
             feasible=Feasible(within),
             price=PRICE,
         )
-        if found is None or not _can_be_made(found.moves, found.placement, placing):
+        if found is None:
+            return None
+        targets, owners = [m.target for m in found.moves], [m.owner for m in found.moves]
+        if not can_be_made(targets, owners, found.placement, placing):
             return None
         size = found.placement.legal.width
         if not account.worth(size=size, moves=len(found.moves), value_change=found.value_change):
@@ -106,7 +115,7 @@ class PlanFinder:
         within = self._within(asked, partition, placing)
         if not most or not within:
             return None
-        victims = _Victims(asked, placing, account.rule, targets_within=0)
+        victims = Victims(asked, placing, account.rule, targets_within=0)
         found = plan_preemption(
             placing.state,
             self._policy,
@@ -115,7 +124,7 @@ class PlanFinder:
             evictable=victims.to_preempt,
             feasible=Feasible(within),
         )
-        if found is None or not _keeps_reserves((), found.victims, found.placement, placing):
+        if found is None or not can_be_made((), found.victims, found.placement, placing):
             return None
         leaving = tuple(Leaving(victims.found[owner], "", None) for owner in found.victims)
         return Plan(partition, found.placement, leaving, float(found.highest_priority))
@@ -125,10 +134,10 @@ class PlanFinder:
         return asked.feasible.gpus & placing.reserves.movable[partition][0] & ~asked.busy
 
 
-class _Victims:
+class Victims:
     """Answers the search: what may leave, and at what cost."""
 
-    def __init__(self, asked: Question, placing: Placing, rule: MoveRule, *, targets_within: int) -> None:
+    def __init__(self, asked: Asked, placing: Placing, rule: MoveRule, *, targets_within: int) -> None:
         self.found: dict[Hashable, Candidate] = {}
         self._asked = asked
         self._placing = placing
@@ -166,11 +175,11 @@ class _Victims:
         if found.pod.key[0] in self._asked.reluctant:
             lost += RELUCTANT_SECONDS
         if preempts:
-            if not may_preempt(self._asked.pod, found.pod):
+            if self._asked.pod is None or not may_preempt(self._asked.pod, found.pod):
                 return None
             self.found[owner] = found
             return Victim(gpu_seconds=lost, priority=found.pod.priority)
-        if found.pod.priority > self._asked.pod.priority:
+        if self._asked.pod is not None and found.pod.priority > self._asked.pod.priority:
             return None  # A move is a restart; nobody is disturbed for somebody less important.
         targets = targets_of(
             found,
@@ -185,24 +194,22 @@ class _Victims:
         return Victim(gpu_seconds=lost, priority=found.pod.priority, offers=targets)
 
 
-def _can_be_made(moves: Sequence[Move], placement: Placement, placing: Placing) -> bool:
-    """Whether all targets are free at this moment and no reserve suffers at the end."""
-    return _keeps_reserves([m.target for m in moves], [m.owner for m in moves], placement, placing)
-
-
-def _keeps_reserves(
+def can_be_made(
     targets: Sequence[tuple[str, int]],
     victims: Sequence[Hashable],
-    placement: Placement,
+    placement: Placement | None,
     placing: Placing,
 ) -> bool:
+    """Whether all targets are free at this moment and no reserve suffers at the end, when the request (None:
+    nobody waits) has its place.
+    """
     before = placing.reserves.rooms()
     try:
         with _imagined(targets, victims, placement, placing):
             after = placing.reserves.rooms()
     except AlreadyOccupied:
         return False
-    own = placement.legal.profile
+    own = None if placement is None else placement.legal.profile
     return all(
         now >= min(count, then) or profile == own
         for (_, profile, count, then), (_, _, _, now) in zip(before, after, strict=True)
@@ -213,7 +220,7 @@ def _keeps_reserves(
 def _imagined(
     targets: Sequence[tuple[str, int]],
     victims: Sequence[Hashable],
-    placement: Placement,
+    placement: Placement | None,
     placing: Placing,
 ) -> Iterator[None]:
     """The books as they will be: targets taken, victims gone, the request in its place. Raises
@@ -231,8 +238,9 @@ def _imagined(
             assert held is not None
             gone.append((owner, held[0].name, held[1]))
             state.release(owner)
-        state.occupy(placement.gpu, placement.index, owner=("imagined", "request"))
-        taken.append(("imagined", "request"))
+        if placement is not None:
+            state.occupy(placement.gpu, placement.index, owner=("imagined", "request"))
+            taken.append(("imagined", "request"))
         yield
     finally:
         for owner in taken:

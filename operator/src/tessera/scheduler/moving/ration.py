@@ -53,10 +53,13 @@ class Account:
         """A slice was placed on the partition's GPUs."""
         self._budget.accepted()
 
-    def movable_now(self, now: float) -> int:
-        """How many victims a plan of moves may have at this moment."""
-        most = min(self.rule.most_victims, self._free_this_hour(now)) + self.promised
-        return max(0, self._budget.affordable(most) - self.promised)
+    def movable_now(self, now: float, *, most: int | None = None) -> int:
+        """How many victims a plan of moves may have at this moment: `most`, by default as many as may leave
+        for one that waits, or less.
+        """
+        allowed = self.rule.most_victims if most is None else most
+        affordable = self._budget.affordable(min(allowed, self._free_this_hour(now)) + self.promised)
+        return max(0, affordable - self.promised)
 
     def preemptable_now(self, now: float) -> int:
         """How many victims a preemption may have at this moment."""
@@ -97,9 +100,10 @@ class Account:
 class Unlimited(Account):
     """For an explanation: what would be done if the ration allowed it."""
 
-    def movable_now(self, now: float) -> int:
+    def movable_now(self, now: float, *, most: int | None = None) -> int:
         """As many as the partition allows at once."""
-        return self.rule.most_victims if self.rule.per_100 and self.rule.per_hour else 0
+        allowed = self.rule.most_victims if most is None else most
+        return allowed if self.rule.per_100 and self.rule.per_hour else 0
 
     def preemptable_now(self, now: float) -> int:
         """As many as the partition allows at once."""

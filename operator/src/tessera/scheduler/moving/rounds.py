@@ -98,7 +98,8 @@ class MovingRound:
 
     @property
     def in_flight(self) -> set[str]:
-        """Partitions in which room is being made, so that no other plan begins there."""
+        """Partitions in which room is being made, or a GPU emptied, so that no other plan begins there."""
         now = self.placing.snapshot.now
         rooms = self.under_way.rooms.values()
-        return {room.partition for room in rooms if not room.is_stuck(now)} | self.planned
+        leaving = (c for c in self.under_way.compactions.values() if c.staying and not c.outcome)
+        return {one.partition for one in (*rooms, *leaving) if not one.is_stuck(now)} | self.planned

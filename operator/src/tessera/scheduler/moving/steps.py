@@ -1,9 +1,9 @@
 """What the planner's round asks about moves: the steps of those under way, and new ones.
 
 `begin` reads what is under way and closes the kept rooms in the books of the round, so that nobody else is
-placed there; `go_on` gives the next step of each; `place_held` serves those for whom a place is held; and
-`make_room` begins a plan for a pod that fits nowhere. At the end of the round `close` opens the books again:
-they then say what claims hold, and nothing else.
+placed there; `go_on` gives the next step of each; `place_held` serves those for whom a place is held;
+`make_room` begins a plan for a pod that fits nowhere, and `compact` one where nobody waits. At the end of the
+round `close` opens the books again: they then say what claims hold, and nothing else.
 
 In memory are only accounts, whom to leave alone, and when the API server was last asked for something. Who
 has left in the last hour is also noted on our Lease.
@@ -11,7 +11,7 @@ has left in the last hour is also noted on our Lease.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from tessera.api import names
 from tessera.api.reasons import Reason
@@ -22,6 +22,7 @@ from tessera.scheduler.actions import (
     AskForReplacement,
     Evict,
     FreeTarget,
+    HoldTarget,
     KeepRoom,
     NoteDepartures,
     PodPlacement,
@@ -36,11 +37,12 @@ from tessera.scheduler.departures import (
 from tessera.scheduler.index import Index
 from tessera.scheduler.move_records import ELSEWHERE, REFUSED, RoomRecord
 from tessera.scheduler.moving.beginnings import Beginnings, first_steps
+from tessera.scheduler.moving.compacting import Compacting
 from tessera.scheduler.moving.plans import Plan
 from tessera.scheduler.moving.ration import Account, LeftAlone, Ration
 from tessera.scheduler.moving.rounds import Closed, MovingRound
 from tessera.scheduler.moving.under_way import (
-    GivenUp,
+    Departure,
     Placeholder,
     Room,
     UnderWay,
@@ -70,7 +72,9 @@ class Moving:
         self.namespace = namespace
         self.knows_the_hour = False
         """Whether it was told what an earlier leader has noted."""
-        self._beginnings = Beginnings(policy if isinstance(policy, ValuePolicy) else FragmentationTenancy())
+        values = policy if isinstance(policy, ValuePolicy) else FragmentationTenancy()
+        self._beginnings = Beginnings(values)
+        self._compacting = Compacting(values)
         self._new_account = account
         self._accounts: dict[str, Account] = {}
         self._earlier: dict[str, Mapping[int, int]] = {}
@@ -89,7 +93,7 @@ class Moving:
 
     @property
     def in_flight(self) -> set[str]:
-        """Partitions in which room is being made, so that no other plan begins there."""
+        """Partitions in which a plan is under way, so that no other one begins there."""
         return self._now.in_flight
 
     def remember(self, note: str) -> None:
@@ -121,7 +125,7 @@ class Moving:
         self.changes += bool(stuck - self._stuck)  # Others may have their plans now.
         self._stuck = stuck
         for name, account in self._accounts.items():
-            account.promised = sum(len(room.staying) for room in rooms if room.partition == name)
+            account.promised = sum(len(d.staying) for d in under_way.going_on if d.partition == name)
         for room in rooms:
             self._round.closed.close(room.claim.uid, room.place)
         for placeholder in under_way.placeholders:
@@ -153,21 +157,27 @@ class Moving:
             is_news = self._count_left(given_up, now)
             if not given_up.claim.deleting and not is_news:
                 yield KeepRoom(given_up.claim, None)
+        compactions = under_way.compactions
+        news = [record for record, compaction in compactions.items() if self._count_left(compaction, now)]
         for placeholder, outcome in under_way.useless:
+            if placeholder.record.compaction in news:
+                continue  # It stays for a round more, likewise.
+            if outcome == REFUSED:
+                self._left_alone.add(placeholder.record.identity, now=now)
             yield FreeTarget(placeholder.claim, outcome)
         for room in under_way.rooms.values():
             self._count_left(room, now)
-            if room.is_stuck(now):
-                self._reluctant.add(room.staying[0][1].key[0], now=now)
-            yield from self._evict(room, now)
+        for departure in under_way.going_on:
+            if departure.is_stuck(now):
+                self._reluctant.add(departure.staying[0][1].key[0], now=now)
+            yield from self._evict(departure, now)
         for placeholder in under_way.awaiting:
             if self._may_ask(placeholder.claim.uid, now):
                 yield AskForReplacement(placeholder.claim, placeholder.record)
         if len(self._left) > counted_before:
             yield NoteDepartures(self._note(now))
-        records = [room.record for room in under_way.rooms.values()]
-        records += [given_up.record for given_up in under_way.given_up]
-        alive = {v.uid for record in records for v in record.victims}
+        departures = [*under_way.rooms.values(), *under_way.given_up, *compactions.values()]
+        alive = {victim.uid for departure in departures for victim in departure.record.victims}
         asked = alive | {placeholder.claim.uid for placeholder in under_way.awaiting}
         self._asked_at = {uid: at for uid, at in self._asked_at.items() if uid in asked}
         self._left &= alive
@@ -273,22 +283,37 @@ class Moving:
             reluctant=self._reluctant.now(now),
         )
 
+    def compact(self, waiting: Callable[[], Iterable[Pod]]) -> Iterator[HoldTarget]:
+        """The first steps of compactions that are due, where no `waiting` pod could use the GPUs."""
+        now = self._now.placing.snapshot.now
+        return self._compacting.begin(
+            self._now,
+            waiting,
+            accounts=self._accounts,
+            left_alone=self._left_alone.now(now),
+            reluctant=self._reluctant.now(now),
+        )
+
     # Steps of those under way.
 
-    def _evict(self, room: Room, now: float) -> Iterator[Evict]:
+    def _evict(self, departure: Departure, now: float) -> Iterator[Evict]:
         """One victim after the other, so that a refusal costs nobody else his place."""
-        if not room.staying:
+        if not departure.staying:
             return
-        victim, pod = room.staying[0]
+        victim, pod = departure.staying[0]
         if not self._may_ask(victim.uid, now):
             return
-        waiting = "/".join(room.pod.key)
+        if not isinstance(departure, Room):
+            why = "evicted so that its GPU becomes empty; a slice is held for its replacement"
+            yield Evict(pod, why, Reason.COMPACTED, None)
+            return
+        waiting = "/".join(departure.pod.key)
         if victim.preempted:
             why = f"evicted to make room for pod {waiting}, whose priority is higher"
-            yield Evict(pod, why, Reason.PREEMPTED, room.pod)
+            yield Evict(pod, why, Reason.PREEMPTED, departure.pod)
         else:
             why = f"evicted to make room for pod {waiting}; a slice is held for its replacement"
-            yield Evict(pod, why, Reason.MOVED, room.pod)
+            yield Evict(pod, why, Reason.MOVED, departure.pod)
 
     def _may_ask(self, uid: str, now: float) -> bool:
         """Whether to ask the API server about this one now; then not again for some seconds."""
@@ -297,17 +322,17 @@ class Moving:
         self._asked_at[uid] = now
         return True
 
-    def _count_left(self, room: Room | GivenUp, now: float) -> bool:
+    def _count_left(self, departure: Departure, now: float) -> bool:
         """Pay for victims that have begun to leave, and let their replacements alone for a while. Whether
         there were any that had not been counted before.
         """
         moved = {p.record.victim_pod.uid: p.record.identity for p in self.under_way.placeholders}
-        news = [victim for victim in room.left if victim.uid not in self._left]
-        if not news or not room.partition:
+        news = [victim for victim in departure.left if victim.uid not in self._left]
+        if not news or not departure.partition:
             return False
         for victim in news:
             self._left.add(victim.uid)
-            self._accounts[room.partition].left(now, moved=not victim.preempted)
+            self._accounts[departure.partition].left(now, moved=not victim.preempted)
             if victim.uid in moved:
                 self._left_alone.add(moved[victim.uid], now=now)
         return True

@@ -1,13 +1,14 @@
 """The moves that are under way, read from the records of a snapshot and judged by the rules of the moment.
 
 Nothing here is remembered. A room is *kept* while its pod still waits, its victims may still leave and the
-places for them are held; else it is given up. A placeholder stays for its victim while the room is kept, then
-for the replacement, until that has a place or the deadline is over.
+places for them are held; else it is given up. A compaction goes on while its victims may still leave, the
+places for them are held, and its GPU would become empty. A placeholder stays for its victim as long, then for
+the replacement, until that has a place or the deadline is over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tessera.scheduler.barred import Only
@@ -19,6 +20,7 @@ from tessera.scheduler.move_records import (
     MOVED,
     NO_REPLACEMENT,
     REFUSED,
+    CompactionRecord,
     MoveRecord,
     PodRef,
     RoomRecord,
@@ -27,7 +29,13 @@ from tessera.scheduler.move_records import (
     read_move,
     read_room,
 )
-from tessera.scheduler.moving.victims import Candidate, Identity, candidate, identity_of, is_replaceable
+from tessera.scheduler.moving.victims import (
+    Identity,
+    candidate,
+    claim_of_holder,
+    identity_of,
+    is_replaceable,
+)
 from tessera.scheduler.objects import Claim, Pod
 from tessera.scheduler.placing import Placing
 from tessera.scheduler.snapshot import Snapshot
@@ -49,28 +57,21 @@ class Placeholder:
     place: Only | None
 
 
-def _left(record: RoomRecord, staying: Sequence[tuple[RoomVictim, Pod]]) -> tuple[RoomVictim, ...]:
-    stay = {victim.uid for victim, _ in staying}
-    return tuple(victim for victim in record.victims if victim.uid not in stay)
-
-
 @dataclass(frozen=True, slots=True)
-class Room:
-    """A place that is kept for a waiting claim. `staying` are victims that have still to leave and have not
-    begun to.
+class Departure:
+    """Pods that leave GPUs of a partition. `staying` are those that have still to leave and have not begun
+    to.
     """
 
-    claim: Claim
-    pod: Pod
-    record: RoomRecord
-    place: Only
+    record: RoomRecord | CompactionRecord
     partition: str
     staying: tuple[tuple[RoomVictim, Pod], ...]
 
     @property
     def left(self) -> tuple[RoomVictim, ...]:
         """Victims that are gone, or about to be."""
-        return _left(self.record, self.staying)
+        stay = {victim.uid for victim, _ in self.staying}
+        return tuple(victim for victim in self.record.victims if victim.uid not in stay)
 
     def is_stuck(self, now: float) -> bool:
         """Whether a victim stays though it was asked to leave for a while: a PodDisruptionBudget, say."""
@@ -78,16 +79,31 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenUp:
-    """A room that is not kept any more, and why: an outcome. `left` are its victims that are gone, from the
-    GPUs of the partition.
+class Room(Departure):
+    """A place that is kept for a waiting claim."""
+
+    record: RoomRecord
+    claim: Claim
+    pod: Pod
+    place: Only
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp(Departure):
+    """A room that is not kept any more, and why: an outcome."""
+
+    record: RoomRecord
+    claim: Claim
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compaction(Departure):
+    """Moves for which nobody waits: GPUs become empty. `outcome` is why it does not go on, or ""; those that
+    have left get their new places all the same.
     """
 
-    claim: Claim
-    record: RoomRecord
     outcome: str
-    partition: str = ""
-    left: tuple[RoomVictim, ...] = ()
 
 
 @dataclass(slots=True)
@@ -97,12 +113,18 @@ class UnderWay:
     rooms: dict[str, Room] = field(default_factory=dict)
     """By the UID of the waiting claim."""
     given_up: list[GivenUp] = field(default_factory=list)
+    compactions: dict[CompactionRecord, Compaction] = field(default_factory=dict)
     placeholders: list[Placeholder] = field(default_factory=list)
     """Those that stay."""
     awaiting: list[Placeholder] = field(default_factory=list)
     """Those of them whose victim is gone, while nobody has come in its place."""
     useless: list[tuple[Placeholder, str]] = field(default_factory=list)
     """Those that go, with the outcome."""
+
+    @property
+    def going_on(self) -> list[Departure]:
+        """Rooms that are kept, and compactions that go on."""
+        return [*self.rooms.values(), *(c for c in self.compactions.values() if not c.outcome)]
 
     def target_for(self, pod: Pod) -> Placeholder | None:
         """The placeholder for the replacement that this pod is."""
@@ -169,9 +191,12 @@ def read_under_way(placing: Placing, index: Index, *, namespace: str) -> UnderWa
     }
     for claim in marked:
         _judge_room(claim, held, pods, placing, found)
-    outcomes = {given_up.claim.uid: given_up.outcome for given_up in found.given_up}
+    for compaction in dict.fromkeys(p.record.compaction for p in placeholders):
+        if compaction is not None:
+            members = [p for p in placeholders if p.record.compaction == compaction]
+            found.compactions[compaction] = _judge_compaction(compaction, members, pods, placing)
     for placeholder in placeholders:
-        outcome = _judge_placeholder(placeholder, pods, found.rooms, outcomes, snapshot.now)
+        outcome = _judge_placeholder(placeholder, pods, found, snapshot.now)
         if outcome:
             found.useless.append((placeholder, outcome))
         else:
@@ -197,6 +222,10 @@ class _Pods:
             return None
         claims = (self.snapshot.claim_of(pod, entry.claim) for entry in pod.claims)
         return pod if any(claim is not None and claim.holds_ours for claim in claims) else None
+
+    def those_staying(self, victims: Sequence[RoomVictim]) -> tuple[tuple[RoomVictim, Pod], ...]:
+        """The victims that are still there, with their pods."""
+        return tuple((victim, pod) for victim in victims if (pod := self.staying(victim)) is not None)
 
     def is_gone(self, ref: PodRef) -> bool:
         """Whether nothing of the pod is left to end."""
@@ -238,8 +267,8 @@ def _judge_room(
     place = placing.place_of(record.pool, record.device)
     pod = next((p for p in pods.users_of(claim) if not p.deleting and not p.node), None)
     partition = "" if place is None else partition_of(place.gpu, placing)
-    staying = tuple((v, p) for v in record.victims if (p := pods.staying(v)) is not None)
-    given_up = GivenUp(claim, record, ABANDONED, partition, _left(record, staying))
+    staying = pods.those_staying(record.victims)
+    given_up = GivenUp(record, partition, staying, claim, ABANDONED)
     over = now >= record.deadline or record.deadline > now + LONGEST_SECONDS or not record.victims
     if over or place is None or pod is None or not partition or claim.allocated is not None or claim.deleting:
         found.given_up.append(given_up)
@@ -247,7 +276,7 @@ def _judge_room(
     if staying and now >= record.evict_until:
         found.given_up.append(replace(given_up, outcome=REFUSED))
         return
-    room = Room(claim, pod, record, place, partition, staying)
+    room = Room(record, partition, staying, claim, pod, place)
     if staying and not placing.load.fit(pod).gpus >> place.gpu & 1:
         found.given_up.append(given_up)  # Its node was cordoned, say: nobody leaves for a place of no use.
     elif all(_may_leave(victim, at, room, held, placing) for victim, at in staying):
@@ -260,17 +289,58 @@ def _may_leave(
     victim: RoomVictim, pod: Pod, room: Room, held: Mapping[tuple[str, str], Only], placing: Placing
 ) -> bool:
     """Whether a victim that is still there may be evicted, whoever wrote its name into the record."""
-    known = candidate(pod, placing.snapshot)
-    if known is None or not _is_on(known, room.place.gpu, placing):
+    home = _home(pod, placing)
+    if home is None or home.gpu != room.place.gpu:
         return False
     if victim.preempted:
         _, rule = placing.reserves.movable[room.partition]
         return rule.preempts and may_preempt(room.pod, pod)
     if pod.priority > room.pod.priority:
         return False
-    target = held.get((room.claim.uid, victim.uid))
+    return _takes(held.get((room.claim.uid, victim.uid)), pod, placing)
+
+
+def _takes(target: Only | None, pod: Pod, placing: Placing) -> bool:
+    """Whether a place is held, on a node that takes the replacement of the pod."""
     # As its replacement will be: bound to no node.
     return target is not None and bool(placing.load.fit(replace(pod, node="")).gpus >> target.gpu & 1)
+
+
+def _judge_compaction(
+    record: CompactionRecord, members: Sequence[Placeholder], pods: _Pods, placing: Placing
+) -> Compaction:
+    places = (p.place for p in members if p.place is not None)
+    partition = next((name for place in places if (name := partition_of(place.gpu, placing))), "")
+    staying = pods.those_staying(record.victims)
+    compaction = Compaction(record, partition, staying, "")
+    if not partition or placing.reserves.movable[partition][1].compaction is None:
+        return replace(compaction, outcome=ABANDONED)
+    if staying and placing.snapshot.now >= record.evict_until:
+        return replace(compaction, outcome=REFUSED)
+    held = {p.record.victim_pod.uid: p.place for p in members if not p.claim.deleting}
+    leaving = {victim.uid for victim in record.victims}
+    for victim, pod in staying:
+        home = _home(pod, placing)
+        if (
+            home is None
+            or partition_of(home.gpu, placing) != partition
+            or not _is_theirs(home.gpu, leaving, placing)
+            or not _takes(held.get(victim.uid), pod, placing)
+        ):
+            return replace(compaction, outcome=ABANDONED)
+    return compaction
+
+
+def _is_theirs(gpu: int, leaving: Collection[str], placing: Placing) -> bool:
+    """Whether only pods that leave are on the GPU; somebody may have come since."""
+    claims = (claim_of_holder(owner, placing.snapshot) for owner in placing.state.gpus[gpu].held)
+    return all(claim is not None and claim.owner_uid in leaving for claim in claims)
+
+
+def _home(pod: Pod, placing: Placing) -> Only | None:
+    """Where a pod is that may be moved, or None."""
+    found = candidate(pod, placing.snapshot)
+    return None if found is None else placing.place_of(*found.device)
 
 
 def may_preempt(pod: Pod, victim: Pod) -> bool:
@@ -289,20 +359,17 @@ def partition_of(gpu: int, placing: Placing) -> str:
     return next((name for name, (bits, _) in movable.items() if bits >> gpu & 1), "")
 
 
-def _judge_placeholder(
-    placeholder: Placeholder,
-    pods: _Pods,
-    rooms: Mapping[str, Room],
-    outcomes: Mapping[str, str],
-    now: float,
-) -> str:
+def _judge_placeholder(placeholder: Placeholder, pods: _Pods, found: UnderWay, now: float) -> str:
     """The outcome with which it goes, or "" while it stays."""
     record = placeholder.record
     if pods.staying(record.victim_pod) is not None:
-        room = rooms.get(record.waiting_claim_uid)
+        if record.compaction is not None:
+            return found.compactions[record.compaction].outcome
+        room = found.rooms.get(record.waiting_claim_uid)
         named = room is not None and any(v.uid == record.victim_pod.uid for v in room.record.victims)
         kept = named and placeholder.place is not None and not placeholder.claim.deleting
-        return "" if kept and now < record.deadline else outcomes.get(record.waiting_claim_uid, ABANDONED)
+        given_up = (g.outcome for g in found.given_up if g.claim.uid == record.waiting_claim_uid)
+        return "" if kept and now < record.deadline else next(given_up, ABANDONED)
     claims = (pods.snapshot.claim_of(p, p.claims[0].claim) for p in pods.replacements(record))
     placed = any(claim is not None and claim.allocated is not None for claim in claims)
     if placeholder.place is None:
@@ -317,8 +384,3 @@ def _place_of(claim: Claim, placing: Placing) -> Only | None:
     if claim.allocated is None or not claim.allocated.devices:
         return None
     return placing.place_of(*claim.allocated.devices[0])
-
-
-def _is_on(found: Candidate, gpu: int, placing: Placing) -> bool:
-    place = placing.place_of(*found.device)
-    return place is not None and place.gpu == gpu

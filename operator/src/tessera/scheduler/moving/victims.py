@@ -90,17 +90,23 @@ def candidate(pod: Pod, snapshot: Snapshot) -> Candidate | None:
     return Candidate(pod, claim)
 
 
-def candidate_of(owner: Hashable, snapshot: Snapshot) -> Candidate | None:
-    """The pod behind an entry of the cluster state, when it may be moved."""
+def claim_of_holder(owner: Hashable, snapshot: Snapshot) -> Claim | None:
+    """The claim behind an entry of the cluster state; None for what a round keeps closed."""
     if not isinstance(owner, Holder):
         return None
     namespace, _, name = owner.claim.partition("/")
     claim = snapshot.claims.get((namespace, name))
-    if claim is None or claim.uid != owner.claim_uid:
+    return claim if claim is not None and claim.uid == owner.claim_uid else None
+
+
+def candidate_of(owner: Hashable, snapshot: Snapshot) -> Candidate | None:
+    """The pod behind an entry of the cluster state, when it may be moved."""
+    claim = claim_of_holder(owner, snapshot)
+    if claim is None:
         return None
     owners = claim.raw["metadata"].get("ownerReferences") or ()
     pod_name = next((one["name"] for one in owners if one.get("uid") == claim.owner_uid), "")
-    pod = snapshot.pods.get((namespace, pod_name))
+    pod = snapshot.pods.get((claim.key[0], pod_name))
     return None if pod is None or pod.uid != claim.owner_uid else candidate(pod, snapshot)
 
 

@@ -38,7 +38,7 @@ def move_words(pod: Pod, wanted: Wanted, moving: Moving, placing: Placing) -> st
         return "none: no GPU in reach belongs to a MIGPartition that allows moves (spec.dynamic.moves)"
     busy = sorted(here & moving.in_flight)
     if busy:
-        return f"none now: MIGPartition {busy[0]} makes room for another pod at this moment"
+        return f"none now: MIGPartition {busy[0]} moves pods for another reason at this moment"
     bits = 0
     for name in here:
         bits |= movable[name][0]
@@ -50,10 +50,14 @@ def move_words(pod: Pod, wanted: Wanted, moving: Moving, placing: Placing) -> st
 
 
 def leaving_words(pod: Pod, moving: Moving) -> str:
-    """For a pod that has its slice: whether it is to leave it, and for whom; "" when not."""
-    for room in moving.under_way.rooms.values():
-        if any(victim.uid == pod.uid for victim in room.record.victims):
-            return f"it is to leave its slice for pod {'/'.join(room.pod.key)}"
+    """For a pod that has its slice: whether it is to leave it, and for what; "" when not."""
+    for departure in moving.under_way.going_on:
+        if any(victim.uid == pod.uid for victim in departure.record.victims):
+            return (
+                f"it is to leave its slice for pod {'/'.join(departure.pod.key)}"
+                if isinstance(departure, Room)
+                else "it is to leave its slice, so that its GPU becomes empty"
+            )
     return ""
 
 

@@ -30,7 +30,7 @@ from tessera.controllers.partition_verdicts import (
     verdicts_of,
 )
 from tessera.controllers.plan import Object, Plan
-from tessera.controllers.rollout import Node, Rollout, begun_in, roll_out
+from tessera.controllers.rollout import Node, Rollout, begun_in, preview, roll_out
 from tessera.controllers.rollout_report import layout_applied, progress_of
 from tessera.controllers.selection import selected_gpus, selected_nodes, spec_of
 from tessera.kube.resources import MIG_PARTITIONS
@@ -102,12 +102,12 @@ def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
     rollout, layout = None, None
     if spec.static is not None:
         if facts.counted and valid.status != "False":
-            rollout = roll_out(
-                _nodes(facts.counted, facts.gpu_nodes, wishes_of(spec.static)),
-                update=spec.update or Update(),
-                begun=begun_in(obj),
-                now=now,
-            )
+            counted = _nodes(facts.counted, facts.gpu_nodes, wishes_of(spec.static))
+            update = spec.update or Update()
+            if spec.dry_run:
+                rollout = preview(counted, update=update)
+            else:
+                rollout = roll_out(counted, update=update, begun=begun_in(obj), now=now)
         layout = layout_applied(rollout, valid, dry_run=spec.dry_run)
     verdicts = verdicts_of(facts, valid=valid, layout=layout)
     before = (obj.get("status") or {}).get("conditions")

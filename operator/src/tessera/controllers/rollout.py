@@ -13,7 +13,7 @@ then the others by name. A failed node ends the beginning; those that were begun
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -70,10 +70,10 @@ class Rollout:
 
     nodes: tuple[tuple[Node, NodeState], ...]
     """By name."""
-    begun: Mapping[str, datetime]
+    begun: Mapping[str, datetime] = field(default_factory=dict)
     """Node -> since when."""
-    evictions: tuple[Eviction, ...]
-    look_again_seconds: float | None
+    evictions: tuple[Eviction, ...] = ()
+    look_again_seconds: float | None = None
 
     def of(self, *states: NodeState) -> list[Node]:
         """The nodes in one of these states."""
@@ -120,6 +120,18 @@ def roll_out(
             default=None,
         ),
     )
+
+
+def preview(nodes: Iterable[Node], *, update: Update) -> Rollout:
+    """What a dry run shows: nobody is begun."""
+
+    def state(node: Node) -> NodeState:
+        if not node.unknown and not any(plan.diff for plan in node.plans):
+            return NodeState.UPDATED
+        return NodeState.WAITING if _may_begin(node, update) else NodeState.BLOCKED
+
+    ordered = sorted(nodes, key=lambda node: node.name)
+    return Rollout(nodes=tuple((node, state(node)) for node in ordered))
 
 
 def _state(node: Node, since: datetime | None, update: Update, now: datetime) -> NodeState:

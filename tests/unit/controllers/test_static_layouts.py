@@ -1,0 +1,158 @@
+"""Which layout each GPU of a static partition gets, and what a layout that cannot be had looks like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tessera.agent.gpunode import cuttable as report_of
+from tessera.api.mig_partition import Static
+from tessera.boards import every_profile, geometry_of_model
+from tessera.controllers import gpu_node
+from tessera.controllers.cuttable import geometry_from
+from tessera.controllers.gpu_layout import satisfies, wishes_of
+from tessera.gpu.profiles import boards, model
+from tessera.relayout.plan import Place
+from unit.controllers.partition_objects import (
+    Object,
+    cluster,
+    gpu_node_object,
+    gpu_report,
+    judged,
+    node,
+    partition_object,
+    static_partition,
+)
+from unit.controllers.plan_words import said
+from unit.controllers.static_world import World
+
+
+@pytest.mark.parametrize("name", boards())
+def test_the_operator_plans_with_the_geometry_that_the_agent_has(name: str) -> None:
+    board = model(name)
+    assert geometry_from(report_of(board)) is geometry_of_model(board, profiles=every_profile(board))
+
+
+@pytest.mark.parametrize(
+    ("places", "kept"),
+    [
+        (["3g.40gb@4", "1g.10gb@0", "1g.10gb@3"], True),
+        (["3g.40gb@0", "1g.10gb@4", "1g.10gb@5"], False),
+        (["3g.40gb@4", "1g.10gb@0"], False),
+        (["3g.40gb@4", "1g.10gb@0", "1g.10gb@1", "1g.10gb@2"], False),
+        (["3g.40gb@4", "1g.10gb@0", "2g.20gb@2"], False),
+    ],
+)
+def test_a_layout_is_kept_while_it_is_what_the_partition_asks(places: list[str], kept: bool) -> None:
+    static = Static.model_validate(
+        {"layout": [{"profile": "3g.40gb", "start": 4}, {"profile": "1g.10gb", "count": 2}]}
+    )
+    there = [Place(int(start), profile) for profile, start in (place.split("@") for place in places)]
+    assert satisfies(there, wishes_of(static)) is kept
+
+
+def test_starts_are_chosen_so_that_what_is_in_use_stays() -> None:
+    world = World(2, {"profile": "3g.40gb"}, {"profile": "1g.10gb", "count": 2})
+    world.hold("n0", "3g.40gb", 0)
+    world.settle()
+    assert world.layout("n0") == ["3g.40gb@0", "1g.10gb@4", "1g.10gb@5"]
+    assert world.layout("n1") == ["1g.10gb@0", "1g.10gb@1", "3g.40gb@4"], "most room is left"
+    world.end("n0")
+    world.settle()
+    assert world.layout("n0") == ["3g.40gb@0", "1g.10gb@4", "1g.10gb@5"], "a plan that was written stays"
+
+
+IMPOSSIBLE = [
+    pytest.param([{"profile": "2g.25gb"}], "UnknownProfile", "did you mean 2g.20gb?", id="profile"),
+    pytest.param([{"profile": "3g.40gb", "start": 2}], "IllegalStart", "it can at 0, 4", id="start"),
+    pytest.param(
+        [{"profile": "3g.40gb", "count": 3}],
+        "ImpossibleLayout",
+        "GPU 0 of node n0: layout 3g.40gb, 3g.40gb, 3g.40gb is not possible on H100-80GB: together 9 compute "
+        "and 12 memory slices, of 7 and 8. Without the rest this fits: 3g.40gb, 3g.40gb",
+        id="too many",
+    ),
+    pytest.param(
+        [{"profile": "4g.40gb", "start": 0}, {"profile": "1g.10gb", "start": 3}],
+        "ImpossibleLayout",
+        "no choice of starts keeps the instances apart",
+        id="overlap",
+    ),
+]
+
+
+@pytest.mark.parametrize(("layout", "reason", "words"), IMPOSSIBLE)
+def test_a_layout_that_cannot_be_had_changes_no_node(layout: list[Object], reason: str, words: str) -> None:
+    world = World(2, {"profile": "7g.80gb"})
+    world.settle()
+    world.ask(*layout)
+    for _ in range(3):
+        plan = world.turn()
+    assert said(plan, "Ready")[:2] == ("False", reason)
+    assert words in said(plan, "Ready")[2]
+    assert said(plan, "LayoutApplied")[:2] == ("Unknown", reason)
+    assert [world.layout(name) for name in world.names] == [["7g.80gb@0"]] * 2
+
+
+def mixed(*layout: Object, **spec: Any) -> tuple[Object, Any]:
+    obj = static_partition(*layout, **spec)
+    gpus = (gpu_report("n0"), gpu_report("n0", 1, "A30-24GB"))
+    return obj, cluster([obj], nodes=[node("n0")], gpu_nodes=[gpu_node_object("n0", *gpus)])
+
+
+def test_a_model_that_cannot_have_the_layout_is_named_and_keeps_it_from_all() -> None:
+    obj, view = mixed({"profile": "1g.10gb"})
+    plan = judged(obj, view)
+    assert said(plan, "Ready")[:2] == ("False", "IllegalProfile")
+    assert "A30-24GB (GPU 1 of node n0) has no profile 1g.10gb" in said(plan, "Ready")[2]
+    assert "layout" not in (plan.status or {})
+
+
+def test_a_dry_run_shows_the_difference_and_takes_nothing() -> None:
+    obj, view = mixed({"profile": "1g.6gb", "count": 2}, gpus={"models": ["A30-24GB"]}, dryRun=True)
+    plan = judged(obj, view)
+    assert said(plan, "LayoutApplied")[:2] == ("Unknown", "DryRun")
+    assert said(plan, "Ready")[:2] == ("True", "DryRun")
+    progress = (plan.status or {})["layout"]
+    assert progress["diff"] == ["GPU 1 of node n0: + 1g.6gb@0 + 1g.6gb@1"]
+    assert progress["begun"] == []
+    gpu_nodes = gpu_node.reconcile(view.gpu_nodes["n0"], gpus=view.gpus, owners=view.owners)
+    assert gpu_nodes.children == ()
+
+
+def test_what_tessera_did_not_make_keeps_a_node_from_being_begun() -> None:
+    obj = static_partition({"profile": "1g.10gb"})
+    foreign = {"device": "gpu-x", "profile": "2g.20gb", "start": 2, "state": "Foreign"}
+    report = gpu_node_object("n0", gpu_report("n0", instances=[foreign]))
+    plan = judged(obj, cluster([obj], nodes=[node("n0")], gpu_nodes=[report]))
+    assert said(plan, "LayoutApplied")[1] == "Blocked"
+    assert "2g.20gb@2 was not made by Tessera; remove it on the node" in said(plan, "LayoutApplied")[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"healthy": False}, "GPU 0 of node n0: unhealthy"),
+        ({"migMode": "EnablePending"}, "MIG mode is EnablePending"),
+    ],
+)
+def test_a_gpu_that_cannot_be_changed_keeps_its_node_from_being_begun(changes: Object, words: str) -> None:
+    obj = static_partition({"profile": "1g.10gb"})
+    report = gpu_node_object("n0", gpu_report("n0", **changes))
+    plan = judged(obj, cluster([obj], nodes=[node("n0")], gpu_nodes=[report]))
+    assert said(plan, "LayoutApplied")[1] == "Blocked"
+    assert words in said(plan, "LayoutApplied")[2]
+
+
+@pytest.mark.parametrize("then", ["deleted", "dynamic"])
+def test_layouts_go_at_once_with_what_asked_for_them(then: str) -> None:
+    world = World(3, {"profile": "7g.80gb"}, update={"maxUnavailable": "100%"})
+    world.settle()
+    if then == "deleted":
+        world.partition["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    else:
+        world.partition["spec"] = partition_object()["spec"]
+    world.see("partition")
+    for name in world.names:
+        world.reconcile_node(name)
+        assert world.layout(name) is None

@@ -115,10 +115,12 @@ def _marked(directory: Path) -> tuple[str, FoundProcess] | None:
     """A cluster's mark and the process, when that of a `/proc` directory lives and carries one."""
     try:
         variables = _environment(directory)
+        if CLUSTER_VARIABLE not in variables:
+            return None
         state, session, started_ticks = parse_stat((directory / "stat").read_text())
     except (OSError, ValueError):
         return None  # Gone, or somebody else's.
-    if CLUSTER_VARIABLE not in variables or state in "ZX":
+    if state in "ZX":
         return None
     role = variables.get(PROCESS_VARIABLE, "")
     return variables[CLUSTER_VARIABLE], FoundProcess(int(directory.name), started_ticks, role, session)
@@ -135,13 +137,15 @@ def _environment(directory: Path) -> dict[str, str]:
         OSError: the process has gone or is another user's.
     """
     deadline = time.monotonic() + EXEC_SECONDS
-    while True:
+    block = (directory / "environ").read_bytes()
+    while not block:
         # In this order: a call that ends between the two looks is seen as under way and looked at again.
         under_way = in_execve(directory)
         block = (directory / "environ").read_bytes()
-        if block or not under_way or time.monotonic() > deadline:
-            return parse_environment(block)
+        if not under_way or time.monotonic() > deadline:
+            break
         os.sched_yield()
+    return parse_environment(block)
 
 
 def in_execve(directory: Path) -> bool:

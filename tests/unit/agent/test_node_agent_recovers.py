@@ -254,7 +254,7 @@ async def test_one_good_look_between_faults_begins_the_time_again(bench: Workben
     await agent.refresh()
     offered = api.offered()
     for _ in range(3):
-        bench.fail(Fault("nvmlDeviceGetCount_v2", times=1, code=999))
+        bench.fail(Fault("nvmlSystemGetDriverVersion", times=1, code=999))
         await agent.refresh()
         assert api.ready()["reason"] == Reason.NVML_ERROR
         clock.now += 20

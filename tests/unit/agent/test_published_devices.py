@@ -15,10 +15,13 @@ from tessera.agent.devices import (
     content_hash,
     slices_for,
 )
+from tessera.agent.health import Ailment
+from tessera.api import names
 from tessera.gpu.driver import GPU
 from tessera.gpu.nvml import NVML
 from tessera.gpu.profiles import Placement, models
 from tessera.gpu.simulator.library import SimulatedLibrary
+from tessera.gpu.xids import Harm
 
 OWNER = Owner(name="node-a", uid="uid-node-a")
 
@@ -130,12 +133,62 @@ def _fit(gpu: GPU, one: dict[str, Any], other: dict[str, Any]) -> bool:
     return True
 
 
-def test_a_gpu_without_mig_mode_or_with_a_fault_is_not_offered(tmp_path: Path) -> None:
-    first, second = gpus_of(tmp_path, "H100-80GB", 2)
-    slices = slices_for(
-        OWNER, [replace(first, mig_current=False), replace(second, fault="lost")], generation=1
+def test_a_gpu_without_mig_mode_is_not_offered(tmp_path: Path) -> None:
+    (gpu,) = gpus_of(tmp_path, "H100-80GB", 1)
+    assert slices_for(OWNER, [replace(gpu, mig_current=False)], generation=1) == []
+
+
+def test_a_lost_gpu_stays_listed_with_the_taint_that_ends_its_pods(tmp_path: Path) -> None:
+    lost, well = gpus_of(tmp_path, "H100-80GB", 2)
+    before = devices_of(slices_for(OWNER, [lost, well], generation=1))
+    ailments = {lost.uuid: (Ailment("lost", "fell off the bus", Harm.RESET),)}
+    devices = devices_of(
+        slices_for(OWNER, [replace(lost, fault="GPU_IS_LOST"), well], generation=1, ailments=ailments)
     )
-    assert slices == []
+    taint = {"key": names.UNHEALTHY_TAINT_KEY, "value": "lost", "effect": "NoExecute"}
+    for device, healthy in zip(devices, before, strict=True):
+        of_lost = device["attributes"]["gpuUUID"]["string"] == lost.uuid
+        assert device["taints"] == [*healthy["taints"], *([taint] if of_lost else [])]
+        assert {**device, "taints": healthy["taints"]} == healthy
+
+
+def test_what_an_error_has_struck_bars_the_devices_that_overlap_it(tmp_path: Path) -> None:
+    (gpu,) = gpus_of(tmp_path, "H100-80GB", 1)
+    ailments = {
+        gpu.uuid: (
+            Ailment("xid-94", "contained", Harm.INSTANCE, mask=0b110000),
+            Ailment("unheard", "no events", Harm.NONE),
+        )
+    }
+    tainted = {
+        (device["attributes"]["profile"]["string"], device["attributes"]["start"]["int"])
+        for device in devices_of(slices_for(OWNER, [gpu], generation=1, ailments=ailments))
+        if {"key": names.UNHEALTHY_TAINT_KEY, "value": "xid-94", "effect": "NoSchedule"} in device["taints"]
+    }
+    assert tainted == {
+        *(("1g.10gb", start) for start in (4, 5)),
+        *(("1g.10gb+me", start) for start in (4, 5)),
+        ("1g.20gb", 4),
+        ("2g.20gb", 4),
+        ("3g.40gb", 4),
+        ("7g.80gb", 0),
+    }
+
+
+def test_the_worst_of_several_ailments_is_the_taint(tmp_path: Path) -> None:
+    (gpu,) = gpus_of(tmp_path, "H100-80GB", 1)
+    several = [
+        Ailment("xid-74", "", Harm.DRAIN),
+        Ailment("xid-95", "", Harm.RESET),
+        Ailment("xid-94", "", Harm.INSTANCE, mask=0b1),
+    ]
+    (value,) = {
+        taint["value"]
+        for device in devices_of(slices_for(OWNER, [gpu], generation=1, ailments={gpu.uuid: tuple(several)}))
+        for taint in device["taints"]
+        if taint["key"] == names.UNHEALTHY_TAINT_KEY
+    }
+    assert value == "xid-95"
 
 
 def test_the_content_ignores_the_generation_and_nothing_else(tmp_path: Path) -> None:

@@ -146,6 +146,7 @@ def test_a_driver_from_before_recovery_actions_says_none(node: Node) -> None:
     [
         *((xid, True, Harm.NONE) for xid in (13, 31, 43, 45, 68, 109, 63, 92)),
         (94, True, Harm.INSTANCE),
+        (94, False, Harm.NONE),
         *((xid, False, Harm.RESET) for xid in (48, 64, 79, 95, 119, 120, 140)),
         (95, True, Harm.RESET),
         (9999, True, Harm.INSTANCE),

@@ -249,9 +249,7 @@ def test_a_count_and_a_constraint_within_a_claim(world: Any, planner: Planner, r
 
 
 @pytest.mark.parametrize("effect", ["NoSchedule", "NoExecute"])
-@pytest.mark.parametrize(
-    "key", [names.UNHEALTHY_TAINT_KEY, names.FOREIGN_TAINT_KEY, names.LEAVING_TAINT_KEY]
-)
+@pytest.mark.parametrize("key", [names.UNHEALTHY_TAINT_KEY, names.FOREIGN_TAINT_KEY, names.LEAVING_TAINT_KEY])
 def test_no_claim_gets_round_a_taint_of_the_agent(
     world: Any, planner: Planner, request_for: Any, publish: Any, key: str, effect: str
 ) -> None:

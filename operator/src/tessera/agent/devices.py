@@ -16,10 +16,12 @@ from functools import reduce
 from operator import or_
 from typing import Any, TypeVar
 
+from tessera.agent.health import Ailment, Ailments
 from tessera.api import names
 from tessera.gpu.device_names import counter_set_name, encode
 from tessera.gpu.driver import GPU, GPUInstance
 from tessera.gpu.profiles import GPUModel, Placement
+from tessera.gpu.xids import Harm
 
 COUNTER_SETS_PER_SLICE = 8
 DEVICES_PER_SLICE = 64
@@ -57,8 +59,8 @@ class Offer:
 
 
 def publishable(gpu: GPU) -> bool:
-    """Whether the GPU's placements may be offered: MIG on, geometry known, no fault."""
-    return gpu.model is not None and gpu.mig_current and not gpu.fault
+    """Whether the GPU has placements to offer: MIG on, geometry known."""
+    return gpu.model is not None and gpu.mig_current
 
 
 def device_at(gpu: GPU, instance: GPUInstance) -> str:
@@ -75,12 +77,14 @@ def slices_for(
     generation: int,
     foreign: Foreign | None = None,
     offers: Mapping[str, Offer] | None = None,
+    ailments: Ailments | None = None,
 ) -> list[Object]:
     """The pool's ResourceSlices:
 
     first those with counters, then those with devices. Empty without a usable GPU. Placements that overlap
     foreign instances stay listed, so that readers know the whole board, but carry a taint of their own.
-    `offers`, by GPU UUID, are of the GPUs that do not offer all they could; what leaves has a taint too.
+    `offers`, by GPU UUID, are of the GPUs that do not offer all they could; what leaves has a taint too, and
+    what is broken has the taint of the worst of its `ailments`.
     """
     taken = {
         uuid: reduce(or_, (instance.mask for instance in instances), 0)
@@ -95,11 +99,12 @@ def slices_for(
             name = encode(gpu_uuid=gpu.uuid, profile=placement.profile.name, start=placement.start)
             if few is not None and name not in few.devices:
                 continue
-            taints = [names.DEVICE_TAINT_KEY]
+            taints = [_taint(names.DEVICE_TAINT_KEY)]
             if taken.get(gpu.uuid, 0) & placement.mask:
-                taints.append(names.FOREIGN_TAINT_KEY)
+                taints.append(_taint(names.FOREIGN_TAINT_KEY))
             if few is not None and name in few.leaving:
-                taints.append(names.LEAVING_TAINT_KEY)
+                taints.append(_taint(names.LEAVING_TAINT_KEY))
+            taints += _unhealthy((ailments or {}).get(gpu.uuid, ()), placement)
             devices.append(_device(gpu, model, placement, name=name, taints=taints))
     bodies: list[Object] = [
         {"sharedCounters": chunk} for chunk in _chunks(counter_sets, COUNTER_SETS_PER_SLICE)
@@ -178,7 +183,20 @@ def _taint(key: str) -> Object:
     return {"key": key, "value": names.DEVICE_TAINT_VALUE, "effect": names.DEVICE_TAINT_EFFECT}
 
 
-def _device(gpu: GPU, model: GPUModel, placement: Placement, *, name: str, taints: Iterable[str]) -> Object:
+def _unhealthy(ailments: Iterable[Ailment], placement: Placement) -> list[Object]:
+    """The taint for the worst of what concerns the placement, if anything does.
+
+    NoExecute ends the pods on it, whatever their PodDisruptionBudgets say: only where nothing can run.
+    """
+    harmful = [one for one in ailments if one.harm is not Harm.NONE and one.concerns(placement.mask)]
+    if not harmful:
+        return []
+    worst = max(harmful, key=lambda ailment: ailment.harm)
+    effect = "NoExecute" if worst.harm is Harm.RESET else "NoSchedule"
+    return [{"key": names.UNHEALTHY_TAINT_KEY, "value": worst.cause, "effect": effect}]
+
+
+def _device(gpu: GPU, model: GPUModel, placement: Placement, *, name: str, taints: list[Object]) -> Object:
     profile = placement.profile
     consumed = _memory_slices(range(placement.start, placement.start + placement.size))
     consumed[names.COUNTER_COMPUTE_SLICES] = profile.compute_slices
@@ -204,5 +222,5 @@ def _device(gpu: GPU, model: GPUModel, placement: Placement, *, name: str, taint
             names.CAPACITY_MULTIPROCESSORS: {"value": str(profile.multiprocessors or 0)},
         },
         "consumesCounters": [{"counterSet": counter_set_name(gpu.uuid), "counters": _values(consumed)}],
-        "taints": [_taint(key) for key in taints],
+        "taints": taints,
     }

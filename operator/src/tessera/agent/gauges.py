@@ -1,4 +1,4 @@
-"""The gauges of one node: slices by profile and state, and GPUs with a layout by how far it is."""
+"""The gauges of one node: slices by profile and state, health, and GPUs with a layout by how far it is."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from prometheus_client import Gauge
 
-from tessera.agent.gpunode import View, state_of
-from tessera.metrics.registry import LAYOUTS, SLICES
+from tessera.agent.gpunode import View, is_healthy, state_of
+from tessera.metrics.registry import GPU_HEALTHY, LAYOUTS, SLICES
 
 
 class NodeGauges:
@@ -28,6 +28,8 @@ class NodeGauges:
         )
         self._set(SLICES, slices)
         layouts: Counter[tuple[str, ...]] = Counter((one.state,) for one in view.layouts.values())
+        gpus = view.inventory.gpus if view.inventory else ()
+        self._set(GPU_HEALTHY, Counter({(gpu.uuid,): int(is_healthy(gpu, view)) for gpu in gpus}))
         self._set(LAYOUTS, layouts)
 
     def _set(self, gauge: Gauge, counts: Mapping[tuple[str, ...], int]) -> None:

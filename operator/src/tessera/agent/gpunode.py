@@ -17,7 +17,9 @@ from typing import Any
 from tessera.agent.checkpoint import Ledger
 from tessera.agent.claims import ClaimKey, PrepareFailure
 from tessera.agent.devices import Owner, device_at, publishable
+from tessera.agent.health import Ailments, healthy
 from tessera.agent.layouts import Progress
+from tessera.agent.mig_mode import remedy
 from tessera.api.gpu_node import CuttableModel, CuttableProfile
 from tessera.api.names import API_VERSION
 from tessera.api.reasons import Reason
@@ -44,13 +46,24 @@ class View:
     fault: NVMLFault | None = None
     registered: bool = False
     simulated: bool = False
-    mig_notes: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    """Who else manages the GPUs, each with its remedy."""
+    ailments: Ailments = field(default_factory=dict)
+    mig_notes: Mapping[str, str] = field(default_factory=dict)
+    """What keeps MIG mode from being as it is wanted, by GPU UUID."""
     prepare_failures: tuple[PrepareFailure, ...] = ()
     layouts: Mapping[str, Progress] = field(default_factory=dict)
 
 
 def readiness(view: View) -> tuple[bool, Reason, str]:
     """(ready, reason, message with remedy): the most basic trouble first."""
+    if view.others:
+        found = "; ".join(view.others)
+        return (
+            False,
+            Reason.MANAGED_BY_OTHERS,
+            f"others manage the GPUs of this node, so nothing is offered and nothing changed: {found}",
+        )
     if view.fault is not None:
         reason = Reason.DRIVER_MISSING if view.fault.code in _DRIVER_ABSENT else Reason.NVML_ERROR
         return False, reason, f"{view.fault}; the agent tries again by itself"
@@ -71,12 +84,16 @@ def readiness(view: View) -> tuple[bool, Reason, str]:
             "newer data-centre GPU: "
             "take the agent's label off this node",
         )
-    sick = [gpu for gpu in capable if gpu.fault]
-    disabled = [gpu for gpu in capable if not gpu.fault and not gpu.mig_current]
-    usable = [gpu for gpu in capable if publishable(gpu)]
-    notes = [f"GPU {gpu.index} ({gpu.uuid}): {gpu.fault}" for gpu in sick]
-    notes += [_mig_remedy(gpu) for gpu in disabled]
-    notes += view.mig_notes
+    sick = [gpu for gpu in capable if not is_healthy(gpu, view)]
+    usable = [gpu for gpu in capable if publishable(gpu) and gpu not in sick]
+    notes = [
+        f"GPU {gpu.index} ({gpu.uuid}): {trouble}" for gpu in capable if (trouble := _trouble(gpu, view))
+    ]
+    notes += [
+        view.mig_notes.get(gpu.uuid) or remedy(gpu)
+        for gpu in capable
+        if gpu not in sick and (gpu.uuid in view.mig_notes or not gpu.mig_current)
+    ]
     if not usable:
         return False, Reason.GPU_UNHEALTHY if sick else Reason.MIG_DISABLED, "; ".join(notes)
     if not view.registered:
@@ -90,17 +107,15 @@ def readiness(view: View) -> tuple[bool, Reason, str]:
     return True, Reason.PUBLISHED, "; ".join([text, *notes])
 
 
-def _mig_remedy(gpu: GPU) -> str:
-    if gpu.mig_pending:
-        return (
-            f"GPU {gpu.index} ({gpu.uuid}): MIG mode is enabled but waits for a GPU reset; "
-            f"stop its processes and run nvidia-smi -i {gpu.index} --gpu-reset, or reboot the node"
-        )
-    return (
-        f"GPU {gpu.index} ({gpu.uuid}): MIG mode is off; let a MIGPartition manage it, "
-        "start the agent with --enable-mig, "
-        f"or run nvidia-smi -i {gpu.index} -mig 1"
-    )
+def is_healthy(gpu: GPU, view: View) -> bool:
+    """Whether the GPU may take new work, on one of its slices at least."""
+    return view.fault is None and not gpu.fault and healthy(view.ailments.get(gpu.uuid, ()))
+
+
+def _trouble(gpu: GPU, view: View) -> str:
+    """What is wrong with the GPU, in words."""
+    ailments = view.ailments.get(gpu.uuid, ())
+    return "; ".join(ailment.message for ailment in ailments) or gpu.fault
 
 
 def status_for(
@@ -149,8 +164,12 @@ def status_for(
 
 
 def _gpu(gpu: GPU, view: View) -> Object:
-    trouble = gpu.fault or (str(view.fault) if view.fault else "")
-    entry: Object = {"index": gpu.index, "uuid": gpu.uuid, "healthy": not trouble}
+    trouble = str(view.fault) if view.fault else _trouble(gpu, view)
+    entry: Object = {
+        "index": gpu.index,
+        "uuid": gpu.uuid,
+        "healthy": is_healthy(gpu, view),
+    }
     if trouble:
         entry["healthMessage"] = trouble[:1024]
     if gpu.product:

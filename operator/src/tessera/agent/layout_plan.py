@@ -8,17 +8,17 @@ there that Tessera did not make, nothing is changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tessera.agent.checkpoint import ClaimRecord, DeviceRecord, Ledger, Phase, Slice
 from tessera.agent.claims import AllocatedClaim, AllocatedDevice, ClaimKey, PrepareError
 from tessera.agent.devices import Offer, device_at
-from tessera.agent.plan import is_at, refuse_overlap_within, resolve, warm_at, whose
+from tessera.agent.plan import is_at, refuse_faulty, refuse_overlap_within, resolve, warm_at, whose
 from tessera.api.reasons import Reason
 from tessera.gpu.device_names import encode
-from tessera.gpu.driver import GPU
+from tessera.gpu.driver import GPU, GPUInstance
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,28 @@ class LayoutPlan:
 
 
 def layouts_in(gpu_node: Mapping[str, Any]) -> dict[str, Layout]:
-    """The layouts that a GPUNode's spec demands, by GPU UUID."""
-    return {
-        gpu["uuid"]: Layout(gpu["uuid"], tuple((item["profile"], item["start"]) for item in gpu["layout"]))
-        for gpu in (gpu_node.get("spec") or {}).get("gpus") or []
-        if gpu.get("layout") is not None
-    }
+    """The layouts that a GPUNode's spec demands, by GPU UUID. MIG mode off is one without slices."""
+    found = {}
+    for gpu in (gpu_node.get("spec") or {}).get("gpus") or []:
+        places = () if gpu.get("migMode") == "Disabled" else gpu.get("layout")
+        if places is not None:
+            found[gpu["uuid"]] = Layout(
+                gpu["uuid"], tuple((item["profile"], item["start"]) for item in places)
+            )
+    return found
+
+
+def layout_without(gpu: GPU, gone: Container[GPUInstance]) -> Layout:
+    """What stands on the GPU, but for these instances."""
+    assert gpu.model is not None
+    return Layout(
+        gpu.uuid,
+        tuple(
+            (gpu.model.profile_name(instance.profile_id), instance.start)
+            for instance in gpu.instances
+            if instance not in gone
+        ),
+    )
 
 
 def plan_layout(layout: Layout, gpus: Mapping[str, GPU], ledger: Ledger) -> LayoutPlan:
@@ -88,6 +104,9 @@ def plan_layout(layout: Layout, gpus: Mapping[str, GPU], ledger: Ledger) -> Layo
 
     Raises `PrepareError` when the GPU cannot be used now, or never can have this layout.
     """
+    if layout.gpu_uuid not in gpus:
+        raise PrepareError(Reason.GPU_UNHEALTHY, f"GPU {layout.gpu_uuid} is not on this node now")
+    refuse_faulty(gpus[layout.gpu_uuid])
     wanted = tuple(resolve(device, gpus) for device in layout.as_claim().devices)
     refuse_overlap_within(wanted)
     there: set[str] = set()

@@ -20,24 +20,28 @@ from tessera.agent.cdi import CDIDirectory
 from tessera.agent.checkpoint import CheckpointFile, DamagedCheckpoint, DeviceRecord, Ledger, Phase
 from tessera.agent.claim_reader import ClaimReader
 from tessera.agent.claims import ClaimKey, PrepareError, PrepareFailures
+from tessera.agent.coexistence import Coexistence
 from tessera.agent.devices import Owner
 from tessera.agent.gauges import NodeGauges
-from tessera.agent.gpunode import READY, GPUNodeWriter, View, foreign_instances
+from tessera.agent.gpunode import READY, GPUNodeWriter, View, foreign_instances, state_of
+from tessera.agent.health import Ailments, Health, struck
+from tessera.agent.layout_plan import layout_without
 from tessera.agent.layouts import Layouts
+from tessera.agent.mig_mode import switch, waiting, wishes
 from tessera.agent.orphans import Orphans
+from tessera.agent.published import gpus_in
 from tessera.agent.publisher import Publisher
 from tessera.agent.recovery import published_uuids, rebuild
 from tessera.agent.transactions import Transactions
-from tessera.api.names import DRIVER
+from tessera.agent.watches import watches_of
 from tessera.api.reasons import Reason
-from tessera.gpu.driver import GPU, Driver, Inventory
-from tessera.gpu.faults import NVMLFault, symbol
+from tessera.gpu.driver import Driver, Inventory
+from tessera.gpu.faults import NVMLFault
 from tessera.kube.client import KubeClient
 from tessera.kube.conditions import is_true
 from tessera.kube.errors import ApiError, Unreachable
 from tessera.kube.events import EventRecorder
-from tessera.kube.informer import Informer
-from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
+from tessera.kube.resources import RESOURCE_CLAIMS
 from tessera.metrics.registry import (
     PREPARE_ERRORS_TOTAL,
     PREPARE_SECONDS,
@@ -99,6 +103,9 @@ class NodeAgent:
             reader=self._reader, transactions=self._transactions, driver=driver, clock=clock
         )
         self._layouts = Layouts(client, node=options.name, transactions=self._transactions, clock=clock)
+        self._coexistence = Coexistence(client, node=options.name)
+        self._health = Health(grace_seconds=options.withdraw_seconds, clock=clock)
+        self._ailments: Ailments = {}
         self._owner: Owner | None = None
         self._publisher: Publisher | None = None
         self._prepare_failures = PrepareFailures()
@@ -145,35 +152,13 @@ class NodeAgent:
 
     async def serve(self) -> None:
         """Refresh for ever. Failures are reported in the GPUNode where possible, and tried again."""
-        watches = self._watches()
+        watches = watches_of(self._client, node=self._options.name, poke=self.poke)
         for watch in watches:
             watch.start()
         try:
             await self._refresh_forever()
         finally:
             await asyncio.gather(*(watch.stop() for watch in watches))
-
-    def _watches(self) -> tuple[Informer, Informer]:
-        """What others change of ours:
-
-        a restarted kubelet wipes the slices, the operator writes the GPUNode's spec.
-        """
-        name = self._options.name
-
-        def slice_moved(kind: str, obj: dict[str, Any], old: dict[str, Any] | None) -> None:
-            if kind == "DELETED":
-                self.poke()
-
-        def node_moved(kind: str, obj: dict[str, Any], old: dict[str, Any] | None) -> None:
-            generations = {item["metadata"].get("generation") for item in (obj, old) if item is not None}
-            if kind == "DELETED" or len(generations) > 1:
-                self.poke()
-
-        selector = f"spec.nodeName={name},spec.driver={DRIVER}"
-        return (
-            Informer(self._client, RESOURCE_SLICES, field_selector=selector, on_change=slice_moved),
-            Informer(self._client, GPU_NODES, field_selector=f"metadata.name={name}", on_change=node_moved),
-        )
 
     async def _refresh_forever(self) -> None:
         while True:
@@ -199,6 +184,7 @@ class NodeAgent:
         try:
             with timed(PREPARE_SECONDS):
                 self._refuse_while_lost()
+                await self._coexistence.refuse(timeout_seconds=timeout_seconds)
                 await self._layouts.learn(timeout_seconds=timeout_seconds)
                 allocated = await self._reader.read(claim, timeout_seconds=timeout_seconds)
                 record = await self._transactions.prepare(allocated)
@@ -239,28 +225,25 @@ class NodeAgent:
 
         Raises `ApiError`, `Unreachable`, or `OSError` when the checkpoint cannot be stored.
         """
+        node, slices = await self._coexistence.look()
         if self._owner is None:
-            node = await self._client.get(NODES, self._options.name)
             self._owner = Owner(name=self._options.name, uid=node["metadata"]["uid"])
             self._publisher = Publisher(self._client, self._owner)
+            self._health.remember(gpus_in(slices))
         writer = GPUNodeWriter(self._client, self._owner)
         gpu_node = await writer.ensure()
         self._layouts.demand(gpu_node)
         fault: NVMLFault | None = None
-        notes: tuple[str, ...] = ()
+        notes: dict[str, str] = {}
         ledger = self.ledger
         try:
+            await self._health.listen(self._driver)
             if self._lost_ledger:
                 await self._rebuild(gpu_node)
-            self._inventory, ledger = await self._transactions.refresh()
-            if any(_wants_mig(gpu) for gpu in self._inventory.gpus):
-                notes = await self._enable_mig(self._inventory, gpu_node)
-                self._inventory, ledger = await self._transactions.refresh()
-            if await self._release_orphans():
-                self._inventory, ledger = await self._transactions.refresh()
-            self._faulty_since = None
-            if await self._lay_out(self._inventory, ledger):
-                self._inventory, ledger = await self._transactions.refresh()
+            if self._coexistence.found:
+                self._judge(await self._driver.inventory())
+            else:
+                ledger, notes = await self._bring_in_line(gpu_node)
         except NVMLFault as error:
             fault = error
             if self._faulty_since is None:
@@ -272,6 +255,8 @@ class NodeAgent:
             fault=fault,
             registered=self.registered or self._awaits_registration(gpu_node),
             simulated=self._driver.simulated,
+            others=self._coexistence.found,
+            ailments=self._ailments,
             mig_notes=notes,
             prepare_failures=self._prepare_failures.current(now=datetime.now(UTC)),
             layouts=self._layouts.progress(self._inventory, ledger) if self._inventory else {},
@@ -279,6 +264,52 @@ class NodeAgent:
         await writer.write(view, generation=int(gpu_node["metadata"].get("generation") or 0))
         self._gauges.show(view)
         self.refreshed = True
+
+    async def _bring_in_line(self, gpu_node: Mapping[str, Any]) -> tuple[Ledger, dict[str, str]]:
+        """Undo what was cut off, switch MIG modes, release orphans, lay out: all that is due.
+
+        Returns the ledger after that, and what keeps MIG mode from being as it is wanted, by GPU UUID.
+        """
+        inventory, ledger = await self._look()
+        wished = wishes(gpu_node, inventory.gpus, enable=self._options.enable_mig)
+        notes = await switch(self._driver, inventory.gpus, wished)
+        if notes:
+            inventory, ledger = await self._look()
+        if await self._release_orphans() or await self._take_away(inventory, ledger):
+            inventory, ledger = await self._look()
+        if await self._lay_out(inventory, ledger):
+            inventory, ledger = await self._look()
+            self.poke()  # a GPU that is empty now may be one to be switched off
+        return ledger, notes | waiting(inventory.gpus, wished, self._layouts.progress(inventory, ledger))
+
+    async def _look(self) -> tuple[Inventory, Ledger]:
+        """The GPUs, those that do not answer as they were, and the ledger, at one moment."""
+        inventory, ledger = await self._transactions.refresh()
+        return self._judge(inventory), ledger
+
+    def _judge(self, inventory: Inventory) -> Inventory:
+        diagnosis = self._health.judge(inventory)
+        self._inventory, self._ailments = diagnosis.inventory, diagnosis.ailments
+        self._faulty_since = None
+        return self._inventory
+
+    async def _take_away(self, inventory: Inventory, ledger: Ledger) -> bool:
+        """Destroy the slices that an error has struck and that no claim holds; whether there were any."""
+        found = False
+        for gpu in inventory.gpus:
+            sick = [
+                instance
+                for instance in struck(gpu, self._ailments.get(gpu.uuid, ()))
+                if state_of(instance, ledger) == "Warm"
+            ]
+            if not sick:
+                continue
+            found = True
+            try:
+                await self._transactions.lay_out(layout_without(gpu, sick))
+            except PrepareError as error:
+                log.error("GPU %s: a slice that an error has struck stays for now: %s", gpu.uuid, error)
+        return found
 
     async def _lay_out(self, inventory: Inventory, ledger: Ledger) -> bool:
         """Try the layouts that are due; whether there were any. What goes is withdrawn before."""
@@ -311,15 +342,19 @@ class NodeAgent:
         return ready and time.monotonic() - self._started < _REGISTRATION_SECONDS
 
     async def _publish(self, ledger: Ledger) -> None:
-        """Publish usable GPUs. A failed look changes nothing; failures without a break for
-        `withdraw_seconds` withdraw the devices.
+        """Publish the GPUs, none where others manage them. A failed look changes nothing; failures without a
+        break for `withdraw_seconds` withdraw the devices.
         """
         assert self._publisher is not None
-        if self._faulty_since is None:
+        if self._coexistence.found:
+            await self._publisher.publish(())
+        elif self._faulty_since is None:
             assert self._inventory is not None
             foreign = foreign_instances(self._inventory, ledger)
             offers = self._layouts.offers(self._inventory, ledger)
-            await self._publisher.publish(self._inventory.gpus, foreign=foreign, offers=offers)
+            await self._publisher.publish(
+                self._inventory.gpus, foreign=foreign, offers=offers, ailments=self._ailments
+            )
         elif self._clock() - self._faulty_since >= self._options.withdraw_seconds:
             await self._publisher.publish(())
 
@@ -347,28 +382,6 @@ class NodeAgent:
                 gpu_node, type="Warning", reason=Reason.RECONCILING, action="Recover", message=message
             )
 
-    async def _enable_mig(self, inventory: Inventory, gpu_node: Mapping[str, Any]) -> tuple[str, ...]:
-        """Switch MIG on where it is wanted and the GPU is idle; returns what the driver said against it."""
-        desired = (gpu_node.get("spec") or {}).get("gpus") or []
-        wanted = {entry["uuid"] for entry in desired if entry.get("migMode", "Enabled") == "Enabled"}
-        notes: list[str] = []
-        for gpu in inventory.gpus:
-            if not _wants_mig(gpu) or not (self._options.enable_mig or gpu.uuid in wanted):
-                continue
-            try:
-                status = await self._driver.set_mig_mode(gpu.uuid, True)
-            except NVMLFault as fault:  # one GPU's trouble; the others are served
-                notes.append(f"GPU {gpu.index}: enabling MIG failed: {fault}")
-                continue
-            if status:
-                notes.append(
-                    f"GPU {gpu.index}: enabling MIG answered {symbol(status)}; "
-                    "stop the processes that use the GPU, then reset it"
-                )
-            else:
-                log.info("MIG mode of GPU %s is enabled", gpu.uuid)
-        return tuple(notes)
-
     def _tell(self, claim: ClaimKey, kind: Any, reason: Reason, message: str) -> None:
         if not self._options.events:
             return
@@ -382,14 +395,3 @@ class NodeAgent:
     async def flush_events(self) -> None:
         """Wait for the events that are on their way."""
         await self._events.flush()
-
-
-def _wants_mig(gpu: GPU) -> bool:
-    """Whether MIG could be switched on: capable, off, not pending already, healthy and empty."""
-    return (
-        gpu.model is not None
-        and not gpu.mig_current
-        and not gpu.mig_pending
-        and not gpu.fault
-        and not gpu.instances
-    )

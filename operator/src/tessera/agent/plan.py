@@ -30,8 +30,7 @@ def resolve(allocated: AllocatedDevice, gpus: Mapping[str, GPU]) -> DeviceRecord
     for gpu in gpus.values():
         if not allocated.device.startswith(f"gpu-{short_uuid(gpu.uuid)}-"):
             continue
-        if gpu.fault:
-            raise PrepareError(Reason.GPU_UNHEALTHY, f"GPU {gpu.uuid} cannot be used: {gpu.fault}")
+        refuse_faulty(gpu)
         if gpu.model is None or not gpu.mig_current:
             raise PrepareError(
                 Reason.MIG_DISABLED,
@@ -59,6 +58,12 @@ def resolve(allocated: AllocatedDevice, gpus: Mapping[str, GPU]) -> DeviceRecord
             memory_bytes=(profile.memory_mib or 0) * MIB,
         )
     raise PrepareError(Reason.INVALID_REQUEST, f"device {allocated.device} is on no GPU of this node")
+
+
+def refuse_faulty(gpu: GPU) -> None:
+    """Raises `PrepareError` when the GPU does not answer."""
+    if gpu.fault:
+        raise PrepareError(Reason.GPU_UNHEALTHY, f"GPU {gpu.uuid} cannot be used: {gpu.fault}")
 
 
 def is_at(instance: GPUInstance, record: DeviceRecord | Slice) -> bool:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from tessera.agent.devices import Foreign, Offer, Owner, content_hash, slices_for
+from tessera.agent.health import Ailments
 from tessera.api.names import DRIVER
 from tessera.gpu.driver import GPU
 from tessera.kube.client import KubeClient
@@ -35,22 +37,25 @@ class Publisher:
         *,
         foreign: Foreign | None = None,
         offers: Mapping[str, Offer] | None = None,
+        ailments: Ailments | None = None,
     ) -> int:
         """Bring the pool up to date; returns its generation. Raises `ApiError` or `Unreachable`.
 
         `foreign` are the instances that are not ours and exclude placements; `offers` what GPUs with a fixed
-        layout offer.
+        layout offer; `ailments` what is wrong with them.
         """
-        gpus = tuple(gpus)
+        bodies = partial(
+            slices_for, self._owner, tuple(gpus), foreign=foreign, offers=offers, ailments=ailments
+        )
         present = await self._present()
         # Slices may have been wiped (by a restarting kubelet): the pool goes on where it was.
         known = (item["spec"]["pool"]["generation"] for item in present)
         generation: int = max(known, default=self._last_generation)
-        wanted = slices_for(self._owner, gpus, generation=generation, foreign=foreign, offers=offers)
+        wanted = bodies(generation=generation)
         same_generation = {item["spec"]["pool"]["generation"] for item in present} <= {generation}
         if same_generation and content_hash(_essentials(present)) == content_hash(wanted):
             return generation
-        wanted = slices_for(self._owner, gpus, generation=generation + 1, foreign=foreign, offers=offers)
+        wanted = bodies(generation=generation + 1)
         for item in wanted:
             await self._client.apply(RESOURCE_SLICES, item)
         kept = {item["metadata"]["name"] for item in wanted}

@@ -24,8 +24,8 @@ FOREIGN_TAINT_KEY: Final = "tessera.dev/foreign-instance"
 LEAVING_TAINT_KEY: Final = "tessera.dev/leaving"
 """On a device, likewise: it is not in its GPU's fixed layout, and goes with the claim that holds it."""
 UNHEALTHY_TAINT_KEY: Final = "tessera.dev/unhealthy"
-"""On a device, likewise: its GPU, or an instance in its way, is broken; the value says how, the effect how badly
-(``NoExecute``: the pods that use it are ended)."""
+"""On a device, likewise: its GPU, or an instance in its way, is broken. The value says how; with the effect
+``NoExecute`` the pods that use it are ended."""
 CLAIM_FINALIZER: Final = "resource.kubernetes.io/delete-protection"
 POD_CLAIM_NAME_ANNOTATION: Final = "resource.kubernetes.io/pod-claim-name"
 

@@ -16,7 +16,7 @@ An Xid is an error that the NVIDIA driver reports by number. Sources, as of Nove
 | 14, 37, 38, 43, 44, 63, 66, 67, 92, 93, 106-108, 121, 137, 141, 157, 160, 161 | none | C (ignore) |
 | 45 (comes after others), 154 (the recovery action has changed: it is read) | none | P; C |
 | 109 | none | P; C has RESET_GPU, which a driver that needs it reports as [R] |
-| 94: contained memory error | the GPU instance | C: RESTART_APP |
+| 94: contained memory error | the GPU instance that it names | C (app); what is new may be started elsewhere |
 | 46, 48, 62, 64, 79, 95, 110, 119, 120, 136, 140, 143, 151, 155, 156, 158 | GPU, at once | C: RESET_GPU, … |
 | any other | the GPU instance that it names; else the whole GPU, for new work | by caution, as in P |
 """
@@ -75,9 +75,9 @@ def harm_of_xid(xid: int, *, of_instance: bool) -> Harm:
         return Harm.NONE
     if xid in _RESET:
         return Harm.RESET
-    if xid in _CONTAINED or of_instance:
-        return Harm.INSTANCE
-    return Harm.DRAIN
+    if xid in _CONTAINED and not of_instance:
+        return Harm.NONE
+    return Harm.INSTANCE if of_instance else Harm.DRAIN
 
 
 def harm_of_action(action: int) -> Harm:

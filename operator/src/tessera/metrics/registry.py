@@ -196,6 +196,12 @@ UNPREPARE_SECONDS = _histogram("unprepare_seconds", "Time to unprepare one claim
 PREPARE_ERRORS_TOTAL = _counter(
     "prepare_errors_total", "Claims that could not be prepared, by reason.", "reason"
 )
+XIDS_TOTAL = _counter(
+    "xids_total", "Xid errors that the driver has reported, by number and GPU.", "xid", "gpu"
+)
+GPU_HEALTHY = _gauge(
+    "gpu_healthy", "1 while the GPU may take new work on one of its slices at least, else 0.", "gpu", "node"
+)
 NVML_CALL_SECONDS = _histogram("nvml_call_seconds", "Time of one NVML call.", "call", buckets=_FAST)
 NVML_ERRORS_TOTAL = _counter(
     "nvml_errors_total", "NVML calls that failed, by call and error.", "call", "error"

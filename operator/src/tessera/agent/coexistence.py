@@ -1,0 +1,116 @@
+"""Who else manages the GPUs of this node.
+
+Two programs that cut the same GPU destroy each other's slices, and two that offer it give one memory slice to
+two pods. NVIDIA has three such programs: mig-manager cuts GPUs by node labels, the device plugin offers them
+as extended resources, the DRA driver as ResourceSlices of its own. Where one of them is at work the agent
+offers nothing and changes nothing, and says who it is; when the other is gone it goes on by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tessera.agent.claims import PrepareError
+from tessera.api.reasons import Reason
+from tessera.kube.client import KubeClient
+from tessera.kube.errors import ApiError, Unreachable
+from tessera.kube.resources import NODES, RESOURCE_SLICES
+
+Object = Mapping[str, Any]
+
+_CONFIG = "nvidia.com/mig.config"
+_STATE = "nvidia.com/mig.config.state"
+_DEPLOY = "nvidia.com/gpu.deploy.mig-manager"
+_DEPLOY_PLUGIN = "nvidia.com/gpu.deploy.device-plugin"
+_WHOLE_GPUS = "nvidia.com/gpu"
+_MIG_SLICES = "nvidia.com/mig-"
+_DRA_DRIVER = "gpu.nvidia.com"
+
+
+class Coexistence:
+    """Looks for others on one node."""
+
+    def __init__(self, client: KubeClient, *, node: str) -> None:
+        self._client = client
+        self._node = node
+        self._looked = False
+        self.found: tuple[str, ...] = ()
+        """Who was there at the last look."""
+
+    async def look(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """See who is there; returns what was read, the Node and its ResourceSlices of all drivers.
+
+        Raises `ApiError` or `Unreachable`.
+        """
+        node = await self._client.get(NODES, self._node)
+        slices = await self._client.list(RESOURCE_SLICES, field_selector=f"spec.nodeName={self._node}")
+        self.found = others(node, slices.items)
+        self._looked = True
+        return node, slices.items
+
+    async def refuse(self, *, timeout_seconds: float) -> None:
+        """Raises `PrepareError` where somebody else is at work, or where nobody could look yet."""
+        if not self._looked:
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    await self.look()
+            except (ApiError, Unreachable, TimeoutError) as error:
+                raise PrepareError(
+                    Reason.RECONCILE_ERROR,
+                    f"the agent has just started and Node {self._node} could not be read: {error}; "
+                    "the kubelet will try again",
+                ) from error
+        if self.found:
+            raise PrepareError(Reason.MANAGED_BY_OTHERS, "; ".join(self.found))
+
+
+def others(node: Object, slices: Iterable[Object]) -> tuple[str, ...]:
+    """Each of them with what gave it away and how to remove it, by the Node and the ResourceSlices of the
+    node; empty when Tessera is alone.
+    """
+    name = str(node["metadata"]["name"])
+    return (
+        *_mig_manager(name, node["metadata"].get("labels") or {}),
+        *_device_plugin(name, (node.get("status") or {}).get("allocatable") or {}),
+        *_dra_driver(name, slices),
+    )
+
+
+def _mig_manager(node: str, labels: Mapping[str, str]) -> Iterator[str]:
+    """The GPU operator says by a label whether it is deployed; one that stands alone leaves two labels."""
+    deployed = labels.get(_DEPLOY)
+    if deployed == "true":
+        found = f"label {_DEPLOY}=true"
+    elif deployed is None and _CONFIG in labels and _STATE in labels:
+        found = f"labels {_CONFIG}={labels[_CONFIG]} and {_STATE}={labels[_STATE]}"
+    else:
+        return
+    yield (
+        f"NVIDIA's mig-manager ({found}); remove it from this node: "
+        f"kubectl label node {node} --overwrite {_DEPLOY}=false {_CONFIG}- {_STATE}-"
+    )
+
+
+def _device_plugin(node: str, allocatable: Mapping[str, Any]) -> Iterator[str]:
+    """The kubelet keeps the name of a resource whose plugin is gone, with the amount 0."""
+    offered = [
+        f"{resource}={amount}"
+        for resource, amount in sorted(allocatable.items())
+        if (resource == _WHOLE_GPUS or resource.startswith(_MIG_SLICES)) and str(amount) != "0"
+    ]
+    if offered:
+        yield (
+            f"NVIDIA's device plugin (allocatable {', '.join(offered)}); remove it from this node: "
+            f"kubectl label node {node} --overwrite {_DEPLOY_PLUGIN}=false, or keep its DaemonSet away"
+        )
+
+
+def _dra_driver(node: str, slices: Iterable[Object]) -> Iterator[str]:
+    names = sorted(item["metadata"]["name"] for item in slices if item["spec"]["driver"] == _DRA_DRIVER)
+    if names:
+        yield (
+            f"NVIDIA's DRA driver (ResourceSlice {names[0]}); keep the kubelet plugin of {_DRA_DRIVER} off "
+            f"this node, then kubectl delete resourceslice {' '.join(names)}"
+        )

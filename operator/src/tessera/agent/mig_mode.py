@@ -1,0 +1,104 @@
+"""MIG mode: switched where the GPUNode's spec wants it otherwise, and why it waits where it does.
+
+A GPU is switched off only when nothing is left on it: `layouts` clears it first, because MIG mode off is a
+layout without slices. A GPU is never reset. Hopper and newer switch at once unless a program holds the GPU,
+so they are asked again at each look. On Ampere the mode then waits for a reset that a person has to make;
+asking again would not help.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tessera.agent.health import how_to_reset
+from tessera.agent.layouts import Progress
+from tessera.gpu.driver import GPU, Driver
+from tessera.gpu.faults import IN_USE, NOT_SUPPORTED, RESET_REQUIRED, NVMLFault, symbol
+
+log = logging.getLogger(__name__)
+
+_VGPU = 2
+_WORD = {True: "enabling", False: "disabling"}
+
+
+def wishes(gpu_node: Mapping[str, Any], gpus: Iterable[GPU], *, enable: bool) -> dict[str, bool]:
+    """Whether MIG mode is to be on, by GPU UUID; a GPU whose mode is left alone is missing.
+
+    `enable`: on wherever the spec does not want it off.
+    """
+    modes = {
+        entry["uuid"]: entry.get("migMode", "Enabled")
+        for entry in (gpu_node.get("spec") or {}).get("gpus") or []
+    }
+    found = {}
+    for gpu in gpus:
+        mode = modes.get(gpu.uuid)
+        if mode == "Disabled":
+            found[gpu.uuid] = False
+        elif mode == "Enabled" or enable:
+            found[gpu.uuid] = True
+    return found
+
+
+async def switch(driver: Driver, gpus: Iterable[GPU], wished: Mapping[str, bool]) -> dict[str, str]:
+    """Change the modes that can be changed now; returns, of each GPU that was tried, what the driver has
+    against it and the remedy, or nothing.
+    """
+    return {
+        gpu.uuid: await _switch(driver, gpu, enable=wished[gpu.uuid])
+        for gpu in gpus
+        if gpu.uuid in wished and _due(gpu, wished[gpu.uuid])
+    }
+
+
+def _due(gpu: GPU, wish: bool) -> bool:
+    if gpu.model is None or gpu.fault or (gpu.instances and not wish):
+        return False
+    return gpu.mig_pending != wish or (gpu.mig_current != wish and gpu.architecture != "ampere")
+
+
+async def _switch(driver: Driver, gpu: GPU, *, enable: bool) -> str:
+    doing = f"GPU {gpu.index}: {_WORD[enable]} MIG"
+    try:
+        status = await driver.set_mig_mode(gpu.uuid, enable)
+    except NVMLFault as fault:  # one GPU's trouble; the others are served
+        if fault.code == NOT_SUPPORTED and gpu.virtualization == _VGPU:
+            return f"{doing} failed: this is a vGPU, whose MIG mode the host decides; change it there"
+        return f"{doing} failed: {fault}"
+    if status == IN_USE:
+        return (
+            f"{doing} answered {symbol(status)}; stop the programs that hold the GPU (fuser -v /dev/nvidia*)"
+        )
+    if status == RESET_REQUIRED:
+        return f"{doing} waits for a GPU reset; stop its processes and {how_to_reset(gpu)}"
+    if status:
+        return f"{doing} answered {symbol(status)}; stop its processes and {how_to_reset(gpu)}"
+    log.info("MIG mode of GPU %s is switched %s", gpu.uuid, "on" if enable else "off")
+    return ""
+
+
+def waiting(
+    gpus: Iterable[GPU], wished: Mapping[str, bool], layouts: Mapping[str, Progress]
+) -> dict[str, str]:
+    """What to say of each GPU that is to be switched off and is not empty yet; it is no layout of its own."""
+    return {
+        gpu.uuid: f"GPU {gpu.index}: MIG mode is to be switched off; {layouts[gpu.uuid].message}"
+        for gpu in gpus
+        if wished.get(gpu.uuid) is False and gpu.instances and gpu.uuid in layouts
+    }
+
+
+def remedy(gpu: GPU) -> str:
+    """What to say of a GPU whose mode is off, or waits."""
+    where = f"GPU {gpu.index} ({gpu.uuid})"
+    if gpu.mig_pending:
+        return (
+            f"{where}: MIG mode is enabled but waits for a GPU reset; stop its processes and "
+            f"{how_to_reset(gpu)}"
+        )
+    return (
+        f"{where}: MIG mode is off; let a MIGPartition manage it, start the agent with --enable-mig, "
+        f"or run nvidia-smi -i {gpu.index} -mig 1"
+    )

@@ -1,0 +1,89 @@
+"""GPUs read back from the ResourceSlices that they were published in: the inverse of `devices.slices_for`.
+
+A restarted agent knows of a lost GPU only what an agent before it has told the cluster. That is enough to
+publish the very same devices again, now with the taint by which the pods on them are ended.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tessera.api import names
+from tessera.gpu.device_names import counter_set_name
+from tessera.gpu.driver import GPU
+from tessera.gpu.profiles import GPUModel, Profile
+
+Object = Mapping[str, Any]
+
+_NOT_TOLD = -1
+"""NVML's numbers of a profile: only a GPU that answers is cut, and it tells them."""
+
+
+def gpus_in(slices: Iterable[Object]) -> tuple[GPU, ...]:
+    """Every GPU of our driver in these ResourceSlices, MIG on and without instances."""
+    devices: dict[str, list[Object]] = defaultdict(list)
+    compute_slices: dict[str, int] = {}
+    for spec in (item["spec"] for item in slices):
+        if spec["driver"] != names.DRIVER:
+            continue
+        for device in spec.get("devices") or ():
+            devices[device["attributes"][names.ATTRIBUTE_GPU_UUID]["string"]].append(device)
+        for counters in spec.get("sharedCounters") or ():
+            value = counters["counters"][names.COUNTER_COMPUTE_SLICES]["value"]
+            compute_slices[counters["name"]] = int(value)
+    return tuple(
+        _gpu(uuid, own, compute_slices[counter_set_name(uuid)])
+        for uuid, own in devices.items()
+        if counter_set_name(uuid) in compute_slices
+    )
+
+
+def _gpu(uuid: str, devices: list[Object], compute_slices: int) -> GPU:
+    first = devices[0]["attributes"]
+    by_profile: dict[str, list[Object]] = defaultdict(list)
+    for device in devices:
+        by_profile[device["attributes"][names.ATTRIBUTE_PROFILE]["string"]].append(device)
+    model = GPUModel(
+        name=first[names.ATTRIBUTE_MODEL]["string"],
+        memory_slices=first[names.ATTRIBUTE_GPU_MEMORY_SLICES]["int"],
+        compute_slices=compute_slices,
+        profiles=tuple(_profile(name, alike) for name, alike in by_profile.items()),
+    )
+    return GPU(
+        index=first[names.ATTRIBUTE_GPU_INDEX]["int"],
+        uuid=uuid,
+        product=first[names.ATTRIBUTE_PRODUCT_NAME]["string"],
+        memory_mib=0,
+        architecture="",
+        mig_current=True,
+        mig_pending=True,
+        model=model,
+        instances=(),
+    )
+
+
+def _profile(name: str, devices: list[Object]) -> Profile:
+    attributes, capacity = devices[0]["attributes"], devices[0]["capacity"]
+    (consumed,) = devices[0]["consumesCounters"]
+    engines = consumed["counters"].get(names.COUNTER_MEDIA_ENGINES)
+    return Profile(
+        name=name,
+        enum=_NOT_TOLD,
+        id=_NOT_TOLD,
+        compute_slices=attributes[names.ATTRIBUTE_COMPUTE_SLICES]["int"],
+        memory_slices=attributes[names.ATTRIBUTE_MEMORY_SLICES]["int"],
+        starts=tuple(device["attributes"][names.ATTRIBUTE_START]["int"] for device in devices),
+        max_count=len(devices),
+        multiprocessors=int(capacity[names.CAPACITY_MULTIPROCESSORS]["value"]),
+        memory_mib=_mebibytes(capacity[names.CAPACITY_MEMORY]["value"]),
+        decoders=int(engines["value"]) if engines else None,
+    )
+
+
+def _mebibytes(quantity: str) -> int:
+    """MiB of a quantity as `devices` writes it: `20090Mi`, `39Gi` or `0`."""
+    if quantity.endswith("Gi"):
+        return int(quantity[:-2]) * 1024
+    return int(quantity.removesuffix("Mi"))

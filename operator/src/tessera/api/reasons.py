@@ -37,8 +37,8 @@ class Reason(StrEnum):
     GPU_UNHEALTHY = "GPUUnhealthy"
     """A GPU reports a fatal error or its driver call hangs."""
     MANAGED_BY_OTHERS = "ManagedByOthers"
-    """NVIDIA's mig-manager, device plugin or DRA driver is at work on the node; the message says how to remove
-    it. Until then the agent offers nothing and changes nothing."""
+    """NVIDIA's mig-manager, device plugin or DRA driver is at work on the node; the message says how to
+    remove it. Until then the agent offers nothing and changes nothing."""
     GPU_NODE_MISSING = "GPUNodeMissing"
     """No agent has reported this node yet."""
     PREPARED = "Prepared"

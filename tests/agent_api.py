@@ -89,9 +89,9 @@ class MemoryAPI:
         self.objects[key] = {**self.objects.get(key, {"metadata": {"name": NODE}}), "spec": {"gpus": gpus}}
 
     def layout(self) -> dict[str, Any]:
-        """How far the node's first GPU is with its layout; empty when it has none."""
-        gpu = self.objects[GPU_NODES.kind, NODE]["status"]["gpus"][0]
-        found: dict[str, Any] = gpu.get("layout") or {}
+        """How far the node's first GPU is with its layout; empty when it has none, or no GPU is known."""
+        gpus = self.objects[GPU_NODES.kind, NODE]["status"]["gpus"]
+        found: dict[str, Any] = gpus[0].get("layout", {}) if gpus else {}
         return found
 
     def devices(self) -> dict[str, set[str]]:

@@ -212,3 +212,52 @@ async def test_a_claim_without_an_allocation_here_is_refused(h100: Node, namespa
     )
     with pytest.raises(PrepareError, match=f"no device of gpu.tessera.dev on node {h100.name}"):
         await h100.agent.prepare(claim, timeout_seconds=10)
+
+
+async def test_a_gpu_with_a_layout_offers_its_slices_and_what_claims_still_hold(
+    h100: Node, namespace: str
+) -> None:
+    await h100.agent.refresh()
+    held = await h100.allocate(namespace, "held", "2g.20gb", 4)
+    await h100.agent.prepare(held, timeout_seconds=10)
+
+    async def demand(*layouts: list[tuple[str, int]]) -> dict[str, set[str]]:
+        """Each GPU gets its layout; the first one's devices with their taints, after one look."""
+        gpus = (await h100.client.get(GPU_NODES, h100.name))["status"]["gpus"]
+        desired = [
+            {
+                "uuid": gpu["uuid"],
+                "partition": "fixed",
+                "layout": [{"profile": profile, "start": start} for profile, start in layout],
+            }
+            for gpu, layout in zip(gpus, layouts, strict=False)
+        ]
+        await h100.client.patch(GPU_NODES, h100.name, body={"spec": {"gpus": desired}})
+        await h100.agent.refresh()
+        return {
+            device["name"].removeprefix(f"gpu-{gpus[0]['uuid'][4:12]}-"): {
+                taint["key"] for taint in device["taints"]
+            }
+            for item in await h100.slices()
+            for device in item["spec"].get("devices") or []
+            if device["attributes"]["gpuIndex"]["int"] == 0
+        }
+
+    async def told() -> dict[str, Any]:
+        gpu_node = await h100.client.get(GPU_NODES, h100.name)
+        assert gpu_node["status"]["observedGeneration"] == gpu_node["metadata"]["generation"]
+        layout: dict[str, Any] = gpu_node["status"]["gpus"][0]["layout"]
+        return layout
+
+    assert await demand([("3g.40gb", 0), ("3g.40gb", 4)]) == {
+        "2g-20gb-4": {"tessera.dev/managed", "tessera.dev/leaving"},
+        "3g-40gb-0": {"tessera.dev/managed"},
+        "3g-40gb-4": {"tessera.dev/managed"},
+    }
+    assert (await told())["blockers"] == [{"namespace": namespace, "name": "held", "uid": held.uid}]
+    await h100.agent.unprepare(held)
+    await h100.agent.refresh()
+    assert await told() == {"state": "Applied"}
+    assert await demand([], []) == {}
+    assert [len(item["spec"]["sharedCounters"]) for item in await h100.slices()] == [2]
+    assert len(await demand()) == 25

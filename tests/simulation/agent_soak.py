@@ -2,9 +2,11 @@
 
 A scheduler gives claims random placements that no living claim has; a kubelet prepares and releases them and
 asks until it gets what it wants, or its pod is deleted first. On each prepared slice a process runs until the
-pod ends. Before two of three requests a fault is laid: the agent is killed before a random side effect, an
-NVML call fails or loses its answer, or a side effect is refused. A change is a preparation that made at least
-one instance.
+pod ends. Now and then an operator demands a random layout, in which most of the running slices have their
+places, or none at all; the scheduler then chooses among what is published. Before two of three requests a
+fault is laid: the agent is killed before a random side effect, an NVML call fails or loses its answer, or a
+side effect is refused. A change is a preparation that made at least one instance, or a layout that came about
+by making or destroying one.
 
     python -m simulation.agent_soak --changes 10000 --seed 0          (or: make soak-agent)
 """
@@ -27,7 +29,9 @@ from pathlib import Path
 
 from simulation.agent_effects import Effects, Killed
 from simulation.agent_node import AgentNode, Process
+from tessera.api.names import DEVICE_TAINT_KEY
 from tessera.gpu import profiles
+from tessera.gpu.profiles import Placement
 from tessera.kube.errors import Unreachable
 
 _SIDE_EFFECTS = 30
@@ -49,13 +53,15 @@ class Soak:
     random: random.Random
     tally: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    running: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """Mask of the placement and MIG UUID of each claim that has a process."""
+    running: dict[str, tuple[Placement, str]] = field(default_factory=dict)
+    """Placement and MIG UUID of each claim that has a process."""
     _agent: ExitStack = field(default_factory=ExitStack)
     _process: Process | None = None
 
     async def run(self, changes: int, *, seconds: float = math.inf) -> None:
         """Go on until so many changes are done, or so much time is gone."""
+        with self.node.start() as process:  # from now on, devices are published
+            await process.agent.refresh()
         number = 0
         end = time.monotonic() + seconds
         while self.tally["changes"] < changes and time.monotonic() < end:
@@ -65,24 +71,80 @@ class Soak:
 
     async def _one(self, name: str) -> None:
         used = 0
-        for mask, _ in self.running.values():
-            used |= mask
-        free = [placement for placement in _PLACEMENTS if not placement.mask & used]
+        for placement, _ in self.running.values():
+            used |= placement.mask
+        offered = self.node.api.devices()
+        free = [
+            placement
+            for placement in _PLACEMENTS
+            if offered.get(_name(placement)) == {DEVICE_TAINT_KEY} and not placement.mask & used
+        ]
+        if self.random.random() < 0.15 or not (free or self.running):
+            await self._demand(name)
+            return
         if not free or (self.running and self.random.random() < 0.45):
             await self._release(self.random.choice(sorted(self.running)))
             return
         placement = self.random.choice(free)
-        self.node.allocate(name, f"{placement.profile.name}@{placement.start}")
-        before = {compute.uuid for one in self.node.instances() for compute in one.compute}
+        self.node.allocate(name, _name(placement))
+        before = self._mig_uuids()
         if await self._ask(name, release=False, patient=self.random.random() < 0.9):
             ((uuid,),) = (uuids for uid, uuids in self.node.specs().items() if uid == f"uid-{name}")
             self.tally["reused" if uuid in before else "changes"] += 1
             self.node.occupy(placement.start, os.getpid())
-            self.running[name] = (placement.mask, uuid)
+            self.running[name] = (placement, uuid)
         else:
             self.tally["pods deleted before they ran"] += 1
             await self._release(name)
         self._look(name)
+
+    async def _demand(self, name: str) -> None:
+        """The operator writes the spec; the agent looks until the layout has come about or is blocked."""
+        places = self._random_layout()
+        if places is None:
+            self.node.api.demand_nothing()
+        else:
+            self.node.demand(*places)
+        before = self._mig_uuids()
+        self._lay_fault()
+        for _ in range(_TRIES):
+            try:
+                process = await self._alive()
+                await process.agent.refresh()
+            except Killed:
+                await self._bury()
+                continue
+            except (Unreachable, OSError):
+                self.tally["refusals"] += 1
+                continue
+            state = self.node.api.layout().get("state", "none")
+            self.tally[f"layouts {state}"] += 1
+            if state == "Failed":  # not tried again soon by the same agent
+                self._dismiss()
+            if places is not None and state not in ("Applied", "Blocked"):
+                continue
+            if state == "Applied" and set(places or ()) != set(self.node.layout().split()):
+                self.wrong.append(f"{name}: {places} is said to be applied, there is {self.node.layout()}")
+            self.tally["changes"] += state == "Applied" and before != self._mig_uuids()
+            break
+        else:
+            self.wrong.append(f"{name}: {places} did not come about")
+        self._look(name)
+
+    def _random_layout(self) -> list[str] | None:
+        """Random slices that fit together, as a rule beside those that run; None takes the layout back."""
+        if self.random.random() < 0.3:
+            return None
+        kept = [placement for placement, _ in self.running.values() if self.random.random() < 0.9]
+        layout: list[Placement] = []
+        for placement in [*kept, *self.random.sample(_PLACEMENTS, 6)]:
+            compute = sum(other.profile.compute_slices for other in (*layout, placement))
+            if compute <= 7 and not any(placement.overlaps(other) for other in layout):
+                layout.append(placement)
+        return [_name(placement) for placement in layout]
+
+    def _mig_uuids(self) -> set[str]:
+        return {compute.uuid for one in self.node.instances() for compute in one.compute}
 
     async def _release(self, name: str) -> None:
         self.running.pop(name, None)
@@ -125,6 +187,10 @@ class Soak:
         assert self._process is not None
         self.tally["kills"] += 1
         await self._process.ended()
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        """The agent is gone; the next request finds a new one."""
         self._process = None
         self._agent.close()
 
@@ -169,6 +235,10 @@ class Soak:
         if orphans and not any(record.phase == "Preparing" for record in ledger.claims.values()):
             self.tally["orphans"] += len(orphans)
             self.wrong.append(f"{name}: nobody knows of {orphans}")
+
+
+def _name(placement: Placement) -> str:
+    return f"{placement.profile.name}@{placement.start}"
 
 
 async def soak(directory: Path, *, seed: int, changes: int, seconds: float = math.inf) -> Soak:

@@ -322,11 +322,11 @@ async def test_a_claim_waits_while_a_new_agent_cannot_read_the_spec(
     await gpu.get(*HALVES)
     gpu.start()
 
-    async def unreachable(*_: Any) -> None:
+    async def unreachable(*_: Any, **__: Any) -> None:
         raise Unreachable("GET /gpunodes", "connection refused")
 
     with monkeypatch.context() as broken:
-        broken.setattr(gpu.node.api, "get", unreachable)
+        broken.setattr(gpu.node.api, "list", unreachable)
         assert "GPUNode node-a could not be read" in await gpu.claim("a", "3g.40gb@4")
     assert await gpu.claim("a", "3g.40gb@4") == ""
 

@@ -23,7 +23,7 @@ from tessera.api.gpu_node import LayoutState
 from tessera.api.reasons import Reason
 from tessera.gpu.driver import GPU, Inventory
 from tessera.kube.client import KubeClient
-from tessera.kube.errors import ApiError, NotFound, Unreachable
+from tessera.kube.errors import ApiError, Unreachable
 from tessera.kube.resources import GPU_NODES
 
 log = logging.getLogger(__name__)
@@ -86,15 +86,14 @@ class Layouts:
             return
         try:
             async with asyncio.timeout(timeout_seconds):
-                self.demand(await self._client.get(GPU_NODES, self._node))
-        except NotFound:
-            self.demand({})
+                found = await self._client.list(GPU_NODES, field_selector=f"metadata.name={self._node}")
         except (ApiError, Unreachable, TimeoutError) as error:
             raise PrepareError(
                 Reason.RECONCILE_ERROR,
                 f"the agent has just started and GPUNode {self._node} could not be read: {error}; "
                 "the kubelet will try again",
             ) from error
+        self.demand(found.items[0] if found.items else {})
 
     def due(self, inventory: Inventory, ledger: Ledger) -> list[str]:
         """UUIDs of the GPUs whose layout is to be tried now."""

@@ -11,6 +11,7 @@ import yaml
 from tessera.agent.cdi import CDIDirectory
 from tessera.agent.claims import PrepareError
 from tessera.agent.device_nodes import HostFiles
+from tessera.agent.main import AgentSettings, BadSettings, host_files
 from tessera.agent.transactions import Transactions
 from tessera.gpu.driver import GPU
 from tessera.gpu.simulator import control
@@ -189,13 +190,18 @@ async def test_a_slice_that_no_container_could_reach_is_not_kept(bench: Workbenc
     assert bench.cdi.claim_uids() == set()
 
 
-def test_the_agents_settings_do_not_contradict(tmp_path: Path) -> None:
-    from click.testing import CliRunner
-    from tessera.agent.main import BadSettings
-    from tessera.cli.agent import command
+def settings(**changes: Any) -> AgentSettings:
+    places: dict[str, Any] = {
+        name: Path(f"/{name}") for name in ("kubelet_dir", "cdi_dir", "state_dir", "host_root")
+    }
+    return AgentSettings(node_name="a", **places, **changes)
 
-    done = CliRunner().invoke(
-        command, ["--node-name", "a", "--simulate", "H100-80GB", "--cdi-mode", "device-nodes"]
-    )
-    assert isinstance(done.exception, BadSettings)
-    assert "a simulated slice has no device nodes" in str(done.exception)
+
+def test_one_setting_chooses_the_way() -> None:
+    assert host_files(settings()) is None
+    assert host_files(settings(cdi_mode="device-nodes")) == HostFiles(Path("/host_root"), Path("/cdi_dir"))
+
+
+def test_a_simulated_slice_has_no_device_nodes() -> None:
+    with pytest.raises(BadSettings, match="a simulated slice has no device nodes"):
+        host_files(settings(cdi_mode="device-nodes", simulate="H100-80GB"))

@@ -86,6 +86,22 @@ def check_model(model: str, count: int) -> None:
         )
 
 
+def host_files(settings: AgentSettings) -> HostFiles | None:
+    """Where device nodes and driver files come from; None where NVIDIA's container runtime sees to them.
+
+    Raises `BadSettings` where simulated slices shall have device nodes.
+    """
+    if settings.cdi_mode == "environment":
+        return None
+    if settings.simulate is not None:
+        raise BadSettings(
+            "--cdi-mode device-nodes cannot be used",
+            "a simulated slice has no device nodes",
+            "Leave it out, or --simulate",
+        )
+    return HostFiles(settings.host_root, settings.cdi_dir)
+
+
 def stop_on_signal() -> asyncio.Event:
     """An event that SIGTERM and SIGINT set."""
     stop = asyncio.Event()
@@ -100,26 +116,23 @@ async def run(settings: AgentSettings) -> None:
     A simulation that cannot be is no reason to end: the GPUNode says so, like a missing driver. Raises
     `TesseraError` when a directory, socket or port cannot be used, and for settings that contradict.
     """
-    if settings.simulate is not None and settings.cdi_mode == "device-nodes":
-        raise BadSettings(
-            "--cdi-mode device-nodes cannot be used",
-            "a simulated slice has no device nodes",
-            "Leave it out, or --simulate",
-        )
+    host = host_files(settings)
     _tell_version("agent")
     stop = stop_on_signal()
     client = await KubeClient.connect(
         kubeconfig=settings.kubeconfig, user_agent="tessera-agent", field_manager=AGENT_FIELD_MANAGER
     )
     async with client:
-        await _serve(settings, client, stop)
+        await _serve(settings, client, stop, host)
 
 
 def _tell_version(process: str) -> None:
     BUILD_INFO.labels(process, version("tessera")).set(1)
 
 
-async def _serve(settings: AgentSettings, client: KubeClient, stop: asyncio.Event) -> None:
+async def _serve(
+    settings: AgentSettings, client: KubeClient, stop: asyncio.Event, host: HostFiles | None
+) -> None:
     simulation = None
     if settings.simulate is not None:
         simulation = Simulation(
@@ -128,7 +141,6 @@ async def _serve(settings: AgentSettings, client: KubeClient, stop: asyncio.Even
             count=settings.simulate_count,
             seed=settings.node_name,
         )
-    host = HostFiles(settings.host_root, settings.cdi_dir) if settings.cdi_mode == "device-nodes" else None
     driver = MeasuredDriver(NVMLProcess(simulation, timeout_seconds=settings.nvml_timeout_seconds))
     node = NodeAgent(
         client=client,

@@ -7,7 +7,7 @@ once when no static partition has it any more: its slices are then cut on demand
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from tessera.api.gpu_node import DesiredGPU, Place
@@ -21,7 +21,7 @@ from tessera.kube.resources import GPU_NODES
 KIND = GPU_NODES.kind
 
 
-def reconcile(obj: Object, *, gpus: tuple[GPU, ...], owners: Mapping[str, Object]) -> Plan:
+def reconcile(obj: Object, *, gpus: Iterable[GPU], owners: Mapping[str, Object]) -> Plan:
     """What the GPU node's spec should say, given all GPUs of the cluster and their owners."""
     metadata = obj["metadata"]
     if metadata.get("deletionTimestamp"):

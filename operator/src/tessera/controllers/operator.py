@@ -33,8 +33,10 @@ from tessera.kube.resources import GPU_NODES, HETEROGENEOUS_TRAINING_JOBS, MIG_P
 from tessera.kube.workqueue import WorkQueue
 from tessera.metrics import registry as metrics
 
+FLEET = Key(kind="Fleet", namespace=None, name="all")
+"""No object: partitions and GPU nodes are to be looked at, because something that they depend on moved."""
 FLEET_DELAY_SECONDS = 0.3
-"""Many claims move at once; partitions are looked at once after the burst."""
+"""Many claims move at once; the fleet is looked at once after the burst."""
 CONCURRENCY = 4
 STUCK_SECONDS = 300.0
 """Every request to the API server has a limit of its own, far below this: what takes so long has stopped."""
@@ -150,15 +152,18 @@ class Operator:
             await asyncio.sleep(self._settings.resync_seconds)
 
     def _fleet_moved(self) -> None:
-        if not self._running:
-            return
-        for informer, resource in (
-            (self._caches.partitions, MIG_PARTITIONS),
-            (self._caches.gpu_nodes, GPU_NODES),
-        ):
-            for obj in informer.items():
-                key = Key(kind=resource.kind, namespace=None, name=obj["metadata"]["name"])
-                self._queue.add_after(key, FLEET_DELAY_SECONDS)
+        if self._running:
+            self._queue.add_after(FLEET, FLEET_DELAY_SECONDS)
+
+    def _look_at_fleet(self) -> None:
+        """Have every partition reconciled, and those GPU nodes whose spec would be another now: a request for
+        each node of a large fleet, at each change of any, would be most of what the operator does.
+        """
+        for partition_object in self._caches.partitions.items():
+            self._queue.add(_cluster_key(MIG_PARTITIONS, partition_object))
+        for node in self._caches.gpu_nodes.items():
+            if self._gpu_node_plan(node).children:
+                self._queue.add(_cluster_key(GPU_NODES, node))
 
     async def _reconcile(self, key: Key) -> float | None:
         with metrics.timed(metrics.RECONCILE_SECONDS, key.kind):
@@ -171,6 +176,9 @@ class Operator:
         return again
 
     async def _once(self, key: Key) -> tuple[str, float | None]:
+        if key == FLEET:
+            self._look_at_fleet()
+            return "ok", None
         resource = _RESOURCES[key.kind]
         try:
             # Fresh from the server: a stale copy would make a job's children twice.
@@ -200,7 +208,12 @@ class Operator:
         cluster = self._caches.cluster_view()
         if key.kind == partition.KIND:
             return partition.reconcile(obj, cluster, now=now)
-        return gpu_node.reconcile(obj, gpus=cluster.gpus, owners=cluster.owners)
+        return self._gpu_node_plan(obj)
+
+    def _gpu_node_plan(self, obj: Mapping[str, Any]) -> Plan:
+        view = self._caches.cluster_view()
+        own = view.gpus_by_node.get(obj["metadata"]["name"], ())
+        return gpu_node.reconcile(obj, gpus=own, owners=view.owners)
 
     def _after_refusal(self, key: Key, obj: Mapping[str, Any], error: Terminal, now: datetime) -> Plan:
         if key.kind == training_job.KIND:
@@ -237,6 +250,10 @@ _RESOURCES: Mapping[str, Resource] = {
     partition.KIND: MIG_PARTITIONS,
     gpu_node.KIND: GPU_NODES,
 }
+
+
+def _cluster_key(resource: Resource, obj: Mapping[str, Any]) -> Key:
+    return Key(kind=resource.kind, namespace=None, name=obj["metadata"]["name"])
 
 
 def _training_key(namespace: str, name: str) -> Key:

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from tessera.api.mig_partition import (
     MIGPartitionStatus,
@@ -76,6 +77,14 @@ class ClusterView:
     gpus: tuple[GPU, ...]
     owners: Mapping[str, Object]
     """GPU UUID -> the partition that has it."""
+
+    @cached_property
+    def gpus_by_node(self) -> Mapping[str, Sequence[GPU]]:
+        """The same GPUs, by node."""
+        found: dict[str, list[GPU]] = defaultdict(list)
+        for gpu in self.gpus:
+            found[gpu.node].append(gpu)
+        return dict(found)
 
 
 def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:

@@ -32,7 +32,7 @@ def test_mig_manager_is_known_by_its_labels(labels: dict[str, str], found: str) 
     (message,) = others(node(labels), [])
     assert message.startswith(f"NVIDIA's mig-manager ({found}); remove it")
     assert "kubectl label node n --overwrite nvidia.com/gpu.deploy.mig-manager=false" in message
-    assert "nvidia.com/mig.config-" in message
+    assert "nvidia.com/mig.config.state-" in message
 
 
 @pytest.mark.parametrize(

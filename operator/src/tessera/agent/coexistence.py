@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tessera.agent.claims import PrepareError
+from tessera.api.names import MIG_MANAGER_CONFIG_LABEL
 from tessera.api.reasons import Reason
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import ApiError, Unreachable
@@ -20,7 +21,6 @@ from tessera.kube.resources import NODES, RESOURCE_SLICES
 
 Object = Mapping[str, Any]
 
-_CONFIG = "nvidia.com/mig.config"
 _STATE = "nvidia.com/mig.config.state"
 _DEPLOY = "nvidia.com/gpu.deploy.mig-manager"
 _DEPLOY_PLUGIN = "nvidia.com/gpu.deploy.device-plugin"
@@ -79,17 +79,21 @@ def others(node: Object, slices: Iterable[Object]) -> tuple[str, ...]:
 
 
 def _mig_manager(node: str, labels: Mapping[str, str]) -> Iterator[str]:
-    """The GPU operator says by a label whether it is deployed; one that stands alone leaves two labels."""
+    """The GPU operator says by a label whether it is deployed; one that stands alone leaves two labels.
+
+    The label that names its configuration may stay: imported partitions can select by it.
+    """
     deployed = labels.get(_DEPLOY)
     if deployed == "true":
         found = f"label {_DEPLOY}=true"
-    elif deployed is None and _CONFIG in labels and _STATE in labels:
-        found = f"labels {_CONFIG}={labels[_CONFIG]} and {_STATE}={labels[_STATE]}"
+    elif deployed is None and MIG_MANAGER_CONFIG_LABEL in labels and _STATE in labels:
+        config = f"{MIG_MANAGER_CONFIG_LABEL}={labels[MIG_MANAGER_CONFIG_LABEL]}"
+        found = f"labels {config} and {_STATE}={labels[_STATE]}"
     else:
         return
     yield (
         f"NVIDIA's mig-manager ({found}); remove it from this node: "
-        f"kubectl label node {node} --overwrite {_DEPLOY}=false {_CONFIG}- {_STATE}-"
+        f"kubectl label node {node} --overwrite {_DEPLOY}=false {_STATE}-"
     )
 
 

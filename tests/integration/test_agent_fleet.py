@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from background import in_background
 from eventually import eventually
+from integration.pods_on_slices import pod_on_slice
 from invariants import InvariantChecker
 from tessera.agent.fleet import Fleet, FleetSettings
 from tessera.api.names import SIMULATED_GPUS_LABEL
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import NotFound
-from tessera.kube.resources import GPU_NODES, NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
+from tessera.kube.resources import GPU_NODES, NODES, PODS, RESOURCE_SLICES
 from tessera.local.control_plane import ControlPlane
 
 pytestmark = pytest.mark.integration
@@ -124,65 +124,16 @@ async def test_a_reserved_claim_is_prepared_and_released_when_its_allocation_goe
         )
 
     name = await eventually("a published device", device)
-    pod = await _allocate(admin, namespace, node, name)
+    await pod_on_slice(admin, namespace, "pod", node=node, device=name)
 
     async def in_use() -> bool:
         return await states(admin, node) == [("2g.12gb", 0, "InUse")]
 
     await eventually("the prepared slice", in_use)
-    await admin.delete(PODS, pod, namespace=namespace, grace_seconds=0)
+    await admin.delete(PODS, "pod", namespace=namespace, grace_seconds=0)
 
     async def warm() -> bool:
         return await states(admin, node) == [("2g.12gb", 0, "Warm")]
 
     await eventually("the released slice", warm)
-    assert f"{namespace}/claim" in invariants.claims_seen
-
-
-async def _allocate(client: KubeClient, namespace: str, node: str, device: str) -> str:
-    """A gated pod, its claim with the finalizer, and the allocation as the scheduler writes it."""
-    request = {"name": "slice", "exactly": {"deviceClassName": "slice.tessera.dev"}}
-    await client.create(
-        RESOURCE_CLAIMS,
-        {
-            "apiVersion": RESOURCE_CLAIMS.api_version,
-            "kind": RESOURCE_CLAIMS.kind,
-            "metadata": {
-                "name": "claim",
-                "namespace": namespace,
-                "finalizers": ["resource.kubernetes.io/delete-protection"],
-            },
-            "spec": {"devices": {"requests": [request]}},
-        },
-    )
-    pod = await client.create(
-        PODS,
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "pod", "namespace": namespace},
-            "spec": {
-                "schedulingGates": [{"name": "tessera.dev/placement"}],
-                "resourceClaims": [{"name": "slice", "resourceClaimName": "claim"}],
-                "containers": [
-                    {"name": "main", "image": "none", "resources": {"claims": [{"name": "slice"}]}}
-                ],
-            },
-        },
-    )
-    result = {"request": "slice", "driver": "gpu.tessera.dev", "pool": node, "device": device}
-    reserved = {"resource": "pods", "name": "pod", "uid": pod["metadata"]["uid"]}
-    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    await client.patch(
-        RESOURCE_CLAIMS,
-        "claim",
-        namespace=namespace,
-        subresource="status",
-        body={
-            "status": {
-                "allocation": {"allocationTimestamp": stamp, "devices": {"results": [result]}},
-                "reservedFor": [reserved],
-            }
-        },
-    )
-    return "pod"
+    assert f"{namespace}/pod" in invariants.claims_seen

@@ -322,8 +322,12 @@ async def test_a_claim_waits_while_a_new_agent_cannot_read_the_spec(
     await gpu.get(*HALVES)
     gpu.start()
 
-    async def unreachable(*_: Any, **__: Any) -> None:
-        raise Unreachable("GET /gpunodes", "connection refused")
+    list_all = gpu.node.api.list
+
+    async def unreachable(resource: Any, **options: Any) -> Any:
+        if resource is GPU_NODES:
+            raise Unreachable("GET /gpunodes", "connection refused")
+        return await list_all(resource, **options)
 
     with monkeypatch.context() as broken:
         broken.setattr(gpu.node.api, "list", unreachable)

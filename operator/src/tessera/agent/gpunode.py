@@ -19,7 +19,7 @@ from tessera.agent.claims import ClaimKey, PrepareFailure
 from tessera.agent.devices import Owner, device_at, publishable
 from tessera.agent.health import Ailments, healthy
 from tessera.agent.layouts import Progress
-from tessera.agent.mig_mode import remedy
+from tessera.agent.mig_mode import describe
 from tessera.api.gpu_node import CuttableModel, CuttableProfile
 from tessera.api.names import API_VERSION
 from tessera.api.reasons import Reason
@@ -49,8 +49,10 @@ class View:
     others: tuple[str, ...] = ()
     """Who else manages the GPUs, each with its remedy."""
     ailments: Ailments = field(default_factory=dict)
+    mig_wishes: Mapping[str, bool] = field(default_factory=dict)
+    """Whether MIG mode is to be on, by GPU UUID; missing where it is left alone."""
     mig_notes: Mapping[str, str] = field(default_factory=dict)
-    """What keeps MIG mode from being as it is wanted, by GPU UUID."""
+    """What keeps MIG mode from being so, by GPU UUID."""
     prepare_failures: tuple[PrepareFailure, ...] = ()
     layouts: Mapping[str, Progress] = field(default_factory=dict)
 
@@ -85,15 +87,20 @@ def readiness(view: View) -> tuple[bool, Reason, str]:
             "take the agent's label off this node",
         )
     sick = [gpu for gpu in capable if not is_healthy(gpu, view)]
-    usable = [gpu for gpu in capable if publishable(gpu) and gpu not in sick]
+    usable = [
+        gpu
+        for gpu in capable
+        if publishable(gpu) and gpu not in sick and view.mig_wishes.get(gpu.uuid) is not False
+    ]
     notes = [
         f"GPU {gpu.index} ({gpu.uuid}): {trouble}" for gpu in capable if (trouble := _trouble(gpu, view))
     ]
-    notes += [
-        view.mig_notes.get(gpu.uuid) or remedy(gpu)
+    modes = (
+        describe(gpu, wish=view.mig_wishes.get(gpu.uuid), note=view.mig_notes.get(gpu.uuid, ""))
         for gpu in capable
-        if gpu not in sick and (gpu.uuid in view.mig_notes or not gpu.mig_current)
-    ]
+        if gpu not in sick
+    )
+    notes += filter(None, modes)
     if not usable:
         return False, Reason.GPU_UNHEALTHY if sick else Reason.MIG_DISABLED, "; ".join(notes)
     if not view.registered:

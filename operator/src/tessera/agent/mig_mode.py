@@ -82,22 +82,30 @@ async def _switch(driver: Driver, gpu: GPU, *, enable: bool) -> str:
 def waiting(
     gpus: Iterable[GPU], wished: Mapping[str, bool], layouts: Mapping[str, Progress]
 ) -> dict[str, str]:
-    """What to say of each GPU that is to be switched off and is not empty yet; it is no layout of its own."""
+    """Who is in the way on each GPU that is to be switched off and is not empty, by GPU UUID."""
     return {
         gpu.uuid: f"GPU {gpu.index}: MIG mode is to be switched off; {layouts[gpu.uuid].message}"
         for gpu in gpus
-        if wished.get(gpu.uuid) is False and gpu.instances and gpu.uuid in layouts
+        if wished.get(gpu.uuid) is False and gpu.uuid in layouts and layouts[gpu.uuid].message
     }
 
 
-def remedy(gpu: GPU) -> str:
-    """What to say of a GPU whose mode is off, or waits."""
+def describe(gpu: GPU, *, wish: bool | None, note: str) -> str:
+    """Why MIG mode is not on, or not as it is wished, and what to do; empty when all is well.
+
+    `note`: what this look has already found.
+    """
     where = f"GPU {gpu.index} ({gpu.uuid})"
-    if gpu.mig_pending:
-        return (
-            f"{where}: MIG mode is enabled but waits for a GPU reset; stop its processes and "
-            f"{how_to_reset(gpu)}"
-        )
+    if note:
+        return note
+    if gpu.mig_current != gpu.mig_pending:
+        word = "enabled" if gpu.mig_pending else "disabled"
+        reset = how_to_reset(gpu)
+        return f"{where}: MIG mode is {word} but waits for a GPU reset; stop its processes and {reset}"
+    if gpu.mig_current:
+        return ""
+    if wish is False:
+        return f"{where}: MIG mode is off, as its partition wants; set migMode: Enabled there to use the GPU"
     return (
         f"{where}: MIG mode is off; let a MIGPartition manage it, start the agent with --enable-mig, "
         f"or run nvidia-smi -i {gpu.index} -mig 1"

@@ -106,6 +106,7 @@ class NodeAgent:
         self._coexistence = Coexistence(client, node=options.name)
         self._health = Health(grace_seconds=options.withdraw_seconds, clock=clock)
         self._ailments: Ailments = {}
+        self._wished: dict[str, bool] = {}
         self._owner: Owner | None = None
         self._publisher: Publisher | None = None
         self._prepare_failures = PrepareFailures()
@@ -257,6 +258,7 @@ class NodeAgent:
             simulated=self._driver.simulated,
             others=self._coexistence.found,
             ailments=self._ailments,
+            mig_wishes=self._wished,
             mig_notes=notes,
             prepare_failures=self._prepare_failures.current(now=datetime.now(UTC)),
             layouts=self._layouts.progress(self._inventory, ledger) if self._inventory else {},
@@ -271,8 +273,8 @@ class NodeAgent:
         Returns the ledger after that, and what keeps MIG mode from being as it is wanted, by GPU UUID.
         """
         inventory, ledger = await self._look()
-        wished = wishes(gpu_node, inventory.gpus, enable=self._options.enable_mig)
-        notes = await switch(self._driver, inventory.gpus, wished)
+        self._wished = wishes(gpu_node, inventory.gpus, enable=self._options.enable_mig)
+        notes = await switch(self._driver, inventory.gpus, self._wished)
         if notes:
             inventory, ledger = await self._look()
         if await self._release_orphans() or await self._take_away(inventory, ledger):
@@ -280,7 +282,8 @@ class NodeAgent:
         if await self._lay_out(inventory, ledger):
             inventory, ledger = await self._look()
             self.poke()  # a GPU that is empty now may be one to be switched off
-        return ledger, notes | waiting(inventory.gpus, wished, self._layouts.progress(inventory, ledger))
+        layouts = self._layouts.progress(inventory, ledger)
+        return ledger, notes | waiting(inventory.gpus, self._wished, layouts)
 
     async def _look(self) -> tuple[Inventory, Ledger]:
         """The GPUs, those that do not answer as they were, and the ledger, at one moment."""

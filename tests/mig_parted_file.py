@@ -7,7 +7,6 @@ and one with a mix for each board, with all PCI ids of the boards.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import yaml
@@ -61,20 +60,6 @@ def configurations() -> dict[str, list[dict[str, Any]]]:
     }
 
 
-@cache
 def mig_parted_file() -> str:
     """The file."""
     return yaml.safe_dump({"version": "v1", "mig-configs": configurations()}, sort_keys=False)
-
-
-@cache
-def config_map() -> str:
-    """The same in a ConfigMap, as the GPU operator keeps it."""
-    return yaml.safe_dump(
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": "default-mig-parted-config"},
-            "data": {"config.yaml": mig_parted_file()},
-        }
-    )

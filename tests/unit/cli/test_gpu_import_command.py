@@ -7,33 +7,40 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from mig_parted_file import config_map, mig_parted_file
 from tessera.cli.gpu import command
 from tessera.relayout.errors import BadLayout
+
+FILE = """
+version: v1
+mig-configs:
+  all-1g.18gb:
+  - {device-filter: ["0x233510DE", "0x234810DE"], devices: all, mig-enabled: true, mig-devices: {1g.18gb: 7}}
+  all-enabled:
+  - {devices: all, mig-enabled: true, mig-devices: {}}
+"""
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> str:
     path = tmp_path / "config.yaml"
-    path.write_text(mig_parted_file())
+    path.write_text(FILE)
     return str(path)
 
 
 def test_manifests_go_to_standard_output_and_notes_beside(file: str) -> None:
     done = CliRunner().invoke(
-        command, ["import", file, "--config", "all-balanced", "--node-selector", "pool=a"]
+        command, ["import", file, "--config", "all-1g.18gb", "--node-selector", "pool=a"]
     )
     assert done.exit_code == 0
     manifests = list(yaml.safe_load_all(done.stdout))
     assert {manifest["kind"] for manifest in manifests} == {"MIGPartition"}
     assert all(manifest["spec"]["nodeSelector"] == {"matchLabels": {"pool": "a"}} for manifest in manifests)
-    assert done.stderr.startswith("note:") and "all-balanced[5]: boards" in done.stderr
+    assert done.stderr.startswith("note:") and "all-1g.18gb[0]: a MIGPartition" in done.stderr
 
 
 def test_it_reads_standard_input(file: str) -> None:
-    asked = ["--config", "all-1g.10gb"]
-    from_file = CliRunner().invoke(command, ["import", file, *asked])
-    piped = CliRunner().invoke(command, ["import", "-", *asked], input=config_map())
+    from_file = CliRunner().invoke(command, ["import", file, "--by-label"])
+    piped = CliRunner().invoke(command, ["import", "-", "--by-label"], input=FILE)
     assert piped.stdout == from_file.stdout != ""
 
 

@@ -95,6 +95,17 @@ async def test_warm_slices_make_room(bench: Workbench) -> None:
     assert len(bench.transactions.ledger.warm) == 1
 
 
+async def test_a_warm_slice_elsewhere_gives_up_the_media_engines(bench: Workbench) -> None:
+    """A GPU has them once, wherever the slice stands; another claim at that very slice takes it with them."""
+    await warm(bench, "a", "1g.10gb+me", 0)
+    await warm(bench, "b", "1g.10gb", 1)
+    await bench.transactions.prepare(bench.claim("c", ("1g.10gb+me", 4), ("1g.10gb", 1)))
+    assert bench.layout() == [("1g.10gb", 1, 1), ("1g.10gb+me", 4, 1)]
+    await bench.transactions.release("uid-c")
+    await bench.transactions.prepare(bench.claim("d", ("1g.10gb+me", 4)))
+    assert bench.layout() == [("1g.10gb", 1, 1), ("1g.10gb+me", 4, 1)]
+
+
 async def test_releasing_an_unknown_claim_is_fine(bench: Workbench) -> None:
     assert await bench.transactions.release("never-seen") is None
 
@@ -146,7 +157,7 @@ async def test_a_wrong_device_is_refused_with_what_is_wrong(
 
 
 async def test_overlapping_devices_of_one_claim_are_refused(bench: Workbench) -> None:
-    with pytest.raises(PrepareError, match="of the claim overlap"):
+    with pytest.raises(PrepareError, match="overlap; allocate the claim again"):
         await bench.transactions.prepare(bench.claim("a", ("2g.20gb", 4), ("3g.40gb", 4)))
 
 

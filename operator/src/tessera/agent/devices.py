@@ -152,13 +152,31 @@ def _resource_slice(owner: Owner, number: int, body: Object, *, generation: int,
     }
 
 
-def _counter_set(gpu: GPU, model: GPUModel) -> Object:
+def counters_of(model: GPUModel) -> dict[str, int]:
+    """What a GPU of the model has, by counter."""
     counters = _memory_slices(range(model.memory_slices))
     counters[names.COUNTER_COMPUTE_SLICES] = model.compute_slices
     if any(profile.media_extensions for profile in model.profiles):
         counters[names.COUNTER_MEDIA_EXTENSIONS] = 1
     if model.media_engines:
         counters[names.COUNTER_MEDIA_ENGINES] = model.media_engines
+    return counters
+
+
+def consumed_by(placement: Placement, model: GPUModel) -> dict[str, int]:
+    """What the placement takes of it."""
+    profile = placement.profile
+    consumed = _memory_slices(range(placement.start, placement.start + placement.size))
+    consumed[names.COUNTER_COMPUTE_SLICES] = profile.compute_slices
+    if profile.media_extensions:
+        consumed[names.COUNTER_MEDIA_EXTENSIONS] = 1
+    if model.media_engines and profile.decoders:
+        consumed[names.COUNTER_MEDIA_ENGINES] = profile.decoders
+    return consumed
+
+
+def _counter_set(gpu: GPU, model: GPUModel) -> Object:
+    counters = counters_of(model)
     if len(counters) > COUNTERS_PER_SET:
         raise TooManyCounters(model.name, len(counters))
     return {"name": counter_set_name(gpu.uuid), "counters": _values(counters)}
@@ -198,12 +216,6 @@ def _unhealthy(ailments: Iterable[Ailment], placement: Placement) -> list[Object
 
 def _device(gpu: GPU, model: GPUModel, placement: Placement, *, name: str, taints: list[Object]) -> Object:
     profile = placement.profile
-    consumed = _memory_slices(range(placement.start, placement.start + placement.size))
-    consumed[names.COUNTER_COMPUTE_SLICES] = profile.compute_slices
-    if profile.media_extensions:
-        consumed[names.COUNTER_MEDIA_EXTENSIONS] = 1
-    if model.media_engines and profile.decoders:
-        consumed[names.COUNTER_MEDIA_ENGINES] = profile.decoders
     return {
         "name": name,
         "attributes": {
@@ -221,6 +233,8 @@ def _device(gpu: GPU, model: GPUModel, placement: Placement, *, name: str, taint
             names.CAPACITY_MEMORY: {"value": _mebibytes(profile.memory_mib or 0)},
             names.CAPACITY_MULTIPROCESSORS: {"value": str(profile.multiprocessors or 0)},
         },
-        "consumesCounters": [{"counterSet": counter_set_name(gpu.uuid), "counters": _values(consumed)}],
+        "consumesCounters": [
+            {"counterSet": counter_set_name(gpu.uuid), "counters": _values(consumed_by(placement, model))}
+        ],
         "taints": taints,
     }

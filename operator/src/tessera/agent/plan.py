@@ -5,16 +5,18 @@ reuse a warm slice, or make room and create one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 from tessera.agent.checkpoint import DeviceRecord, Ledger, Phase, Slice
 from tessera.agent.claims import AllocatedDevice, PrepareError
+from tessera.agent.devices import consumed_by, counters_of, device_at
 from tessera.api.reasons import Reason
 from tessera.gpu.device_names import BadDeviceName, decode, short_uuid
 from tessera.gpu.driver import GPU, GPUInstance
-from tessera.gpu.profiles import MIB
+from tessera.gpu.profiles import MIB, Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,14 @@ def _overlaps(instance: GPUInstance, record: DeviceRecord) -> bool:
     return instance.start < record.start + record.size and record.start < instance.start + instance.size
 
 
-def make_plan(devices: tuple[DeviceRecord, ...], gpus: Mapping[str, GPU], ledger: Ledger) -> Plan:
-    """Decide for each device.
+def make_plan(
+    devices: tuple[DeviceRecord, ...],
+    gpus: Mapping[str, GPU],
+    ledger: Ledger,
+    *,
+    spared: Iterable[str] = (),
+) -> Plan:
+    """Decide for each device. `spared` are devices that need not give way to it, unless they overlap it.
 
     Raises `PrepareError` naming who is in the way: another claim, or an instance not ours.
     """
@@ -111,7 +119,39 @@ def make_plan(devices: tuple[DeviceRecord, ...], gpus: Mapping[str, GPU], ledger
             else:
                 remove[warm.uuid] = warm
         planned.append(replace(device, reused=True, slice=reused) if reused else device)
+    for uuid in {device.gpu_uuid for device in planned}:
+        new = [device for device in planned if device.gpu_uuid == uuid and not device.reused]
+        stay = [
+            one
+            for one in gpus[uuid].instances
+            if (warm := warm_at(one, ledger)) is None or warm.uuid not in remove
+        ]
+        kept = {*spared, *(device.device for device in planned)}
+        remove |= {warm.uuid: warm for warm in _giving_way(gpus[uuid], new, stay, ledger, kept)}
     return Plan(devices=tuple(planned), remove=tuple(remove.values()))
+
+
+def _giving_way(
+    gpu: GPU, new: list[DeviceRecord], stay: list[GPUInstance], ledger: Ledger, kept: Container[str]
+) -> Iterator[Slice]:
+    """Warm slices elsewhere on the GPU that take what it has too little of: compute slices, media engines."""
+    assert gpu.model is not None
+    known = {profile.id: profile for profile in gpu.model.profiles}
+    left = Counter(counters_of(gpu.model))
+    for device in new:
+        left.subtract(consumed_by(Placement(known[device.profile_id], device.start), gpu.model))
+    draws = {
+        one: consumed_by(Placement(known[one.profile_id], one.start), gpu.model)
+        for one in stay
+        if one.profile_id in known
+    }
+    for drawn in draws.values():
+        left.subtract(drawn)
+    for one, drawn in draws.items():
+        warm = warm_at(one, ledger)
+        if warm is not None and device_at(gpu, one) not in kept and any(left[name] < 0 for name in drawn):
+            left.update(drawn)
+            yield warm
 
 
 def refuse_overlap_within(devices: Iterable[DeviceRecord]) -> None:
@@ -121,7 +161,8 @@ def refuse_overlap_within(devices: Iterable[DeviceRecord]) -> None:
         if one.gpu_uuid == other.gpu_uuid and not apart:
             raise PrepareError(
                 Reason.CONFLICT,
-                f"devices {one.device} and {other.device} of the claim overlap; allocate it again",
+                f"devices {one.device} and {other.device} overlap; allocate the claim again, or correct the "
+                "layout that has both",
             )
 
 

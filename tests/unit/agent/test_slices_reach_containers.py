@@ -190,6 +190,20 @@ async def test_a_slice_that_no_container_could_reach_is_not_kept(bench: Workbenc
     assert bench.cdi.claim_uids() == set()
 
 
+async def test_a_look_at_the_node_goes_on_and_writes_the_spec_when_it_can(
+    bench: Workbench, host: HostFiles
+) -> None:
+    """As after somebody emptied the directory that the runtime reads."""
+    await bench.transactions.prepare(bench.claim("a", PLACE))
+    bench.cdi.remove("uid-a")
+    remove_toolkit_spec(host)
+    await bench.transactions.refresh()
+    assert bench.cdi.claim_uids() == set()
+    write_toolkit_spec(host)
+    await bench.transactions.refresh()
+    assert len(edits(bench)["deviceNodes"]) == 5
+
+
 def settings(**changes: Any) -> AgentSettings:
     places: dict[str, Any] = {
         name: Path(f"/{name}") for name in ("kubelet_dir", "cdi_dir", "state_dir", "host_root")

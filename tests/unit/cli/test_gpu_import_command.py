@@ -65,7 +65,14 @@ def test_what_cannot_be_imported_is_one_error(file: str, arguments: list[str], s
     assert done.stdout == ""
 
 
-def test_a_label_needs_a_value(file: str) -> None:
-    done = CliRunner().invoke(command, ["import", file, "--node-selector", "pool"])
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        ("pool", "'pool' is not KEY=VALUE"),
+        ("nvidia.com/mig.config=x", "--by-label chooses the value of nvidia.com/mig.config itself"),
+    ],
+)
+def test_a_label_needs_a_value_that_nothing_else_says(file: str, label: str, says: str) -> None:
+    done = CliRunner().invoke(command, ["import", file, "--by-label", "--node-selector", label])
     assert done.exit_code == 2
-    assert "'pool' is not KEY=VALUE" in done.stderr
+    assert says in done.stderr

@@ -7,6 +7,7 @@ from textwrap import TextWrapper
 import click
 import yaml
 
+from tessera.api.names import MIG_MANAGER_CONFIG_LABEL
 from tessera.cli.layout_file import read_layout_file
 from tessera.relayout.partitions import as_partitions
 from tessera.relayout.wanted import parse_mig_parted
@@ -40,7 +41,7 @@ def _labels(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ..
 @click.option(
     "--by-label",
     is_flag=True,
-    help="Every configuration, each for the nodes whose label nvidia.com/mig.config has its name.",
+    help=f"Every configuration, each for the nodes whose label {MIG_MANAGER_CONFIG_LABEL} has its name.",
 )
 def command(file: str, config: str | None, labels: dict[str, str], by_label: bool) -> None:
     """Print MIGPartitions that say what FILE says, a configuration of NVIDIA's mig-parted.
@@ -49,6 +50,8 @@ def command(file: str, config: str | None, labels: dict[str, str], by_label: boo
     changed: pipe it into `kubectl apply -f -`. What a MIGPartition cannot say is an error; what it says in
     another way is noted on standard error.
     """
+    if by_label and MIG_MANAGER_CONFIG_LABEL in labels:
+        raise click.UsageError(f"--by-label chooses the value of {MIG_MANAGER_CONFIG_LABEL} itself")
     configurations = parse_mig_parted(read_layout_file(file), source=file, config=config, every=by_label)
     imported = as_partitions(configurations, source=file, labels=labels, by_label=by_label)
     for note in imported.notes:

@@ -199,6 +199,11 @@ async def test_a_look_at_the_node_goes_on_and_writes_the_spec_when_it_can(
     remove_toolkit_spec(host)
     await bench.transactions.refresh()
     assert bench.cdi.claim_uids() == set()
+    with pytest.raises(
+        PrepareError, match=r"a stays as it is on record: .*run on the host: nvidia-ctk"
+    ) as told:
+        await bench.transactions.prepare(bench.claim("a", PLACE))
+    assert "make room" not in str(told.value)
     write_toolkit_spec(host)
     await bench.transactions.refresh()
     assert len(edits(bench)["deviceNodes"]) == 5

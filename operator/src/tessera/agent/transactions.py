@@ -25,6 +25,7 @@ from pathlib import Path
 from tessera.agent.cdi import CDIDirectory
 from tessera.agent.checkpoint import CheckpointFile, ClaimRecord, DeviceRecord, Ledger, Phase, Slice
 from tessera.agent.claims import AllocatedClaim, PrepareError
+from tessera.agent.device_nodes import DriverFilesMissing
 from tessera.agent.layout_plan import Layout, plan_layout, refuse_outside
 from tessera.agent.plan import exists, is_among, is_at, make_plan, resolve, silent
 from tessera.api.reasons import Reason
@@ -374,8 +375,11 @@ def _half_made(whose: str) -> PrepareError:
 
 
 def _not_stored(record: ClaimRecord, error: OSError) -> PrepareError:
+    what = f"claim {record.key} stays as it is on record"
+    if isinstance(error, DriverFilesMissing):
+        return PrepareError(Reason.RECONCILE_ERROR, f"{what}: {error}")
     return PrepareError(
         Reason.RECONCILE_ERROR,
-        f"claim {record.key} stays as it is on record, because a file cannot be written: {error}; "
+        f"{what}, because a file cannot be written: {error}; "
         "make room on, or repair, the disk of the agent's --state-dir and --cdi-dir",
     )

@@ -6,23 +6,28 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from eventually import eventually
+from integration.pods_on_slices import pod_on_slice
 from tessera.agent.cdi import CDIDirectory
 from tessera.agent.checkpoint import CheckpointFile
 from tessera.agent.claims import ClaimKey, PrepareError
 from tessera.agent.node import NodeAgent, NodeOptions
+from tessera.api.names import DEVICE_TAINT_KEY
 from tessera.gpu.device_names import encode
 from tessera.gpu.driver import LocalDriver
 from tessera.gpu.nvml import NVML
 from tessera.gpu.simulator import control
 from tessera.gpu.simulator.library import SimulatedLibrary
 from tessera.kube.client import KubeClient
-from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
+from tessera.kube.errors import NotFound
+from tessera.kube.resources import GPU_NODES, NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES
 
 pytestmark = pytest.mark.integration
 
@@ -117,19 +122,66 @@ async def test_the_generation_stays_while_nothing_changes(h100: Node) -> None:
     assert after == before
 
 
-async def test_a_lost_gpu_is_withdrawn_and_comes_back_with_a_new_generation(h100: Node) -> None:
+async def test_kubernetes_ends_the_pods_of_a_lost_gpu_and_no_others(h100: Node, namespace: str) -> None:
     await h100.agent.refresh()
+    uuids = [gpu["uuid"] for gpu in (await h100.client.get(GPU_NODES, h100.name))["status"]["gpus"]]
+    for name, gpu_uuid in zip(("well", "lost"), uuids, strict=True):
+        device = encode(gpu_uuid=gpu_uuid, profile="2g.20gb", start=0)
+        await pod_on_slice(h100.client, namespace, name, node=h100.name, device=device)
+        await bind(h100.client, namespace, name, node=h100.name)
+
     control.lose(h100.simulator, index=1)
     await h100.agent.refresh()
     slices = await h100.slices()
-    assert sum(len(item["spec"].get("devices") or []) for item in slices) == 25
+    assert sum(len(item["spec"].get("devices") or []) for item in slices) == 50
     assert {item["spec"]["pool"]["generation"] for item in slices} == {2}
     status = (await h100.client.get(GPU_NODES, h100.name))["status"]
     assert [gpu["healthy"] for gpu in status["gpus"]] == [True, False]
     assert "GPU_IS_LOST" in status["gpus"][1]["healthMessage"]
+
+    async def ended() -> bool:
+        return await is_ending(h100.client, namespace, "lost")
+
+    await eventually("the end of the pod on the lost GPU", ended)
+    assert not await is_ending(h100.client, namespace, "well")
+
     control.reset(h100.simulator, index=1)
     await h100.agent.refresh()
-    assert sum(len(item["spec"].get("devices") or []) for item in await h100.slices()) == 50
+    taints = {
+        taint["key"]
+        for item in await h100.slices()
+        for device in item["spec"].get("devices") or []
+        for taint in device["taints"]
+    }
+    assert taints == {DEVICE_TAINT_KEY}
+    for name in ("well", "lost"):
+        await end_pod(h100.client, namespace, name)
+
+
+async def bind(client: KubeClient, namespace: str, name: str, *, node: str) -> None:
+    """The pod runs on the node, as far as the cluster knows."""
+    await client.patch(PODS, name, namespace=namespace, body={"spec": {"schedulingGates": []}})
+    body = {
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": name},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+    }
+    await client.raw("POST", f"/api/v1/namespaces/{namespace}/pods/{name}/binding", body=body)
+
+
+async def is_ending(client: KubeClient, namespace: str, name: str) -> bool:
+    """Whether the pod is being deleted, or gone: there is no kubelet to end it gracefully."""
+    try:
+        pod = await client.get(PODS, name, namespace)
+    except NotFound:
+        return True
+    return "deletionTimestamp" in pod["metadata"]
+
+
+async def end_pod(client: KubeClient, namespace: str, name: str) -> None:
+    with suppress(NotFound):
+        await client.delete(PODS, name, namespace=namespace, grace_seconds=0)
 
 
 async def test_everything_published_belongs_to_the_node_object(h100: Node) -> None:
@@ -173,7 +225,7 @@ async def test_a_gpu_that_a_client_holds_keeps_its_mode_and_the_condition_says_w
     condition = await node.ready()
     assert condition["reason"] == "MIGDisabled"
     assert "IN_USE" in condition["message"]
-    assert "stop its processes" in condition["message"]
+    assert "stop the programs that hold the GPU" in condition["message"]
     await admin.delete(NODES, node.name)
 
 

@@ -20,6 +20,7 @@ from tessera.gpu.faults import NVMLFault
 from tessera.gpu.simulator import control
 from tessera.kube.errors import Unreachable
 from tessera.kube.resources import GPU_NODES
+from tessera.metrics.registry import LAYOUTS
 
 HALVES = ("3g.40gb@0", "3g.40gb@4")
 MIXED = ("2g.20gb@0", "1g.10gb@2", "3g.40gb@4")
@@ -109,6 +110,14 @@ def gpu(tmp_path: Path) -> Iterator[Serving]:
 APPLIED = {"state": "Applied"}
 
 
+def gpus_by_state() -> dict[str, float]:
+    """What the metric says of this node."""
+    (metric,) = LAYOUTS.collect()
+    return {
+        sample.labels["state"]: sample.value for sample in metric.samples if sample.labels["node"] == NODE
+    }
+
+
 async def test_the_gpu_is_cut_as_the_spec_says_and_offers_nothing_else(gpu: Serving) -> None:
     assert await gpu.get(*MIXED) == APPLIED
     assert gpu.stands() == MIXED
@@ -143,9 +152,11 @@ async def test_a_claim_that_holds_what_has_to_go_blocks_all_of_it(gpu: Serving) 
     assert "claim default/held; end their pods, or wait" in told["message"]
     assert gpu.stands() == ("1g.10gb@0", "2g.20gb@4")
     assert gpu.offered() == {"3g.40gb@0": set(), "3g.40gb@4": set(), "2g.20gb@4": {LEAVING_TAINT_KEY}}
+    assert gpus_by_state()["Blocked"] == 1
     await gpu.process.unprepare("held")
     assert await gpu.look() == APPLIED
     assert gpu.stands() == tuple(gpu.offered()) == HALVES
+    assert {state for state, number in gpus_by_state().items() if number} == {"Applied"}
 
 
 async def test_a_foreign_instance_blocks_it_with_the_remedy(gpu: Serving) -> None:

@@ -161,6 +161,8 @@ async def test_after_every_error_of_a_layout_there_is_the_old_or_the_new_one(tmp
             copy.assert_in_agreement(process)
             assert copy.pids() == pids
             states.add(state)
+        if state == "Applied":
+            continue
         with copy.start() as process:
             await process.agent.refresh()
             assert (copy.layout(), copy.api.layout()) == (case.layouts[-1], {"state": "Applied"})

@@ -156,7 +156,7 @@ async def test_a_claim_that_holds_what_has_to_go_blocks_all_of_it(gpu: Serving) 
     await gpu.process.unprepare("held")
     assert await gpu.look() == APPLIED
     assert gpu.stands() == tuple(gpu.offered()) == HALVES
-    assert {state for state, number in gpus_by_state().items() if number} == {"Applied"}
+    assert (gpus_by_state()["Blocked"], gpus_by_state()["Applied"]) == (0, 1)
 
 
 async def test_a_foreign_instance_blocks_it_with_the_remedy(gpu: Serving) -> None:

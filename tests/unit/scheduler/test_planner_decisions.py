@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tessera.api import names
+from tessera.api.reasons import Reason
 from tessera.metrics.registry import REGISTRY
 from tessera.scheduler.actions import GiveUp, Place, Protect, Refuse
 from tessera.scheduler.planner import Planner
@@ -262,6 +263,11 @@ def test_no_claim_gets_round_a_taint_of_the_agent(
     actions = planner.plan(world.snapshot())
     assert placed(actions) == {}
     assert set(refused(actions)) == {"careful", "all", "it"}
+    for refusal in actions:
+        assert isinstance(refusal, Refuse)
+        assert refusal.reason is Reason.UNPLACEABLE
+        assert "no GPU with 2g.20gb is open to this request" in refusal.message
+        assert "says which are unhealthy" in refusal.message
 
 
 def test_a_gpu_that_an_administrator_taints_is_used_only_by_claims_that_tolerate_it(

@@ -60,6 +60,16 @@ def _not_offered(state: ClusterState, request: Request) -> Unplaceable:
     free, largest = _room(state, every)
     offered = sorted({p for g in state.geometries() for p in g.profiles})
     room = f"{_on_gpus(free, every.bit_count(), 'memory slice')}, {_LARGEST} {largest}"
+    if _label(request) in offered:
+        return Unplaceable(
+            reason=NO_NODE,
+            profile=_label(request),
+            message=f"no GPU with {_label(request)} is open to this request: its selectors or the taints of "
+            f"the devices bar them all ({room})",
+            remedy="`kubectl get gpunodes` says which are unhealthy; wait for them, or widen the selectors",
+            free_slices=free,
+            largest_room=largest,
+        )
     return Unplaceable(
         reason=UNKNOWN_PROFILE,
         profile=_label(request),

@@ -118,7 +118,7 @@ class World:
     def reconcile_node(self, name: str) -> None:
         view = self.view()
         obj = self.gpu_nodes[name]
-        for child in gpu_node.reconcile(obj, gpus=view.gpus, owners=view.owners).children:
+        for child in gpu_node.reconcile(obj, gpus=view.gpus_by_node[name], owners=view.owners).children:
             obj["spec"] = copy.deepcopy(child.body["spec"])
             obj["metadata"]["generation"] += 1
 

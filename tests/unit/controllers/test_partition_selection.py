@@ -85,7 +85,7 @@ def test_two_partitions_may_share_a_node_and_the_agent_learns_which_gpu_is_whose
     reports = [gpu_report("n1", 0), gpu_report("n1", 1), gpu_report("n1", 2)]
     obj, other = gpu_node_object("n1", *reports), gpu_node_object("n2", gpu_report("n2"))
     view = cluster([first, second], nodes=[node("n1"), node("n2")], gpu_nodes=[obj, other])
-    (child,) = gpu_node.reconcile(obj, gpus=view.gpus, owners=view.owners).children
+    (child,) = gpu_node.reconcile(obj, gpus=view.gpus_by_node["n1"], owners=view.owners).children
     wanted = [
         {"uuid": "GPU-n1-0", "partition": "first", "migMode": "Enabled"},
         {"uuid": "GPU-n1-1", "partition": "second", "migMode": "Unmanaged"},
@@ -93,4 +93,4 @@ def test_two_partitions_may_share_a_node_and_the_agent_learns_which_gpu_is_whose
     assert child.body["spec"] == {"gpus": wanted}
     assert child.owned is False
     settled = {**obj, "spec": {"gpus": wanted[::-1]}}
-    assert gpu_node.reconcile(settled, gpus=view.gpus, owners=view.owners) == Plan()
+    assert gpu_node.reconcile(settled, gpus=view.gpus_by_node["n1"], owners=view.owners) == Plan()

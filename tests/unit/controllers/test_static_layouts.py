@@ -47,7 +47,7 @@ def test_a_layout_is_kept_while_it_is_what_the_partition_asks(places: list[str],
     static = Static.model_validate(
         {"layout": [{"profile": "3g.40gb", "start": 4}, {"profile": "1g.10gb", "count": 2}]}
     )
-    there = [Place(int(start), profile) for profile, start in (place.split("@") for place in places)]
+    there = tuple(Place(int(start), profile) for profile, start in (place.split("@") for place in places))
     assert satisfies(there, wishes_of(static)) is kept
 
 
@@ -142,6 +142,16 @@ def test_a_gpu_that_cannot_be_changed_keeps_its_node_from_being_begun(changes: O
     plan = judged(obj, cluster([obj], nodes=[node("n0")], gpu_nodes=[report]))
     assert said(plan, "LayoutApplied")[1] == "Blocked"
     assert words in said(plan, "LayoutApplied")[2]
+
+
+def test_an_agent_that_does_not_say_what_its_gpus_can_be_cut_into_keeps_its_node_from_being_begun() -> None:
+    obj = static_partition({"profile": "1g.10gb"})
+    reports = [gpu_node_object(name, gpu_report(name)) for name in ("n0", "n1")]
+    del reports[0]["status"]["models"]
+    view = cluster([obj], nodes=[node("n0"), node("n1")], gpu_nodes=reports)
+    plan = judged(obj, view)
+    assert said(plan, "LayoutApplied")[1] == "Updating"
+    assert "in change: n1, 1 cannot be begun (node n0: its agent does not say" in said(plan, "Ready")[2]
 
 
 @pytest.mark.parametrize("then", ["deleted", "dynamic"])

@@ -202,3 +202,16 @@ def test_a_drain_over_time_is_a_failure_until_the_pods_are_gone() -> None:
     assert world.layout("n1") is None
     world.end("n0")
     assert said(world.settle(), "LayoutApplied")[0] == "True"
+
+
+def test_a_node_in_change_is_drained_too_when_its_record_is_lost() -> None:
+    world = World(2, SEVEN, **EVICT)
+    world.hold("n0", "2g.20gb", 0)
+    world.turn()
+    world.turn()
+    world.ask({"profile": "9g.90gb"}, **EVICT)
+    assert "layout" not in (world.turn().status or {})
+    world.ask(SEVEN, **EVICT)
+    plan = [world.turn() for _ in range(2)][1]
+    assert [str(eviction.pod) for eviction in plan.evictions] == ["team/pod-n0-0"]
+    assert world.in_change() == {"n0"}

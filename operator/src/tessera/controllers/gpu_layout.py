@@ -8,9 +8,8 @@ what the partition asks: the planner could prefer another one as soon as the GPU
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from tessera.api.mig_partition import Static
 from tessera.controllers.gpu_view import GPU, Held
@@ -42,7 +41,7 @@ class GPUPlan:
         """Whether the agent says that it could not be had."""
         return self.asked and self.gpu.layout is not None and self.gpu.layout.state == "Failed"
 
-    @property
+    @cached_property
     def leaving(self) -> tuple[Held, ...]:
         """What claims hold and is not in the layout."""
         return tuple(held for held in self.gpu.held if held.place not in self.target)
@@ -61,7 +60,8 @@ def wishes_of(static: Static) -> tuple[Wish, ...]:
     return tuple(Wish(item.profile, item.start) for item in static.layout for _ in range(item.count or 1))
 
 
-def satisfies(places: Sequence[Place], wishes: Sequence[Wish]) -> bool:
+@lru_cache(maxsize=4096)
+def satisfies(places: tuple[Place, ...], wishes: tuple[Wish, ...]) -> bool:
     """Whether these are exactly the slices that are wished, each at its start where one is given."""
     left = Counter(places)
     left.subtract(Place(wish.start, wish.profile) for wish in wishes if wish.start is not None)

@@ -7,38 +7,41 @@ once when no static partition has it any more: its slices are then cut on demand
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tessera.api.gpu_node import DesiredGPU, Place
+from tessera.api.mig_partition import MIGPartitionSpec
 from tessera.controllers.gpu_layout import plan_gpu, wishes_of
 from tessera.controllers.gpu_view import GPU, layouts_of
 from tessera.controllers.plan import Child, Object, Plan
 from tessera.controllers.rollout import begun_in
 from tessera.controllers.selection import spec_of
 from tessera.kube.resources import GPU_NODES
+from tessera.relayout.errors import ImpossibleLayout
 
 KIND = GPU_NODES.kind
 
+_log = logging.getLogger(__name__)
+
 
 def reconcile(obj: Object, *, gpus: Iterable[GPU], owners: Mapping[str, Object]) -> Plan:
-    """What the GPU node's spec should say, given all GPUs of the cluster and their owners."""
+    """What the GPU node's spec should say, given its GPUs and the owners of all GPUs."""
     metadata = obj["metadata"]
     if metadata.get("deletionTimestamp"):
         return Plan()
     layouts = layouts_of(obj)
+    known: dict[str, _Owner] = {}
     desired = []
     for gpu in sorted(gpus, key=lambda gpu: gpu.uuid):
-        owner = owners.get(gpu.uuid)
-        if gpu.node != metadata["name"] or owner is None:
+        if gpu.uuid not in owners:
             continue
-        entry = DesiredGPU(
-            uuid=gpu.uuid,
-            partition=owner["metadata"]["name"],
-            mig_mode=spec_of(owner).mig_mode,
-            # The spec as it is now, not as it was when the view was made.
-            layout=_layout(replace(gpu, layout=layouts.get(gpu.uuid)), owner),
-        )
+        name = owners[gpu.uuid]["metadata"]["name"]
+        owner = known[name] = known.get(name) or _owner(owners[gpu.uuid], node=gpu.node)
+        # The layout as it is now, not as it was when the view was made.
+        layout = _layout(replace(gpu, layout=layouts.get(gpu.uuid)), owner)
+        entry = DesiredGPU(uuid=gpu.uuid, partition=name, mig_mode=owner.spec.mig_mode, layout=layout)
         desired.append(entry.to_json())
     present = sorted((obj.get("spec") or {}).get("gpus") or [], key=lambda entry: str(entry["uuid"]))
     if present == desired:
@@ -47,13 +50,29 @@ def reconcile(obj: Object, *, gpus: Iterable[GPU], owners: Mapping[str, Object])
     return Plan(children=(Child(resource=GPU_NODES, body=body, owned=False),))
 
 
-def _layout(gpu: GPU, owner: Object) -> list[Place] | None:
-    static = spec_of(owner).static
-    if static is None:
+@dataclass(frozen=True)
+class _Owner:
+    spec: MIGPartitionSpec
+    begun: bool
+    """Whether it has begun this node with its present spec."""
+
+
+def _owner(partition: Object, *, node: str) -> _Owner:
+    judged = (partition.get("status") or {}).get("observedGeneration")
+    current = judged == partition["metadata"].get("generation")
+    return _Owner(spec_of(partition), current and node in begun_in(partition))
+
+
+def _layout(gpu: GPU, owner: _Owner) -> list[Place] | None:
+    if owner.spec.static is None:
         return None
     places = gpu.layout.places if gpu.layout is not None else None
-    judged = (owner.get("status") or {}).get("observedGeneration") == owner["metadata"].get("generation")
-    if judged and gpu.node in begun_in(owner):
-        plan = plan_gpu(gpu, wishes_of(static))
-        places = plan.target if plan is not None else places
+    if owner.begun:
+        try:
+            plan = plan_gpu(gpu, wishes_of(owner.spec.static))
+        except ImpossibleLayout as error:
+            # The GPU is another one than when the node was begun; the partition is about to say so.
+            _log.warning("GPU %s of node %s keeps its layout: %s", gpu.index, gpu.node, error)
+        else:
+            places = plan.target if plan is not None else places
     return None if places is None else [Place(profile=p.profile, start=p.start) for p in places]

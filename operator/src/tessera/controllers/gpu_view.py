@@ -171,6 +171,14 @@ def gpus_of(
     return tuple(sorted(found, key=lambda gpu: (gpu.node, gpu.index, gpu.uuid)))
 
 
+def by_node(gpus: Iterable[GPU]) -> dict[str, list[GPU]]:
+    """The same GPUs, by node."""
+    found: dict[str, list[GPU]] = defaultdict(list)
+    for gpu in gpus:
+        found[gpu.node].append(gpu)
+    return dict(found)
+
+
 def _gpu(
     node: str,
     reported: Object,

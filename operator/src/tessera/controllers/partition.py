@@ -7,7 +7,7 @@ partition has no children; what it decides reaches the agents through the spec o
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,7 @@ from tessera.api.mig_partition import (
 from tessera.api.reasons import Reason
 from tessera.controllers.conditions import judge, news_of
 from tessera.controllers.gpu_layout import plan_gpu, wishes_of
-from tessera.controllers.gpu_view import GPU
+from tessera.controllers.gpu_view import GPU, by_node
 from tessera.controllers.node_trouble import node_trouble
 from tessera.controllers.partition_verdicts import (
     PartitionFacts,
@@ -41,6 +41,10 @@ KIND = MIG_PARTITIONS.kind
 
 NODES_SHOWN = 1000
 CONFLICTS_SHOWN = 64
+
+UNKNOWN = (
+    "its agent does not say what its GPUs can be cut into; it may be older than this operator: upgrade it"
+)
 
 TOLD: Mapping[Reason, str] = {
     Reason.PARTITIONED: "Normal",
@@ -81,10 +85,7 @@ class ClusterView:
     @cached_property
     def gpus_by_node(self) -> Mapping[str, Sequence[GPU]]:
         """The same GPUs, by node."""
-        found: dict[str, list[GPU]] = defaultdict(list)
-        for gpu in self.gpus:
-            found[gpu.node].append(gpu)
-        return dict(found)
+        return by_node(self.gpus)
 
 
 def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
@@ -135,21 +136,13 @@ def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
 
 def _nodes(gpus: Sequence[GPU], gpu_nodes: Mapping[str, Object], wishes: tuple[Wish, ...]) -> list[Node]:
     """The nodes of these GPUs, as a rollout sees them."""
-    by_node: dict[str, list[GPU]] = defaultdict(list)
-    for gpu in gpus:
-        by_node[gpu.node].append(gpu)
     nodes = []
-    for name, own in by_node.items():
+    for name, own in by_node(gpus).items():
         plans = [plan_gpu(gpu, wishes) for gpu in own]
+        known = tuple(plan for plan in plans if plan is not None)
         trouble = node_trouble({name: gpu_nodes[name]}) or gpus_in_trouble(own)
-        nodes.append(
-            Node(
-                name=name,
-                plans=tuple(plan for plan in plans if plan is not None),
-                trouble=trouble[1] if trouble is not None else "",
-                unknown=None in plans,
-            )
-        )
+        why = trouble[1] if trouble is not None else UNKNOWN if len(known) < len(own) else ""
+        nodes.append(Node(name=name, plans=known, trouble=why, unknown=len(known) < len(own)))
     return nodes
 
 

@@ -19,8 +19,9 @@ from enum import StrEnum
 
 from tessera.api.mig_partition import BEGUN_LIMIT, Update
 from tessera.controllers.gpu_layout import GPUPlan
-from tessera.controllers.gpu_view import Held
+from tessera.controllers.gpu_view import GPU, Held
 from tessera.controllers.plan import Eviction, Object
+from tessera.relayout.plan import Place
 
 _DRAIN_LOOK_SECONDS = 10.0
 """How soon a node that is drained is looked at again: a PodDisruptionBudget may allow more by then."""
@@ -45,7 +46,7 @@ class Node:
     trouble: str = ""
     """Why its GPUs cannot be changed, whoever uses them; empty when they can."""
     unknown: bool = False
-    """Whether a GPU has no plan, because the agent has not said what it can be cut into."""
+    """Whether a GPU has no plan, because the agent does not say what it can be cut into; that is trouble."""
 
     @property
     def asked(self) -> bool:
@@ -56,6 +57,11 @@ class Node:
     def leaving(self) -> tuple[tuple[GPUPlan, Held], ...]:
         """What claims hold and has to go, with its GPU's plan."""
         return tuple((plan, held) for plan in self.plans for held in plan.leaving)
+
+    @property
+    def foreign(self) -> tuple[tuple[GPU, Place], ...]:
+        """Instances that Tessera did not make, with their GPUs."""
+        return tuple((plan.gpu, place) for plan in self.plans for place in plan.gpu.foreign)
 
     @property
     def in_progress(self) -> bool:
@@ -147,7 +153,7 @@ def _state(node: Node, since: datetime | None, update: Update, now: datetime) ->
 
 
 def _may_begin(node: Node, update: Update) -> bool:
-    if node.trouble or node.unknown or any(plan.gpu.foreign for plan in node.plans):
+    if node.trouble or node.foreign:
         return False
     return update.drain.policy == "Evict" or not node.leaving
 
@@ -156,7 +162,7 @@ def _next(
     nodes: Sequence[Node], states: Mapping[str, NodeState], *, kept: frozenset[str], update: Update
 ) -> list[str]:
     """Nodes to begin. One that is in change already, for what was asked before, takes no other's turn."""
-    others = [node for node in nodes if node.name not in kept and not node.asked and _may_begin(node, update)]
+    others = [node for node in nodes if node.name not in kept and (node.asked or _may_begin(node, update))]
     turning = [node.name for node in others if states[node.name] is NodeState.CHANGING]
     if NodeState.FAILED in states.values():
         return turning

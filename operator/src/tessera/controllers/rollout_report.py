@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from tessera.api.mig_partition import LayoutProgress, NodeInChange
 from tessera.api.reasons import Reason
@@ -29,8 +30,8 @@ def progress_of(rollout: Rollout) -> LayoutProgress:
         failed=len(rollout.of(NodeState.FAILED)),
         summary=f"{updated}/{len(rollout.nodes)}",
         begun=[NodeInChange(node=name, since=timestamp(at)) for name, at in sorted(rollout.begun.items())],
-        diff=_diff(unfinished)[:LINES],
-        blockers=[line for node in unfinished for line in _blockers(node)][:LINES],
+        diff=list(islice(_diff(unfinished), LINES)),
+        blockers=list(islice((line for node in unfinished for line in _blockers(node)), LINES)),
     )
 
 
@@ -43,7 +44,7 @@ def layout_applied(rollout: Rollout | None, valid: Verdict, *, dry_run: bool) ->
     failed, blocked = rollout.of(NodeState.FAILED), rollout.of(NodeState.BLOCKED)
     changing, waiting = rollout.of(NodeState.CHANGING), rollout.of(NodeState.WAITING)
     if dry_run:
-        gpus = len(_diff(node for node, _ in rollout.nodes))
+        gpus = sum(1 for _ in _diff(node for node, _ in rollout.nodes))
         return _said("Unknown", Reason.DRY_RUN, f"dry run: {gpus} GPU(s) would change (status.layout.diff)")
     if failed:
         return _said("False", Reason.LAYOUT_FAILED, f"{_failure(failed[0])}; {_FORMER}{_more(failed)}")
@@ -67,39 +68,35 @@ def _failure(node: Node) -> str:
             return f"GPU {plan.gpu.index} of node {node.name}: {plan.gpu.layout.message}"
     return (
         f"node {node.name} was not drained within spec.update.drain.timeoutSeconds: "
-        f"{next(iter(_blockers(node)), 'its slices are in use')}"
+        f"{next(_blockers(node), 'its slices are in use')}"
     )
 
 
-def _diff(nodes: Iterable[Node]) -> list[str]:
-    return [
-        f"GPU {plan.gpu.index} of node {node.name}: {plan.diff}"
-        for node in nodes
-        for plan in node.plans
-        if plan.diff
-    ]
+def _diff(nodes: Iterable[Node]) -> Iterator[str]:
+    for node in nodes:
+        for plan in node.plans:
+            diff = plan.diff
+            if diff:
+                yield f"GPU {plan.gpu.index} of node {node.name}: {diff}"
 
 
-def _blockers(node: Node) -> Iterable[str]:
+def _blockers(node: Node) -> Iterator[str]:
     if node.trouble:
         yield f"node {node.name}: {node.trouble}"
-    for plan in node.plans:
-        where = f"GPU {plan.gpu.index} of node {node.name}"
-        for place in plan.gpu.foreign:
-            yield (
-                f"{where}: {place} was not made by Tessera; remove it on the node "
-                f"(nvidia-smi mig -i {plan.gpu.index} -dci, then -dgi)"
-            )
+    for gpu, place in node.foreign:
+        yield (
+            f"GPU {gpu.index} of node {node.name}: {place} was not made by Tessera; remove it on the node "
+            f"(nvidia-smi mig -i {gpu.index} -dci, then -dgi)"
+        )
     for plan, held in node.leaving:
-        pods = ", ".join(map(str, held.pods)) or "none"
-        where = f"GPU {plan.gpu.index} of node {node.name}"
+        where, pods = f"GPU {plan.gpu.index} of node {node.name}", ", ".join(map(str, held.pods)) or "none"
         yield f"{where}: {held.place} is held by claim {held.claim} (pods: {pods})"
 
 
 def _first_blocker(nodes: Sequence[Node]) -> str:
     node = nodes[0]
-    line = next(iter(_blockers(node)))
-    if node.leaving and not node.trouble:
+    line = next(_blockers(node))
+    if not node.trouble and not node.foreign:
         line += "; wait until the pods end, delete them, or set spec.update.drain.policy to Evict"
     return line + _more(nodes)
 

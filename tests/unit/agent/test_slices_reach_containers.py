@@ -145,6 +145,10 @@ def foreign_toolkit_spec(host: HostFiles) -> None:
     write_toolkit_spec(host, kind="example.com/gpu")
 
 
+def no_edits_in_toolkit_spec(host: HostFiles) -> None:
+    write_toolkit_spec(host, containerEdits={"deviceNodes": None})
+
+
 def forget_gpus(host: HostFiles) -> None:
     for file in (host.root / "proc/driver/nvidia/gpus").glob("*/information"):
         file.unlink()
@@ -167,6 +171,7 @@ def hide_capabilities(host: HostFiles) -> None:
         (remove_toolkit_spec, "no CDI spec of nvidia-container-toolkit.*nvidia-ctk cdi generate"),
         (tear_toolkit_spec, "nvidia.yaml is no CDI spec .*ParserError.*nvidia-ctk cdi generate"),
         (foreign_toolkit_spec, "its kind is 'example.com/gpu'"),
+        (no_edits_in_toolkit_spec, "nvidia.yaml is no CDI spec .*TypeError"),
         (forget_gpus, "no file .*information names GPU-.*--host-root"),
         (unload_uvm, "/proc/devices has no nvidia-uvm; load .* nvidia-modprobe"),
         (hide_capabilities, "gi[0-9]+/access cannot be read: No such file.*--host-root"),

@@ -82,10 +82,9 @@ def spec_with_devices(
 
     A node that the toolkit's spec has stays as that says: it may be elsewhere on the host.
     """
-    theirs = {node["path"] for node in toolkit.edits.get("deviceNodes", ())}
     edits = {
         "env": _assignments({**variables, ENV_VISIBLE_DEVICES_NVIDIA: _NOT_BY_RUNTIME}),
-        "deviceNodes": [node for node in nodes if node["path"] not in theirs],
+        "deviceNodes": [node for node in nodes if node["path"] not in toolkit.node_paths],
     }
     return {
         **spec(record, variables),

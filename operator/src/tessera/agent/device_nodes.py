@@ -39,10 +39,13 @@ class DriverFilesMissing(OSError):
 
 @dataclass(frozen=True, slots=True)
 class ToolkitSpec:
-    """What the toolkit's spec says of all devices: its CDI version and its `containerEdits`."""
+    """What the toolkit's spec says of all devices: its CDI version, its `containerEdits`, and the paths of the
+    device nodes in these.
+    """
 
     version: str
     edits: Mapping[str, Any]
+    node_paths: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +118,11 @@ class HostFiles:
 def _toolkit_spec(path: Path) -> ToolkitSpec:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        kind, version, edits = document["kind"], str(document["cdiVersion"]), document["containerEdits"]
-        if str(kind).startswith(_VENDORS) and isinstance(edits, dict) and _version(version):
-            return ToolkitSpec(version=version, edits=edits)
+        kind, version, edits = document["kind"], str(document["cdiVersion"]), dict(document["containerEdits"])
+        _version(version)
+        paths = frozenset(node["path"] for node in edits.get("deviceNodes", ()))
+        if str(kind).startswith(_VENDORS):
+            return ToolkitSpec(version=version, edits=edits, node_paths=paths)
         why = f"its kind is {kind!r}"
     except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
@@ -127,6 +132,7 @@ def _toolkit_spec(path: Path) -> ToolkitSpec:
 
 
 def _version(text: str) -> tuple[int, ...]:
+    """Raises `ValueError` where it is no version."""
     return tuple(int(part) for part in text.split("."))
 
 

@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 from eventually import eventually
 from tessera.api import names
+from tessera.controllers.executor import Executor
 from tessera.controllers.operator import Operator
+from tessera.controllers.plan import Plan
 from tessera.kube.client import KubeClient
 from tessera.kube.conditions import find_condition
+from tessera.kube.errors import Conflict
+from tessera.kube.events import EventRecorder
 from tessera.kube.resources import GPU_NODES, MIG_PARTITIONS, NODES, RESOURCE_SLICES
+from tessera.local.control_plane import ControlPlane
 
 pytestmark = pytest.mark.integration
 
@@ -187,3 +192,18 @@ async def test_a_profile_that_the_gpu_lacks_is_named_with_those_it_has(
     )
     await ready(admin, name, "Partitioned")
     await admin.delete(MIG_PARTITIONS, name)
+
+
+async def test_a_decision_is_not_written_over_a_partition_that_has_changed(
+    control_plane: ControlPlane, admin: KubeClient, namespace: str
+) -> None:
+    async with await KubeClient.connect(
+        kubeconfig=control_plane.kubeconfig, field_manager=names.OPERATOR_FIELD_MANAGER
+    ) as client:
+        executor = Executor(client, EventRecorder(client, component="operator"))
+        read = await admin.create(MIG_PARTITIONS, partition(namespace, "nowhere"))
+        decision = Plan(status={"nodeCount": 1}, decides=True)
+        await executor.carry_out(MIG_PARTITIONS, read, decision)
+        with pytest.raises(Conflict):
+            await executor.carry_out(MIG_PARTITIONS, read, decision)
+    await admin.delete(MIG_PARTITIONS, namespace)

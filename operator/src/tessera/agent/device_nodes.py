@@ -39,8 +39,8 @@ class DriverFilesMissing(OSError):
 
 @dataclass(frozen=True, slots=True)
 class ToolkitSpec:
-    """What the toolkit's spec says of all devices: its CDI version, its `containerEdits`, and the paths of the
-    device nodes in these.
+    """What the toolkit's spec says of all devices: its CDI version, its `containerEdits`, and which device
+    nodes are among these, by path.
     """
 
     version: str

@@ -19,7 +19,7 @@ from tessera.gpu.driver import Driver
 from tessera.gpu.faults import NVMLFault
 from tessera.gpu.simulator import control
 from tessera.kube.errors import Unreachable
-from tessera.kube.resources import GPU_NODES
+from tessera.kube.resources import GPU_NODES, RESOURCE_SLICES
 from tessera.metrics.registry import LAYOUTS
 
 HALVES = ("3g.40gb@0", "3g.40gb@4")
@@ -373,6 +373,27 @@ async def test_what_goes_is_withdrawn_before_it_is_destroyed(
     monkeypatch.setattr(gpu.driver, "destroy_gpu_instance", watched)
     await gpu.get("3g.40gb@0", "2g.20gb@4")
     assert [set(places) for places in seen] == [{"3g.40gb@0", "2g.20gb@4"}]
+
+
+async def test_a_claim_that_is_prepared_while_its_slice_is_withdrawn_keeps_it(
+    gpu: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gpu.look()
+    await gpu.leave_warm("warm", "2g.20gb@4")
+    gpu.node.allocate("just in time", "2g.20gb@4")
+    apply = gpu.node.api.apply
+
+    async def meanwhile(resource: Any, item: dict[str, Any], **options: Any) -> dict[str, Any]:
+        if resource is RESOURCE_SLICES:
+            assert await gpu.process.prepare("just in time") == {"just in time": ""}
+        return await apply(resource, item, **options)
+
+    with monkeypatch.context() as busy:
+        busy.setattr(gpu.node.api, "apply", meanwhile)
+        assert (await gpu.get(*HALVES))["state"] == "Blocked"
+    assert gpu.stands() == ("2g.20gb@4",)
+    await gpu.process.unprepare("just in time")
+    assert await gpu.look() == APPLIED  # nothing was tried, so nothing has failed
 
 
 async def test_the_status_names_the_generation_that_was_acted_upon(

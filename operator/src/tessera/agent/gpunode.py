@@ -9,7 +9,7 @@ die of.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -144,9 +144,9 @@ def status_for(
         "gpus": [_gpu(gpu, view) for gpu in (view.inventory.gpus if view.inventory else ())],
     }
     if view.inventory is not None:
-        models = {gpu.model.name: gpu.model for gpu in view.inventory.gpus if gpu.model is not None}
+        models = _models(view.inventory, (before or {}).get("models") or [])
         if models:
-            status["models"] = [cuttable(models[name]).to_json() for name in sorted(models)]
+            status["models"] = [models[name] for name in sorted(models)]
         status["driver"] = {
             "version": view.inventory.driver_version,
             "nvml": view.inventory.nvml_version,
@@ -201,6 +201,17 @@ def _layout(progress: Progress) -> Object:
     if progress.blockers:
         entry["blockers"] = [_claim(key) for key in progress.blockers]
     return entry
+
+
+def _models(inventory: Inventory, told: Iterable[Object]) -> dict[str, Object]:
+    """What each model can be cut into, by name. Of one whose GPUs do not answer, what was `told` before."""
+    models = {item["model"]: item for item in told}
+    found: dict[str, Object] = {}
+    for gpu in sorted(inventory.gpus, key=lambda gpu: not gpu.fault):
+        if gpu.model is not None:
+            name = gpu.model.name
+            found[name] = models[name] if gpu.fault and name in models else cuttable(gpu.model).to_json()
+    return found
 
 
 def cuttable(model: GPUModel) -> CuttableModel:

@@ -26,7 +26,7 @@ from tessera.agent.gauges import NodeGauges
 from tessera.agent.gpunode import READY, GPUNodeWriter, View, foreign_instances, state_of
 from tessera.agent.health import Ailments, Health, struck
 from tessera.agent.layout_plan import layout_without
-from tessera.agent.layouts import Layouts
+from tessera.agent.layouts import Layouts, Progress
 from tessera.agent.mig_mode import switch, waiting, wishes
 from tessera.agent.orphans import Orphans
 from tessera.agent.published import gpus_in
@@ -261,11 +261,17 @@ class NodeAgent:
             mig_wishes=self._wished,
             mig_notes=notes,
             prepare_failures=self._prepare_failures.current(now=datetime.now(UTC)),
-            layouts=self._layouts.progress(self._inventory, ledger) if self._inventory else {},
+            layouts=self._progress(ledger),
         )
         await writer.write(view, generation=int(gpu_node["metadata"].get("generation") or 0))
         self._gauges.show(view)
         self.refreshed = True
+
+    def _progress(self, ledger: Ledger) -> dict[str, Progress]:
+        """How far the layouts are; none is tried where others manage the GPUs."""
+        if self._inventory is None or self._coexistence.found:
+            return {}
+        return self._layouts.progress(self._inventory, ledger)
 
     async def _bring_in_line(self, gpu_node: Mapping[str, Any]) -> tuple[Ledger, dict[str, str]]:
         """Undo what was cut off, switch MIG modes, release orphans, lay out: all that is due.
@@ -282,8 +288,7 @@ class NodeAgent:
         if await self._lay_out(inventory, ledger):
             inventory, ledger = await self._look()
             self.poke()  # a GPU that is empty now may be one to be switched off
-        layouts = self._layouts.progress(inventory, ledger)
-        return ledger, notes | waiting(inventory.gpus, self._wished, layouts)
+        return ledger, notes | waiting(inventory.gpus, self._wished, self._progress(ledger))
 
     async def _look(self) -> tuple[Inventory, Ledger]:
         """The GPUs, those that do not answer as they were, and the ledger, at one moment."""
@@ -300,11 +305,8 @@ class NodeAgent:
         """Destroy the slices that an error has struck and that no claim holds; whether there were any."""
         found = False
         for gpu in inventory.gpus:
-            sick = [
-                instance
-                for instance in struck(gpu, self._ailments.get(gpu.uuid, ()))
-                if state_of(instance, ledger) == "Warm"
-            ]
+            hit = struck(gpu, self._ailments.get(gpu.uuid, ()))
+            sick = [instance for instance in hit if state_of(instance, ledger) == "Warm"]
             if not sick:
                 continue
             found = True
@@ -337,10 +339,7 @@ class NodeAgent:
         return bool(released)
 
     def _awaits_registration(self, gpu_node: Mapping[str, Any]) -> bool:
-        """A restarted agent of a ready node stays ready while the kubelet finds it again:
-
-        seconds, as a rule.
-        """
+        """A restarted agent of a ready node stays ready for the seconds until the kubelet finds it again."""
         ready = is_true((gpu_node.get("status") or {}).get("conditions"), READY)
         return ready and time.monotonic() - self._started < _REGISTRATION_SECONDS
 

@@ -154,13 +154,14 @@ class ObservedGPU(ApiModel):
     compute_slices: Annotated[int, Field(ge=0, le=64)] | None = None
     """Compute slices of the GPU."""
     healthy: bool | None = None
-    """False after a fatal error or while its driver hangs."""
+    """False while it may take no new work: it is lost, needs a reset, or its driver hangs."""
     health_message: Annotated[str, Field(max_length=1024)] | None = None
-    """What is wrong, and what to do."""
+    """What is wrong, since when, and what to do; also where only one of its slices is concerned."""
     instances: Annotated[list[Instance], Field(max_length=64)] = Field(default_factory=list)
     """What it is cut into now."""
     layout: ObservedLayout | None = None
-    """Present where the spec demands a layout. It is about the spec of `observedGeneration`."""
+    """Present where the spec demands a layout, or MIG mode off, which is one without slices. It is about the
+    spec of `observedGeneration`."""
 
 
 class CuttableProfile(ApiModel):

@@ -286,6 +286,14 @@ async def test_another_layout_is_tried_at_once(gpu: Serving, failed: Clock) -> N
     assert gpu.stands() == MIXED
 
 
+async def test_a_refused_layout_that_is_taken_back_and_demanded_again_is_tried_at_once(
+    gpu: Serving, failed: Clock
+) -> None:
+    gpu.node.api.demand_nothing()
+    await gpu.look()
+    assert await gpu.get(*HALVES) == APPLIED
+
+
 async def test_without_a_layout_the_slices_are_cut_on_demand_again(gpu: Serving) -> None:
     await gpu.get(*HALVES)
     gpu.node.api.demand_nothing()

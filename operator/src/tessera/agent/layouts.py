@@ -32,7 +32,7 @@ RETRY_SECONDS = 300.0
 _PASSING = {Reason.GPU_UNHEALTHY, Reason.MIG_DISABLED}
 """What hinders any layout of a GPU; others are the layout's own."""
 
-Standing = frozenset[tuple[int, int, int]]
+_Standing = frozenset[tuple[int, int, int]]
 """Profile id, start and number of compute instances of each instance."""
 
 
@@ -52,7 +52,7 @@ class _Failure:
     layout: Layout
     message: str
     at: float
-    standing: Standing | None = None
+    standing: _Standing | None = None
 
 
 class Layouts:
@@ -75,7 +75,10 @@ class Layouts:
 
     def demand(self, gpu_node: Mapping[str, Any]) -> None:
         """From now on the layouts in that GPUNode's spec hold."""
-        self._transactions.layouts = layouts_in(gpu_node)
+        layouts = self._transactions.layouts = layouts_in(gpu_node)
+        self._failures = {
+            uuid: failure for uuid, failure in self._failures.items() if layouts.get(uuid) == failure.layout
+        }
         self._known = True
 
     async def learn(self, *, timeout_seconds: float) -> None:
@@ -116,9 +119,7 @@ class Layouts:
         found = {}
         for layout in self._here(gpus):
             uuid = layout.gpu_uuid
-            tried = self._failures.get(uuid)
-            failed = tried is not None and tried.layout == layout
-            failed = failed or self._of(layout, gpus, ledger).state == "Failed"
+            failed = uuid in self._failures or self._of(layout, gpus, ledger).state == "Failed"
             found[uuid] = offer(layout, gpus[uuid], ledger, failed=failed)
         return found
 
@@ -146,15 +147,17 @@ class Layouts:
         if plan.blocked:
             return Progress("Blocked", _obstacles(plan.blockers, plan.foreign), plan.blockers)
         failure = self._failures.get(layout.gpu_uuid)
-        if failure is None or self._is_over(failure, layout, gpus[layout.gpu_uuid], ledger):
+        if failure is None or self._is_over(failure, gpus[layout.gpu_uuid], ledger):
             return Progress("Changing")
         return Progress("Failed", failure.message)
 
-    def _is_over(self, failure: _Failure, layout: Layout, gpu: GPU, ledger: Ledger) -> bool:
+    def _is_over(self, failure: _Failure, gpu: GPU, ledger: Ledger) -> bool:
         """Whether the failure is no reason any more not to try."""
-        if layout != failure.layout or self._clock() - failure.at >= RETRY_SECONDS:
+        if self._clock() - failure.at >= RETRY_SECONDS:
             return True
-        if layout.as_claim().key.uid in ledger.claims:  # not undone yet, because the driver refuses that too
+        if (
+            failure.layout.as_claim().key.uid in ledger.claims
+        ):  # not undone yet, because the driver refuses that too
             return False
         standing = frozenset((one.profile_id, one.start, len(one.compute)) for one in gpu.instances)
         if failure.standing is None:
@@ -163,12 +166,8 @@ class Layouts:
 
 
 def _obstacles(blockers: tuple[ClaimKey, ...], foreign: tuple[str, ...]) -> str:
-    told = list(foreign)
-    if blockers:
-        names = ", ".join(map(str, blockers))
-        told.insert(
-            0,
-            f"slices that have to go are held by {'claim' if len(blockers) == 1 else 'claims'} {names}; "
-            "end their pods, or wait until they do",
-        )
-    return "; ".join(told)
+    if not blockers:
+        return "; ".join(foreign)
+    claims = f"{'claim' if len(blockers) == 1 else 'claims'} {', '.join(map(str, blockers))}"
+    held = f"slices that have to go are held by {claims}; end their pods, or wait until they do"
+    return "; ".join([held, *foreign])

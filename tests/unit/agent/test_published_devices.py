@@ -11,6 +11,7 @@ import pytest
 from tessera.agent.devices import (
     COUNTER_SETS_PER_SLICE,
     DEVICES_PER_SLICE,
+    Offer,
     Owner,
     content_hash,
     slices_for,
@@ -189,6 +190,26 @@ def test_the_worst_of_several_ailments_is_the_taint(tmp_path: Path) -> None:
         if taint["key"] == names.UNHEALTHY_TAINT_KEY
     }
     assert value == "xid-95"
+
+
+def test_a_gpu_offers_no_more_than_its_layout_and_what_leaves_is_tainted(tmp_path: Path) -> None:
+    first, second = gpus_of(tmp_path, "H100-80GB", 2)
+    short = first.uuid[4:12]
+    stays, leaves = f"gpu-{short}-3g-40gb-0", f"gpu-{short}-2g-20gb-4"
+    offers = {first.uuid: Offer(devices=frozenset({stays, leaves}), leaving=frozenset({leaves}))}
+    slices = slices_for(OWNER, [first, second], generation=1, offers=offers)
+    taints = {device["name"]: [taint["key"] for taint in device["taints"]] for device in devices_of(slices)}
+    assert len(taints) == 2 + 25
+    assert taints[stays] == [names.DEVICE_TAINT_KEY]
+    assert taints[leaves] == [names.DEVICE_TAINT_KEY, names.LEAVING_TAINT_KEY]
+
+
+def test_a_gpu_with_an_empty_layout_is_published_without_devices(tmp_path: Path) -> None:
+    """Its counters stay, so that readers know the GPU."""
+    (gpu,) = gpus_of(tmp_path, "H100-80GB", 1)
+    (only,) = slices_for(OWNER, [gpu], generation=1, offers={gpu.uuid: Offer(frozenset(), frozenset())})
+    assert only["spec"]["pool"]["resourceSliceCount"] == len(only["spec"]["sharedCounters"]) == 1
+    assert "devices" not in only["spec"]
 
 
 def test_the_content_ignores_the_generation_and_nothing_else(tmp_path: Path) -> None:

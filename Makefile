@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 DEMO := tools/bootstrap.sh demo
 DEV := tools/bootstrap.sh dev
 
-.PHONY: help demo demo-down test test-unit test-simulation test-workloads test-integration test-e2e bench bench-scheduler soak-agent check lint generate value-table image
+.PHONY: help demo demo-down test test-unit test-simulation test-workloads test-integration test-e2e bench bench-scheduler bench-relayout soak-agent check lint generate value-table image
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: ## Placement speed, search for moves, static packing, services with SLOs:
 
 bench-scheduler: ## Pods to slices in a whole cluster: ours, kube-scheduler's own and the ceiling (BENCH_ARGS="--nodes 200 --pods 2000")
 	@PYTHONPATH=tests $(DEV) python -m bench.scheduler_at_scale.main $(BENCH_ARGS)
+
+bench-relayout: ## Another fixed layout for a fleet of simulated nodes (BENCH_ARGS="--nodes 200 --unavailable 5%")
+	@PYTHONPATH=tests $(DEV) python -m bench.fleet_relayout.main $(BENCH_ARGS)
 
 soak-agent: ## 10,000 random changes of a GPU's layout under random faults (SOAK_ARGS="--changes 1000 --seed 1")
 	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(DEV) nice -n 10 python -m simulation.agent_soak $(SOAK_ARGS)

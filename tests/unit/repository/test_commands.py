@@ -41,7 +41,7 @@ def recipe(target: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("target", ["bench", "bench-scheduler"])
+@pytest.mark.parametrize("target", ["bench", "bench-scheduler", "bench-relayout"])
 def test_every_file_of_the_benchmarks_exists(target: str) -> None:
     """As a file that Python runs; pytest would find no test in tests/bench."""
     commands = recipe(target)

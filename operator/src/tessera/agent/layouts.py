@@ -96,7 +96,8 @@ class Layouts:
                 f"the agent has just started and GPUNode {self._node} could not be read: {error}; "
                 "the kubelet will try again",
             ) from error
-        self.demand(found.items[0] if found.items else {})
+        if not self._known:  # a look at the node that came meanwhile has read a newer one
+            self.demand(found.items[0] if found.items else {})
 
     def due(self, inventory: Inventory, ledger: Ledger) -> list[str]:
         """UUIDs of the GPUs whose layout is to be tried now."""

@@ -5,19 +5,23 @@ whatever fails, and wherever the agent dies, the layout is the old or the new on
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-import subprocess
-import sys
+import traceback
 from typing import Any
 
 import pytest
 from tessera.agent.checkpoint import Phase
 from tessera.agent.claims import PrepareError
+from tessera.agent.transactions import Transactions
 from tessera.api.reasons import Reason
+from tessera.gpu.driver import LocalDriver
 from tessera.gpu.faults import NVMLFault
+from tessera.gpu.nvml import NVML
 from tessera.gpu.simulator import control
 from tessera.gpu.simulator.faults import Fault
+from tessera.gpu.simulator.library import SimulatedLibrary
 
 Workbench = Any
 
@@ -381,32 +385,22 @@ async def test_a_driver_that_does_not_answer_refuses_and_keeps_everything(bench:
 
 
 def _prepare_in_a_process(bench: Workbench, name: str, profile: str, start: int) -> int:
-    """Run one prepare in a process of its own and return its exit code."""
-    script = f"""
-import asyncio
-from pathlib import Path
-from tessera.agent.cdi import CDIDirectory
-from tessera.agent.checkpoint import CheckpointFile
-from tessera.agent.claims import AllocatedClaim, AllocatedDevice, ClaimKey
-from tessera.agent.transactions import Transactions
-from tessera.gpu.device_names import encode
-from tessera.gpu.driver import LocalDriver
-from tessera.gpu.nvml import NVML
-from tessera.gpu.simulator.library import SimulatedLibrary
-root = Path({str(bench.directory)!r})
-nvml = NVML(SimulatedLibrary.at(root / "simulator", model="H100-80GB", count=2, seed="node-a"))
-checkpoint = CheckpointFile(root / "checkpoint.json")
-transactions = Transactions(
-    driver=LocalDriver(nvml, simulated=True),
-    checkpoint=checkpoint,
-    cdi=CDIDirectory(root / "cdi", simulated=True),
-    ledger=checkpoint.load(),
-)
-device = encode(gpu_uuid=nvml.inventory().gpus[0].uuid, profile={profile!r}, start={start})
-claim = AllocatedClaim(
-    key=ClaimKey(namespace="default", name={name!r}, uid="uid-" + {name!r}),
-    devices=(AllocatedDevice(request="slice-0", device=device),),
-)
-asyncio.run(transactions.prepare(claim))
-"""
-    return subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode
+    """Run one prepare in a process of its own, which knows what is on disk; return its exit code."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            library = SimulatedLibrary.at(bench.simulator, model="H100-80GB", count=2, seed="node-a")
+            transactions = Transactions(
+                driver=LocalDriver(NVML(library), simulated=True),
+                checkpoint=bench.checkpoint,
+                cdi=bench.cdi,
+                ledger=bench.checkpoint.load(),
+            )
+            asyncio.run(transactions.prepare(bench.claim(name, (profile, start))))
+            status = 0
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -14,7 +14,7 @@ import pytest
 from background import in_background
 from eventually import eventually
 from integration.chart.installation import FLEET_SERVICE_ACCOUNT, Accounts
-from integration.chart.objects import NODES, gpu_node
+from integration.chart.objects import NODES, gpu_node, pod
 from tessera.agent.cdi import CDIDirectory
 from tessera.agent.checkpoint import CheckpointFile
 from tessera.agent.fleet import Fleet, FleetSettings
@@ -22,7 +22,8 @@ from tessera.agent.node import NodeAgent, NodeOptions
 from tessera.api import names
 from tessera.controllers import gpu_node as gpu_node_controller
 from tessera.controllers.executor import Executor
-from tessera.controllers.gpu_view import gpus_of
+from tessera.controllers.gpu_view import Pod, gpus_of
+from tessera.controllers.plan import Eviction, Plan
 from tessera.gpu.driver import LocalDriver
 from tessera.gpu.nvml import NVML
 from tessera.gpu.simulator.library import SimulatedLibrary
@@ -30,7 +31,7 @@ from tessera.kube.client import KubeClient
 from tessera.kube.conditions import is_true
 from tessera.kube.errors import Conflict, NotFound
 from tessera.kube.events import EventRecorder
-from tessera.kube.resources import GPU_NODES, RESOURCE_SLICES
+from tessera.kube.resources import GPU_NODES, MIG_PARTITIONS, PODS, RESOURCE_SLICES
 from tessera.kube.resources import NODES as NODE_OBJECTS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -122,3 +123,20 @@ async def test_the_operator_writes_the_spec_of_a_gpu_node_and_makes_none(
     # The UID in the plan makes it a conflict, before the API server asks for the right to create.
     with pytest.raises(Conflict, match="uid mismatch"):
         await executor.carry_out(GPU_NODES, seen, plan)
+
+
+async def test_the_operator_evicts_for_a_partition_and_decides_in_its_status(
+    accounts: Accounts, chart_admin: KubeClient
+) -> None:
+    client = await accounts.client(names.OPERATOR_SERVICE_ACCOUNT)
+    executor = Executor(client, EventRecorder(client, component="operator"))
+    made = await chart_admin.create(PODS, pod("goes", gates=(names.PLACEMENT_GATE,)), namespace="default")
+    partition = await chart_admin.create(MIG_PARTITIONS, {"metadata": {"name": "rights"}, "spec": {}})
+    goes = Pod(namespace="default", name="goes", uid=made["metadata"]["uid"])
+    evictions = (Eviction(pod=goes, why="its slice has to go"),)
+    plan = Plan(status={"nodeCount": 1}, decides=True, evictions=evictions)
+    await executor.carry_out(MIG_PARTITIONS, partition, plan)
+    assert (await chart_admin.get(MIG_PARTITIONS, "rights"))["status"] == {"nodeCount": 1}
+    with pytest.raises(NotFound):
+        await chart_admin.get(PODS, "goes", "default")
+    await chart_admin.delete(MIG_PARTITIONS, "rights")

@@ -77,6 +77,7 @@ async def test_ampere_waits_for_a_reset_either_way(start: Start) -> None:
         assert "waits for a GPU reset" in message
         assert "nvidia-smi -i 0 --gpu-reset" in message
         assert (reason, agent.devices()) == ("MIGDisabled", [])
+    assert agent.process.effects.calls.count("nvmlDeviceSetMigMode") == 1
     assert agent.status["gpus"][0]["migMode"] == "DisablePending"
     control.reset(agent.simulator, index=0)
     await agent.look()

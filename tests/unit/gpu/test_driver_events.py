@@ -94,7 +94,11 @@ def test_a_wait_that_fails_silences_one_gpu_until_the_next_look(node: Node) -> N
 def test_what_was_read_before_a_wait_failed_is_told(node: Node) -> None:
     node.report(31, times=2)
     node.library.faults.set([Fault("nvmlEventSetWait_v2", nth=3, code=999)])
+    before = set(node.library.event_sets)
     assert node.xids() == {(0, 31, None): 2}
+    node.library.faults.set([])
+    assert node.xids() == {}
+    assert len(set(node.library.event_sets) - before) == 1  # a set that failed is not used again
 
 
 @pytest.mark.parametrize(

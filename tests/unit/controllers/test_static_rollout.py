@@ -215,3 +215,15 @@ def test_a_node_in_change_is_drained_too_when_its_record_is_lost() -> None:
     plan = [world.turn() for _ in range(2)][1]
     assert [str(eviction.pod) for eviction in plan.evictions] == ["team/pod-n0-0"]
     assert world.in_change() == {"n0"}
+
+
+def test_the_time_to_drain_counts_from_the_last_change_of_the_spec() -> None:
+    world = World(2, SEVEN, **EVICT)
+    world.hold("n0", "2g.20gb", 0)
+    world.turn()
+    world.now += timedelta(seconds=60)
+    assert said(world.turn(), "LayoutApplied")[1] == "LayoutFailed"
+    world.ask(THREES, **EVICT)
+    assert said(world.turn(), "LayoutApplied")[1] == "Updating"
+    world.now += timedelta(seconds=60)
+    assert said(world.turn(), "LayoutApplied")[1] == "LayoutFailed"

@@ -16,7 +16,7 @@ from tessera.api.mig_partition import MIGPartitionSpec
 from tessera.controllers.gpu_layout import plan_gpu, wishes_of
 from tessera.controllers.gpu_view import GPU, layouts_of
 from tessera.controllers.plan import Child, Object, Plan
-from tessera.controllers.rollout import begun_in
+from tessera.controllers.rollout import begun_in, is_judged
 from tessera.controllers.selection import spec_of
 from tessera.kube.resources import GPU_NODES
 from tessera.relayout.errors import ImpossibleLayout
@@ -58,9 +58,7 @@ class _Owner:
 
 
 def _owner(partition: Object, *, node: str) -> _Owner:
-    judged = (partition.get("status") or {}).get("observedGeneration")
-    current = judged == partition["metadata"].get("generation")
-    return _Owner(spec_of(partition), current and node in begun_in(partition))
+    return _Owner(spec_of(partition), is_judged(partition) and node in begun_in(partition))
 
 
 def _layout(gpu: GPU, owner: _Owner) -> list[Place] | None:

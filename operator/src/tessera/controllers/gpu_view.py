@@ -22,6 +22,8 @@ from tessera.relayout.plan import Place
 
 Object = Mapping[str, Any]
 
+_BARRING = {names.FOREIGN_TAINT_KEY, names.LEAVING_TAINT_KEY, names.UNHEALTHY_TAINT_KEY}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
@@ -34,6 +36,8 @@ class Device:
     compute_slices: int
     uses: Mapping[str, int]
     """Counter -> how much of it."""
+    barred: bool = False
+    """Its agent lets nothing new be placed there: it is unhealthy, or leaves with its claim."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +150,7 @@ class GPU:
         )
 
     def _fits(self, device: Device, used: Mapping[str, int]) -> bool:
-        return all(
+        return not device.barred and all(
             used.get(counter, 0) + amount <= self.counters.get(counter, 0)
             for counter, amount in device.uses.items()
         )
@@ -309,6 +313,7 @@ def _device(device: Object, consumed: Object) -> Device:
         memory_slices=number(names.ATTRIBUTE_MEMORY_SLICES),
         compute_slices=number(names.ATTRIBUTE_COMPUTE_SLICES),
         uses=_amounts(consumed.get("counters") or {}),
+        barred=any(taint["key"] in _BARRING for taint in device.get("taints") or ()),
     )
 
 

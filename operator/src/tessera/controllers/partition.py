@@ -31,7 +31,7 @@ from tessera.controllers.partition_verdicts import (
     verdicts_of,
 )
 from tessera.controllers.plan import Object, Plan
-from tessera.controllers.rollout import Node, Rollout, begun_in, preview, roll_out
+from tessera.controllers.rollout import Node, Rollout, begun_in, is_judged, preview, roll_out
 from tessera.controllers.rollout_report import layout_applied, progress_of
 from tessera.controllers.selection import selected_gpus, selected_nodes, spec_of
 from tessera.kube.resources import MIG_PARTITIONS
@@ -117,7 +117,10 @@ def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
             if spec.dry_run:
                 rollout = preview(counted, update=update)
             else:
-                rollout = roll_out(counted, update=update, begun=begun_in(obj), now=now)
+                begun = begun_in(obj)
+                if not is_judged(obj):  # another spec: the time to drain counts anew
+                    begun = dict.fromkeys(begun, now)
+                rollout = roll_out(counted, update=update, begun=begun, now=now)
         layout = layout_applied(rollout, valid, dry_run=spec.dry_run)
     verdicts = verdicts_of(facts, valid=valid, layout=layout)
     before = (obj.get("status") or {}).get("conditions")

@@ -81,15 +81,21 @@ class Rollout:
     evictions: tuple[Eviction, ...] = ()
     look_again_seconds: float | None = None
 
-    def of(self, *states: NodeState) -> list[Node]:
-        """The nodes in one of these states."""
-        return [node for node, state in self.nodes if state in states]
+    def of(self, state: NodeState) -> list[Node]:
+        """The nodes in this state."""
+        return [node for node, reached in self.nodes if reached is state]
 
 
 def begun_in(partition: Object) -> dict[str, datetime]:
     """Node -> since when it is begun, as the partition's status has it."""
     layout = (partition.get("status") or {}).get("layout") or {}
     return {item["node"]: datetime.fromisoformat(item["since"]) for item in layout.get("begun") or ()}
+
+
+def is_judged(partition: Object) -> bool:
+    """Whether the partition's status is about its present spec."""
+    judged = (partition.get("status") or {}).get("observedGeneration")
+    return bool(judged == partition["metadata"].get("generation"))
 
 
 def allowed(update: Update, nodes: int) -> int:
@@ -146,9 +152,9 @@ def _state(node: Node, since: datetime | None, update: Update, now: datetime) ->
     if not node.unknown and all(plan.applied for plan in node.plans):
         return NodeState.UPDATED
     if since is not None or node.in_progress:
-        drained = update.drain.policy == "Evict" and since is not None
-        late = drained and node.leaving and since is not None and now >= since + _time_limit(update)
-        return NodeState.FAILED if late else NodeState.CHANGING
+        late = since is not None and now >= since + _time_limit(update)
+        over = late and update.drain.policy == "Evict" and bool(node.leaving)
+        return NodeState.FAILED if over else NodeState.CHANGING
     return NodeState.WAITING if _may_begin(node, update) else NodeState.BLOCKED
 
 

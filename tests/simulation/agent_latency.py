@@ -1,4 +1,5 @@
-"""How long the kubelet waits for a slice, with the simulator's times of a real driver's slow calls.
+"""How long the kubelet waits for a slice, and a layout takes, with the simulator's times of a real driver's
+slow calls.
 
     python -m simulation.agent_latency --times 20
 
@@ -29,13 +30,27 @@ async def _timed(process: Process, name: str) -> float:
     return (time.perf_counter() - began) * 1000
 
 
+async def _laid_out(node: AgentNode, process: Process, *places: str) -> float:
+    """Of a whole look at the node."""
+    node.demand(*places)
+    began = time.perf_counter()
+    await process.agent.refresh()
+    took = (time.perf_counter() - began) * 1000
+    assert node.api.layout() == {"state": "Applied"}
+    return took
+
+
 async def measure(directory: Path, times: int) -> dict[str, list[float]]:
-    """Milliseconds of each: a 2g.20gb on an empty GPU, the same again, and a 3g.40gb in its place."""
+    """Milliseconds of each: a 2g.20gb on an empty GPU, the same again, and a 3g.40gb in its place; a layout
+    of seven slices on an empty GPU, and of two instead of them.
+    """
     took: dict[str, list[float]] = {
         "cold": [],
         "warm": [],
         "cold, one warm in the way": [],
         "rolled back": [],
+        "layout of seven": [],
+        "layout of two instead": [],
     }
     for number in range(times):
         node = AgentNode.new(directory / f"{number}")
@@ -57,6 +72,13 @@ async def measure(directory: Path, times: int) -> dict[str, list[float]]:
             effects.expect(fail_call=last)
             took["rolled back"].append(await _timed(process, "c"))
             assert node.layout() == "2g.20gb@4"
+        empty = AgentNode.new(directory / f"{number}-empty")
+        empty.known = None
+        with empty.start(Effects()) as process:
+            await process.agent.refresh()
+            sevenths = [f"1g.10gb@{start}" for start in range(7)]
+            took["layout of seven"].append(await _laid_out(empty, process, *sevenths))
+            took["layout of two instead"].append(await _laid_out(empty, process, "3g.40gb@0", "3g.40gb@4"))
     return took
 
 

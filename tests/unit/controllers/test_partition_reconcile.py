@@ -165,6 +165,21 @@ def test_reserves_are_counted_against_the_free_room(
     assert said(plan, "Ready")[0] == "True", "a reserve that is not met stops nobody"
 
 
+@pytest.mark.parametrize("key", ["unhealthy", "leaving", "foreign-instance", "managed"])
+def test_there_is_no_room_on_devices_that_the_agent_bars(key: str) -> None:
+    obj = partition_object(dynamic={"reserves": [{"profile": "7g.80gb", "count": 1}]})
+    slices = resource_slices("n1", 0, H100)
+    for device in slices[1]["spec"]["devices"]:
+        device["taints"] = [{"key": f"tessera.dev/{key}", "value": "lost", "effect": "NoExecute"}]
+    view = cluster(
+        [obj],
+        nodes=[node("n1")],
+        gpu_nodes=[gpu_node_object("n1", gpu_report("n1"))],
+        slices=slices,
+    )
+    assert said(judged(obj, view), "ReservesMet")[0] == ("True" if key == "managed" else "False")
+
+
 def test_a_foreign_instance_takes_room_and_is_nobodys_slice() -> None:
     obj = partition_object()
     instance = {"device": device_name("n1", 0, "4g.40gb", 0), "profile": "4g.40gb", "state": "Foreign"}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tessera.api import names
 from tessera.placement.policies import BestFit, FirstFit
 from tessera.scheduler.actions import Place, Refuse
 from tessera.scheduler.planner import Planner
@@ -60,6 +61,18 @@ def test_gpus_of_no_partition_and_of_others_are_not_concerned(world: Any, planne
     world.reserve("mine", "gpu-aaaaaaaa", seven_g=1)
     world.add_pod_with_claim("small", "1g.10gb")
     assert placed(planner.plan(world.snapshot())) == {"small": "gpu-bbbbbbbb-1g-10gb-0"}
+
+
+def test_a_broken_gpu_is_no_room_that_is_kept(world: Any, planner: Planner, publish: Any) -> None:
+    world.reserve("all", "gpu-aaaaaaaa", "gpu-bbbbbbbb", seven_g=1)
+    taint = {"key": names.UNHEALTHY_TAINT_KEY, "value": "lost", "effect": "NoExecute"}
+    world.slices = [
+        *publish("node-a", ["gpu-aaaaaaaa"], generation=2),
+        *publish("node-b", ["gpu-bbbbbbbb"], generation=2, taints=[taint]),
+    ]
+    world.add_pod_with_claim("small", "1g.10gb")
+    (message,) = refused(planner.plan(world.snapshot())).values()
+    assert "1 x 7g.80gb (MIGPartition all), room for 1 now" in message
 
 
 def test_the_slices_of_one_pod_count_together(world: Any, planner: Planner, request_for: Any) -> None:

@@ -70,6 +70,12 @@ class PublishedGpu:
     devices: tuple[Device, ...]
     kind: Kind
 
+    @property
+    def broken(self) -> bool:
+        """Whether its agent bars every device of it as unhealthy: its free room is none."""
+        key = names.UNHEALTHY_TAINT_KEY
+        return all(any(taint.key == key for taint in device.taints) for device in self.devices)
+
 
 class Inventory:
     """All published GPUs, in a stable order (node, GPU)."""

@@ -192,7 +192,7 @@ class Reserves:
         for published in inventory.gpus:
             gpu = state.gpu(published.name)
             uuid = published.devices[0].view.attributes.get((names.DRIVER, names.ATTRIBUTE_GPU_UUID))
-            if gpu is not None and uuid is not None:
+            if gpu is not None and uuid is not None and not published.broken:
                 numbers[str(uuid)] = gpu.number
         for partition in partitions:
             bits = bits_of(numbers[uuid] for uuid in partition.gpus if uuid in numbers)

@@ -69,3 +69,15 @@ def test_only_the_node_that_moved_is_read_again(monkeypatch: pytest.MonkeyPatch)
     caches.nodes._take("ADDED", node("n3"))
     assert [gpu.healthy for gpu in caches.cluster_view().gpus] == [True, False, True]
     assert read == ["n2"]
+
+
+@pytest.mark.parametrize(("reason", "looks"), [("KubeletReady", 0), ("NodeStatusUnknown", 1)])
+def test_a_heartbeat_moves_nothing_and_a_node_that_goes_silent_does(reason: str, looks: int) -> None:
+    client: Any = None
+    looked: list[None] = []
+    caches = Caches(client, on_job=lambda _: None, on_fleet=lambda: looked.append(None))
+    caches.nodes._take("ADDED", node("n1"))
+    looked.clear()
+    status = {"conditions": [{"type": "Ready", "status": "Unknown", "reason": reason}]}
+    caches.nodes._take("MODIFIED", node("n1") | {"status": status})
+    assert len(looked) == looks

@@ -154,6 +154,15 @@ def test_an_agent_that_does_not_say_what_its_gpus_can_be_cut_into_keeps_its_node
     assert "in change: n1, 1 cannot be begun (node n0: its agent does not say" in said(plan, "Ready")[2]
 
 
+@pytest.mark.parametrize(("reason", "begun"), [("NodeStatusUnknown", "n1"), ("NodeStatusNeverUpdated", "n0")])
+def test_a_node_that_has_gone_silent_takes_nobodys_turn(reason: str, begun: str) -> None:
+    obj = static_partition({"profile": "1g.10gb"})
+    gone = node("n0") | {"status": {"conditions": [{"type": "Ready", "status": "Unknown", "reason": reason}]}}
+    reports = [gpu_node_object(name, gpu_report(name)) for name in ("n0", "n1")]
+    plan = judged(obj, cluster([obj], nodes=[gone, node("n1")], gpu_nodes=reports))
+    assert [item["node"] for item in (plan.status or {})["layout"]["begun"]] == [begun]
+
+
 @pytest.mark.parametrize("then", ["deleted", "dynamic"])
 def test_layouts_go_at_once_with_what_asked_for_them(then: str) -> None:
     world = World(3, {"profile": "7g.80gb"}, update={"maxUnavailable": "100%"})

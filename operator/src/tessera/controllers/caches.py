@@ -15,7 +15,7 @@ from tessera.api import names
 from tessera.api.heterogeneous_training_job import Progress
 from tessera.api.reasons import Reason
 from tessera.controllers.gpu_view import GPU, gpus_of, results_of
-from tessera.controllers.node_trouble import node_trouble
+from tessera.controllers.node_trouble import is_silent, node_trouble
 from tessera.controllers.partition import ClusterView
 from tessera.controllers.plan import Key
 from tessera.controllers.selection import owners
@@ -213,7 +213,7 @@ class Caches:
                 self._job_moved(obj)
             if resource is GPU_NODES:
                 self._prepare_moved(None if kind == "DELETED" else obj, old)
-            if of_fleet and not (resource is NODES and kind == "MODIFIED" and _same_labels(obj, old)):
+            if of_fleet and not (resource is NODES and kind == "MODIFIED" and _looks_the_same(obj, old)):
                 self._view = None
                 if nodes_of is not None:
                     self._moved.update(*(nodes_of(one) for one in (obj, old) if one is not None))
@@ -222,9 +222,11 @@ class Caches:
         return on_change
 
 
-def _same_labels(obj: Object, old: Object | None) -> bool:
-    """A node's heartbeat changes it every few seconds; only its labels concern us."""
-    return old is not None and obj["metadata"].get("labels") == old["metadata"].get("labels")
+def _looks_the_same(node: Object, old: Object | None) -> bool:
+    """A node's heartbeat changes it every few seconds; only its labels and its silence concern us."""
+    if old is None or is_silent(node) != is_silent(old):
+        return False
+    return bool(node["metadata"].get("labels") == old["metadata"].get("labels"))
 
 
 def _failures_of(node: Object | None) -> Sequence[Object]:

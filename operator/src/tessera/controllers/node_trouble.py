@@ -1,4 +1,4 @@
-"""What keeps nodes from offering their GPUs, in the words of their agents.
+"""What keeps nodes from offering their GPUs, in the words of their agents; and nodes that are gone.
 
 Partitions and training jobs that find no GPU say the same thing about it: the first node whose `GPUNode` is
 not Ready, with the agent's reason, its message and remedy.
@@ -38,3 +38,12 @@ def node_trouble(gpu_nodes: Mapping[str, Object]) -> tuple[Reason, str] | None:
     others = len(told) + len(silent) - 1
     nodes = "node is" if others == 1 else "nodes are"
     return reason, message + (f" ({others} more {nodes} not ready)" if others else "")
+
+
+def is_silent(node: Object) -> bool:
+    """Whether the node's kubelet has stopped reporting: nobody there does anything now.
+
+    A kubelet that was never there (simulated nodes) is none that has stopped.
+    """
+    ready = find_condition((node.get("status") or {}).get("conditions"), "Ready")
+    return ready is not None and ready.get("reason") == "NodeStatusUnknown"

@@ -23,7 +23,7 @@ from tessera.api.reasons import Reason
 from tessera.controllers.conditions import judge, news_of
 from tessera.controllers.gpu_layout import plan_gpu, wishes_of
 from tessera.controllers.gpu_view import GPU, by_node
-from tessera.controllers.node_trouble import node_trouble
+from tessera.controllers.node_trouble import is_silent, node_trouble
 from tessera.controllers.partition_verdicts import (
     PartitionFacts,
     gpus_in_trouble,
@@ -42,6 +42,7 @@ KIND = MIG_PARTITIONS.kind
 NODES_SHOWN = 1000
 CONFLICTS_SHOWN = 64
 
+SILENT = "its kubelet has stopped reporting; bring the node back, or take it out of spec.nodeSelector"
 UNKNOWN = (
     "its agent does not say what its GPUs can be cut into; it may be older than this operator: upgrade it"
 )
@@ -112,7 +113,7 @@ def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
     rollout, layout = None, None
     if spec.static is not None:
         if facts.counted and valid.status != "False":
-            counted = _nodes(facts.counted, facts.gpu_nodes, wishes_of(spec.static))
+            counted = _nodes(facts.counted, view, wishes_of(spec.static))
             update = spec.update or Update()
             if spec.dry_run:
                 rollout = preview(counted, update=update)
@@ -137,15 +138,17 @@ def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
     )
 
 
-def _nodes(gpus: Sequence[GPU], gpu_nodes: Mapping[str, Object], wishes: tuple[Wish, ...]) -> list[Node]:
+def _nodes(gpus: Sequence[GPU], view: ClusterView, wishes: tuple[Wish, ...]) -> list[Node]:
     """The nodes of these GPUs, as a rollout sees them."""
+    silent = {node["metadata"]["name"] for node in view.nodes if is_silent(node)}
     nodes = []
     for name, own in by_node(gpus).items():
         plans = [plan_gpu(gpu, wishes) for gpu in own]
         known = tuple(plan for plan in plans if plan is not None)
-        trouble = node_trouble({name: gpu_nodes[name]}) or gpus_in_trouble(own)
-        why = trouble[1] if trouble is not None else UNKNOWN if len(known) < len(own) else ""
-        nodes.append(Node(name=name, plans=known, trouble=why, unknown=len(known) < len(own)))
+        unknown = len(known) < len(own)
+        trouble = node_trouble({name: view.gpu_nodes[name]}) or gpus_in_trouble(own)
+        why = SILENT if name in silent else trouble[1] if trouble is not None else UNKNOWN if unknown else ""
+        nodes.append(Node(name=name, plans=known, trouble=why, unknown=unknown))
     return nodes
 
 

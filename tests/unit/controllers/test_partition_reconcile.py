@@ -136,6 +136,31 @@ def test_a_start_that_does_not_exist_names_the_ones_that_do() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("mode", "ready"),
+    [
+        ("Disabled", ("True", "Partitioned", "1 GPU(s) on 1 node(s) have MIG mode off")),
+        (
+            "Enabled",
+            (
+                "False",
+                "Reconciling",
+                "GPU 0 of node n1: MIG mode is Enabled and is to be switched off; `kubectl describe gn n1` says "
+                "what is in the way",
+            ),
+        ),
+    ],
+)
+def test_a_partition_that_wants_mig_off_is_ready_when_it_is_off(
+    mode: str, ready: tuple[str, str, str]
+) -> None:
+    obj = partition_object(migMode="Disabled")
+    off = ("False", "MIGDisabled", "GPU 0: MIG mode is off, as its partition wants")
+    reported = gpu_node_object("n1", gpu_report("n1", migMode=mode), ready=off)
+    plan = judged(obj, cluster([obj], nodes=[node("n1")], gpu_nodes=[reported]))
+    assert said(plan, "Ready") == ready
+
+
 def test_a_dry_run_shows_what_it_would_take() -> None:
     obj = partition_object(dryRun=True)
     plan = judged(obj, one_h100(obj))

@@ -69,6 +69,8 @@ def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict, layout: Ver
             "spec.dryRun "
             "to false to take them",
         )
+    if facts.spec.mig_mode == "Disabled":
+        return _switched_off(facts)
     trouble = node_trouble(facts.gpu_nodes) or gpus_in_trouble(facts.owned)
     if trouble is not None:
         return Verdict("Ready", "False", *trouble)
@@ -80,6 +82,25 @@ def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict, layout: Ver
         "True",
         Reason.PARTITIONED,
         f"{len(facts.owned)} GPU(s) on {len(facts.gpu_nodes)} node(s) {how}",
+    )
+
+
+def _switched_off(facts: PartitionFacts) -> Verdict:
+    """Of a partition that wants MIG mode off: a node that has none to offer is no trouble then."""
+    still_on = [gpu for gpu in facts.owned if gpu.mig_mode != "Disabled"]
+    if still_on:
+        return Verdict(
+            "Ready",
+            "False",
+            Reason.RECONCILING,
+            f"{_gpu_list(still_on)}: MIG mode is {still_on[0].mig_mode} and is to be switched off; "
+            f"`kubectl describe gn {still_on[0].node}` says what is in the way",
+        )
+    return Verdict(
+        "Ready",
+        "True",
+        Reason.PARTITIONED,
+        f"{len(facts.owned)} GPU(s) on {len(facts.gpu_nodes)} node(s) have MIG mode off",
     )
 
 

@@ -145,8 +145,8 @@ def test_a_start_that_does_not_exist_names_the_ones_that_do() -> None:
             (
                 "False",
                 "Reconciling",
-                "GPU 0 of node n1: MIG mode is Enabled and is to be switched off; `kubectl describe gn n1` says "
-                "what is in the way",
+                "GPU 0 of node n1: MIG mode is Enabled and is to be switched off; `kubectl describe gn n1` "
+                "says what is in the way",
             ),
         ),
     ],

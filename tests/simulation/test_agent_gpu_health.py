@@ -74,6 +74,16 @@ async def test_a_restarted_agent_publishes_a_lost_gpu_as_the_one_before_it(node:
         assert second.taints() == {}
 
 
+async def test_a_simulated_gpu_that_was_taken_out_is_forgotten(node: AgentNode) -> None:
+    with looking(node) as first:
+        await first.look()
+    with node.state.change() as state:
+        state.gpus.clear()
+    with looking(node) as second:
+        assert (await second.look())[0] == "NoGPUs"
+        assert second.devices() == []
+
+
 async def test_a_lost_gpu_that_was_never_published_is_not_offered(agent: Looks) -> None:
     control.lose(agent.simulator, index=0)
     assert (await agent.look())[0] == "GPUUnhealthy"

@@ -83,11 +83,15 @@ class Health:
         self,
         *,
         grace_seconds: float,
+        may_shrink: bool = False,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`grace_seconds`: how long a GPU must be gone from the driver's list to count as lost."""
+        """`grace_seconds`: how long a GPU must be gone from the driver's list to count as lost. `may_shrink`:
+        it never does, but was taken out, as by a smaller --simulate-count.
+        """
         self._grace_seconds = grace_seconds
+        self._may_shrink = may_shrink
         self._clock = clock
         self._now = now
         self._known: dict[str, GPU] = {}
@@ -143,6 +147,8 @@ class Health:
                 self._known[gpu.uuid] = gpu
             gpus.append(gpu)
         present = {gpu.uuid for gpu in gpus}
+        if self._may_shrink:
+            self._known = {uuid: gpu for uuid, gpu in self._known.items() if uuid in present}
         return gpus + [self._missing(gpu) for uuid, gpu in self._known.items() if uuid not in present]
 
     def _missing(self, gpu: GPU) -> GPU:

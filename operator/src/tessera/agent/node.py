@@ -104,7 +104,9 @@ class NodeAgent:
         )
         self._layouts = Layouts(client, node=options.name, transactions=self._transactions, clock=clock)
         self._coexistence = Coexistence(client, node=options.name)
-        self._health = Health(grace_seconds=options.withdraw_seconds, clock=clock)
+        self._health = Health(
+            grace_seconds=options.withdraw_seconds, may_shrink=driver.simulated, clock=clock
+        )
         self._ailments: Ailments = {}
         self._wished: dict[str, bool] = {}
         self._owner: Owner | None = None
@@ -344,9 +346,8 @@ class NodeAgent:
         return ready and time.monotonic() - self._started < _REGISTRATION_SECONDS
 
     async def _publish(self, ledger: Ledger) -> None:
-        """Publish the GPUs, none where others manage them. A failed look changes nothing; failures without a
-        break for `withdraw_seconds` withdraw the devices.
-        """
+        """Publish the GPUs, none where others manage them. A failed look changes nothing, until all have
+        failed for `withdraw_seconds`."""
         assert self._publisher is not None
         if self._coexistence.found:
             await self._publisher.publish(())

@@ -42,7 +42,7 @@ from tessera.kube.resources import (
     Resource,
 )
 from tessera.local.build import ensure_binaries
-from tessera.local.control_plane import ControlPlane, Endpoints
+from tessera.local.control_plane import ROLES, ControlPlane, Endpoints
 from tessera.local.kwok import KwokNodes
 from tessera.local.ports import free_ports
 from tessera.local.processes import find, kill_all, main_process, start
@@ -224,9 +224,12 @@ class BenchCluster:
         process = main_process(role, identity=identity) if identity else None
         return process.pid if process else None
 
-    def restart_kube_scheduler(self, *, default_limits: bool) -> None:
-        """Every arm begins with a fresh kube-scheduler: its memory and its back-offs are that arm's own."""
-        self.end("kube-scheduler")
+    def restart_control_plane(self, *, default_limits: bool) -> None:
+        """Every arm begins with fresh processes: an API server grows with all objects that it has ever seen,
+        and kube-scheduler's back-offs are to be that arm's own.
+        """
+        for role in reversed(ROLES):
+            self.end(role)
         self.control_plane.default_limits = default_limits
         self.control_plane.up()
 

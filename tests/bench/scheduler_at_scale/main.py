@@ -62,11 +62,11 @@ async def run_arm(
     """Set the cluster up for the arm, run it, and end its allocator. `profile`: a folder for what it spent
     its processor time on.
     """
+    await asyncio.to_thread(cluster.restart_control_plane, default_limits=arm.default_limits)
     async with await cluster.client() as client:
         await asyncio.to_thread(cluster.allow_one_allocator_only, not arm.native)
         await cluster.set_device_class(client, present=arm.device_class)
         await cluster.allow_moves(client, arm.moves)
-        await asyncio.to_thread(cluster.restart_kube_scheduler, default_limits=arm.default_limits)
         port = None if arm.native else await asyncio.to_thread(cluster.start_allocator, arm.command(profile))
         try:
             run = ArmRun(cluster, client, arm, sizes, port=port, seed=seed)
@@ -102,7 +102,7 @@ async def run_all(options: argparse.Namespace, cluster: BenchCluster) -> dict[st
     tainted: bool | None = None
     result: dict[str, Any] = {}
     for repetition in range(options.repeat):
-        # There and back again: what only ages with the API server must not fall to the same arms.
+        # There and back again: what only ages with the cluster must not fall to the same arms.
         for arm in chosen if repetition % 2 == 0 else reversed(chosen):
             try:
                 if tainted != (not arm.native):

@@ -23,6 +23,7 @@ COLUMNS: Mapping[str, Sequence[tuple[str, str, str]]] = {
     "CPU seconds and resident memory (MiB) in the burst": (
         ("cpu_kube_scheduler", "sched", ".1f"),
         ("cpu_kube_apiserver", "api", ".1f"),
+        ("apiserver_cpu_ms_per_pod", "ms/pod", ".1f"),
         ("cpu_allocator", "alloc", ".2f"),
         ("allocator_cpu_ms_per_pod", "ms/pod", ".2f"),
         ("rss_kube_scheduler", "sched M", ".0f"),
@@ -91,6 +92,8 @@ def usage(
     figures["server_writes_per_pod"] = sum(claims_and_pods.values()) / pods
     figures |= {f"server_writes_per_pod_{what}": n / pods for what, n in claims_and_pods.items()}
     figures["events_per_pod"] = written["events"] / pods
+    if "cpu_kube_apiserver" in figures:
+        figures["apiserver_cpu_ms_per_pod"] = 1000 * (figures["cpu_kube_apiserver"] or 0.0) / pods
     if "cpu_allocator" in figures:
         mine = own[1] - own[0]
         figures["own_writes_per_pod"] = (mine["pods"] + mine["resourceclaims"]) / pods

@@ -92,14 +92,18 @@ def test_percentiles_are_values_that_occurred() -> None:
 
 def test_usage_is_the_difference_per_pod() -> None:
     found = measures.usage(
-        cpu=({"allocator": 1.0, "kube-scheduler": 2.0}, {"allocator": 1.1, "kube-scheduler": 5.0}),
-        rss_mib={"allocator": 90.0, "kube-scheduler": 200.0},
+        cpu=(
+            {"allocator": 1.0, "kube-scheduler": 2.0, "kube-apiserver": 4.0},
+            {"allocator": 1.1, "kube-scheduler": 5.0, "kube-apiserver": 6.0},
+        ),
+        rss_mib={"allocator": 90.0, "kube-scheduler": 200.0, "kube-apiserver": 400.0},
         server=(Counter(pods=10), Counter({"pods": 60, "pods/binding": 50, "events": 100, "leases": 9})),
         own=(Counter(), Counter(pods=50, resourceclaims=51, events=70)),
         pods=50,
     )
     assert found["cpu_kube_scheduler"] == 3.0
     assert found["allocator_cpu_ms_per_pod"] == pytest.approx(2.0)
+    assert found["apiserver_cpu_ms_per_pod"] == pytest.approx(40.0)
     assert found["server_writes_per_pod"] == 2.0
     assert found["own_writes_per_pod"] == 2.02
     assert found["events_per_pod"] == 2.0

@@ -17,6 +17,7 @@ from integration.pods_on_slices import pod_on_slice
 from tessera.agent.fleet import Fleet, FleetSettings
 from tessera.api import names
 from tessera.controllers.operator import Operator
+from tessera.gpu.simulator.faults import Fault, FaultInjector
 from tessera.kube.client import KubeClient
 from tessera.kube.conditions import find_condition
 from tessera.kube.errors import NotFound
@@ -85,6 +86,13 @@ async def told(admin: KubeClient, wanted: Object, reason: str, *, updated: str) 
     return await eventually(f"{reason} with {updated} nodes updated", look, state=state)
 
 
+def said(obj: Object) -> str:
+    """What Ready, the summary, says."""
+    ready = find_condition(obj["status"]["conditions"], "Ready")
+    assert ready is not None
+    return str(ready["message"])
+
+
 async def instances(admin: KubeClient, node: str) -> dict[str, str]:
     """Profile@start -> MIG UUID."""
     (gpu,) = (await admin.get(GPU_NODES, node))["status"]["gpus"]
@@ -102,7 +110,7 @@ async def test_a_layout_changes_node_by_node_and_only_what_goes_is_drained(
     wanted = partition(nodes, {"profile": "1g.10gb", "count": 7})
     await admin.create(MIG_PARTITIONS, wanted)
     obj = await told(admin, wanted, "Applied", updated="2/2")
-    assert find_condition(obj["status"]["conditions"], "Ready")["status"] == "True"  # type: ignore[index]
+    assert said(obj) == "2 GPU(s) on 2 node(s) have their fixed layout"
     assert control_plane.kubectl("get", "mig", wanted["metadata"]["name"]).split().count("2/2") == 1
 
     busy = nodes[0]
@@ -138,3 +146,27 @@ async def test_a_layout_changes_node_by_node_and_only_what_goes_is_drained(
         return not any([(await admin.get(GPU_NODES, name)).get("spec") for name in nodes])
 
     await eventually("the layouts to go with the partition", no_layout)
+
+
+async def test_a_driver_that_refuses_stops_the_rollout_and_the_former_spec_brings_all_back(
+    admin: KubeClient, operator: Operator, nodes: list[str], tmp_path: Path
+) -> None:
+    wanted = partition(nodes, {"profile": "2g.20gb", "count": 3})
+    await admin.create(MIG_PARTITIONS, wanted)
+    await told(admin, wanted, "Applied", updated="2/2")
+    former = {name: set(await instances(admin, name)) for name in nodes}
+
+    refusing = FaultInjector(tmp_path / nodes[1] / "simulator")
+    refusing.set([Fault("nvmlDeviceCreateGpuInstanceWithPlacement", code=999, times=0)])
+    spec = partition(nodes, {"profile": "4g.40gb"}, {"profile": "3g.40gb"})["spec"]
+    await admin.patch(MIG_PARTITIONS, wanted["metadata"]["name"], body={"spec": spec})
+    obj = await told(admin, wanted, "LayoutFailed", updated="1/2")
+    assert f"GPU 0 of node {nodes[1]}: " in said(obj)
+    assert "apply the former spec to go back; no further node is begun" in said(obj)
+    assert set(await instances(admin, nodes[0])) == {"4g.40gb@0", "3g.40gb@4"}
+
+    refusing.set([])
+    await admin.patch(MIG_PARTITIONS, wanted["metadata"]["name"], body={"spec": wanted["spec"]})
+    await told(admin, wanted, "Applied", updated="2/2")
+    assert {name: set(await instances(admin, name)) for name in nodes} == former
+    await admin.delete(MIG_PARTITIONS, wanted["metadata"]["name"])

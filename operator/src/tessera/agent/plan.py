@@ -12,7 +12,7 @@ from itertools import combinations
 
 from tessera.agent.checkpoint import DeviceRecord, Ledger, Phase, Slice
 from tessera.agent.claims import AllocatedDevice, PrepareError
-from tessera.agent.devices import consumed_by, counters_of, device_at
+from tessera.agent.devices import consumed_by, counters_of
 from tessera.api.reasons import Reason
 from tessera.gpu.device_names import BadDeviceName, decode, short_uuid
 from tessera.gpu.driver import GPU, GPUInstance
@@ -92,14 +92,8 @@ def _overlaps(instance: GPUInstance, record: DeviceRecord) -> bool:
     return instance.start < record.start + record.size and record.start < instance.start + instance.size
 
 
-def make_plan(
-    devices: tuple[DeviceRecord, ...],
-    gpus: Mapping[str, GPU],
-    ledger: Ledger,
-    *,
-    spared: Iterable[str] = (),
-) -> Plan:
-    """Decide for each device. `spared` are devices that need not give way to it, unless they overlap it.
+def make_plan(devices: tuple[DeviceRecord, ...], gpus: Mapping[str, GPU], ledger: Ledger) -> Plan:
+    """Decide for each device.
 
     Raises `PrepareError` naming who is in the way: another claim, or an instance not ours.
     """
@@ -120,36 +114,36 @@ def make_plan(
                 remove[warm.uuid] = warm
         planned.append(replace(device, reused=True, slice=reused) if reused else device)
     for uuid in {device.gpu_uuid for device in planned}:
-        new = [device for device in planned if device.gpu_uuid == uuid and not device.reused]
-        stay = [
-            one
-            for one in gpus[uuid].instances
-            if (warm := warm_at(one, ledger)) is None or warm.uuid not in remove
-        ]
-        kept = {*spared, *(device.device for device in planned)}
-        remove |= {warm.uuid: warm for warm in _giving_way(gpus[uuid], new, stay, ledger, kept)}
+        here = [device for device in planned if device.gpu_uuid == uuid]
+        remove |= {warm.uuid: warm for warm in _giving_way(gpus[uuid], here, remove, ledger)}
     return Plan(devices=tuple(planned), remove=tuple(remove.values()))
 
 
 def _giving_way(
-    gpu: GPU, new: list[DeviceRecord], stay: list[GPUInstance], ledger: Ledger, kept: Container[str]
+    gpu: GPU, devices: list[DeviceRecord], gone: Container[str], ledger: Ledger
 ) -> Iterator[Slice]:
-    """Warm slices elsewhere on the GPU that take what it has too little of: compute slices, media engines."""
+    """Warm slices elsewhere on the GPU that take what it has too little of: compute slices, media engines.
+
+    None of a fixed layout gives way to another: they fit together.
+    """
     assert gpu.model is not None
     known = {profile.id: profile for profile in gpu.model.profiles}
     left = Counter(counters_of(gpu.model))
-    for device in new:
-        left.subtract(consumed_by(Placement(known[device.profile_id], device.start), gpu.model))
-    draws = {
-        one: consumed_by(Placement(known[one.profile_id], one.start), gpu.model)
-        for one in stay
-        if one.profile_id in known
-    }
-    for drawn in draws.values():
+    for device in devices:
+        if not device.reused:
+            left.subtract(consumed_by(Placement(known[device.profile_id], device.start), gpu.model))
+    reused = {device.slice for device in devices}
+    free: list[tuple[Slice, dict[str, int]]] = []
+    for instance in gpu.instances:
+        warm = warm_at(instance, ledger)
+        if instance.profile_id not in known or (warm is not None and warm.uuid in gone):
+            continue
+        drawn = consumed_by(Placement(known[instance.profile_id], instance.start), gpu.model)
         left.subtract(drawn)
-    for one, drawn in draws.items():
-        warm = warm_at(one, ledger)
-        if warm is not None and device_at(gpu, one) not in kept and any(left[name] < 0 for name in drawn):
+        if warm is not None and warm not in reused:
+            free.append((warm, drawn))
+    for warm, drawn in free:
+        if any(left[name] < 0 for name in drawn):
             left.update(drawn)
             yield warm
 

@@ -113,8 +113,7 @@ class Transactions:
                     raise _not_stored(record, error) from error
             devices = tuple(resolve(device, gpus) for device in claim.devices)
             refuse_outside(claim.key, devices, gpus=gpus, ledger=self.ledger, layouts=self.layouts)
-            spared = [device for layout in self.layouts.values() for device in layout.devices]
-            plan = make_plan(devices, gpus, self.ledger, spared=spared)
+            plan = make_plan(devices, gpus, self.ledger)
             intent = ClaimRecord(
                 key=claim.key, phase=Phase.PREPARING, devices=plan.devices, removed=plan.remove
             )

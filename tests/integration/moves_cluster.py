@@ -71,12 +71,13 @@ class MovesCluster(Cluster):
         await self.client.create(GPU_NODES, {"metadata": {"name": name}, "spec": {"gpus": [entry]}})
         return name
 
-    async def allow_moves(self, **rule: Any) -> None:
+    async def allow_moves(self, *, defragmentation: Object | None = None, **rule: Any) -> None:
         """The partition of all nodes of this test."""
+        dynamic = {"moves": {"per100Placements": 100, **rule}}
         spec = {
             "nodeSelector": {"matchLabels": {"test": self.namespace}},
             "mode": "dynamic",
-            "dynamic": {"moves": {"per100Placements": 100, **rule}},
+            "dynamic": dynamic if defragmentation is None else dynamic | {"defragmentation": defragmentation},
         }
         await self.client.create(MIG_PARTITIONS, {"metadata": {"name": self.namespace}, "spec": spec})
 
@@ -162,6 +163,13 @@ class MovesCluster(Cluster):
         writer = Writer(self.client, events=events, verify=nobody_else_leads)
         await writer.carry_out([Place((placed,))], now=time.time())
         await self.running(pod_name)
+
+    async def gpus_of(self, job: str) -> set[str]:
+        """The GPUs on which the Job's pods run."""
+        members = (await self.members(job)).values()
+        claims = [read_pod(pod).claims[0].claim for pod in members if pod["status"]["phase"] == "Running"]
+        devices = [device for claim in claims if claim for device in await self.devices(claim)]
+        return {device[: len(self.gpu("a"))] for device in devices}
 
     async def running(self, name: str) -> Object:
         async def runs() -> Object | None:

@@ -191,6 +191,32 @@ async def test_a_pod_of_higher_priority_preempts_a_movable_one(
         await eventually("the event of the preemption", told)
 
 
+async def test_a_gpu_becomes_empty_while_nobody_waits(cluster: MovesCluster, admin: KubeClient) -> None:
+    for letter in ("a", "b"):
+        await cluster.add_node(letter)
+    [alone] = await cluster.add_job("alone", "1g.10gb")
+    [half] = await cluster.add_job("half", "3g.40gb", movable=False)
+    await cluster.put(alone, "a", "1g.10gb", 0)
+    await cluster.put(half, "b", "3g.40gb", 4)
+    await cluster.allow_moves(defragmentation={"everySeconds": 60})
+    clock = Clock()
+    async with replica(admin, cluster.namespace, clock):
+        await cluster.earn(2)
+        # When this one is placed, it is seen that those are gone.
+        [late] = await cluster.add_job("late", "1g.10gb")
+        await cluster.running(late)
+        clock.ahead_seconds = 61.0
+
+        async def moved() -> bool:
+            gpus = [await cluster.gpus_of(job) for job in ("alone", "late", "half")]
+            return gpus == [{cluster.gpu("b")}] * 3
+
+        await eventually("all slices on one GPU", moved, state=cluster.placeholders)
+        await cluster.settled()
+        assert "Compacted" in await cluster.reasons(alone)
+        await cluster.running(half)
+
+
 async def left(cluster: MovesCluster, before: list[str]) -> set[str]:
     """Who of the Job's pods has gone, once all indexes run again."""
     members = await cluster.members("spread")

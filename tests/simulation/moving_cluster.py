@@ -64,7 +64,9 @@ class MovingCluster(Cluster):
         self.store.create(GPU_NODES, {"metadata": {"name": name}, "spec": {"gpus": entries}})
 
     def allow_moves(self, **moves: Any) -> None:
-        spec = {"mode": "dynamic", "dynamic": {"moves": {"per100Placements": 100, **moves}}}
+        """Also when nobody waits, once a minute."""
+        dynamic = {"moves": {"per100Placements": 100, **moves}, "defragmentation": {"everySeconds": 60}}
+        spec = {"mode": "dynamic", "dynamic": dynamic}
         self.store.create(MIG_PARTITIONS, {"metadata": {"name": "pool"}, "spec": spec})
 
     def add_job(
@@ -180,17 +182,33 @@ class MovingCluster(Cluster):
             return  # A replica that has just lost the Lease; nothing can fence that.
         rooms = [read_room(_annotation(c, names.ROOM_ANNOTATION)) for c in self.store.all(RESOURCE_CLAIMS)]
         named = [v for room in rooms if room is not None for v in room.victims if v.uid == uid]
-        if not named:
+        held = self._held_for(uid)
+        compaction = None if held is None else held.compaction
+        if not named and compaction is None:
             self.broken.append(f"{name} is evicted for nobody")
-        elif not named[0].preempted and uid not in self._held_for():
+        elif held is None and not (named and named[0].preempted):
             self.broken.append(f"{name} is evicted without another place")
+        if compaction is not None and self._neighbours(pod) - {v.uid for v in compaction.victims}:
+            self.broken.append(f"{name} is evicted from a GPU that does not become empty")
         self.evicted.add(uid)
 
-    def _held_for(self) -> set[str]:
-        records: list[MoveRecord | None] = [
+    def _held_for(self, uid: str) -> MoveRecord | None:
+        """What is written of the place that is held for the pod's replacement."""
+        records = (
             read_move(_annotation(c, names.MOVE_ANNOTATION)) for c in self.placeholders() if _allocation(c)
-        ]
-        return {record.victim_pod.uid for record in records if record is not None}
+        )
+        return next((r for r in records if r is not None and r.victim_pod.uid == uid), None)
+
+    def _neighbours(self, pod: Object) -> set[str]:
+        """UIDs of the pods with a slice of the pod's GPU."""
+        owners = {
+            claim["metadata"]["ownerReferences"][0]["uid"]: {
+                gpu for gpu, _ in self._counters(*_allocation(claim))
+            }
+            for claim in self.store.all(RESOURCE_CLAIMS)
+            if claim["metadata"].get("ownerReferences")
+        }
+        return {uid for uid, gpus in owners.items() if gpus & owners[pod["metadata"]["uid"]]}
 
     def _counters(self, *devices: tuple[str, str]) -> set[tuple[str, str]]:
         """(Counter set, memory slice) of these devices."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from collections.abc import Awaitable, Callable
 
 import pytest
 from simulation.faulty_client import Faults, run_virtually
@@ -76,17 +77,34 @@ def noted(cluster: MovingCluster) -> int:
     return sum(sum(by_minute.values()) for by_minute in read_departures(note_of(lease)).by_minute.values())
 
 
-async def _until_moved(cluster: MovingCluster) -> None:
+def slices_of(cluster: MovingCluster, name: str) -> list[str]:
+    """The devices of a job's pods that are bound."""
+    uids = {p["metadata"]["uid"] for p in cluster.pods_of(name) if p["spec"].get("nodeName")}
+    return [
+        result["device"]
+        for claim in cluster.claims().values()
+        if uids & {owner["uid"] for owner in claim["metadata"].get("ownerReferences") or ()}
+        for result in claim["status"]["allocation"]["devices"]["results"]
+    ]
+
+
+async def _until_moved(cluster: MovingCluster, moved: Callable[[], bool]) -> None:
     """Nothing is left to be done; or two minutes have passed, which is longer than any deadline."""
     for _ in range(60):
         await asyncio.sleep(2.0)
-        victims = [bool(p["spec"].get("nodeName")) for p in cluster.pods_of("victim")]
-        if bound(cluster, "waiting") and victims == [True] and not cluster.placeholders():
+        if moved() and len(slices_of(cluster, "victim")) == 1 and not cluster.placeholders():
             return
 
 
-async def _move(*, seed: int, dies_at: int | None) -> int:
-    """One leader makes room by a move and dies at its n-th call; another comes. The calls that it made."""
+async def _dies(
+    *,
+    seed: int,
+    dies_at: int | None,
+    begin: Callable[[MovingCluster], Awaitable[None]],
+    go: Callable[[MovingCluster], Awaitable[None]],
+    moved: Callable[[MovingCluster], bool],
+) -> int:
+    """One leader moves a pod from `go` on, dies at its n-th call, another comes. The calls that it made."""
     cluster = MovingCluster(random.Random(seed))
     cluster.allow_moves(replacementTimeoutSeconds=30)
     for node in ("a", "b"):
@@ -95,22 +113,21 @@ async def _move(*, seed: int, dies_at: int | None) -> int:
     running = all_actors(cluster)
     first = replicas.start()
     await asyncio.sleep(3.0)
-    await scattered(cluster)
+    await begin(cluster)
     before = first.calls
     if dies_at is not None:
         first.dies_at = before + dies_at
-    cluster.add_pod("waiting", "3g.40gb")
-    await asyncio.sleep(12.0)
+    await go(cluster)
     made = first.calls - before
     if dies_at is not None:
         replicas.start()
         await asyncio.sleep(30.0)
         await earn(cluster)
-        await _until_moved(cluster)
-    assert bound(cluster, "waiting")
+        await _until_moved(cluster, lambda: moved(cluster))
+    assert moved(cluster)
     assert len(cluster.evicted) == 1
     assert noted(cluster) == 1
-    assert [bool(p["spec"].get("nodeName")) for p in cluster.pods_of("victim")] == [True]
+    assert len(slices_of(cluster, "victim")) == 1
     assert_moves_kept_the_rules(cluster)
     if dies_at is not None and dies_at % 5 == 0:
         await empty(cluster)
@@ -118,12 +135,47 @@ async def _move(*, seed: int, dies_at: int | None) -> int:
     return made
 
 
-def test_a_leader_may_be_killed_at_any_call_of_a_move() -> None:
+async def ask_for_a_half(cluster: MovingCluster) -> None:
+    cluster.add_pod("waiting", "3g.40gb")
+    await asyncio.sleep(12.0)
+
+
+async def alone(cluster: MovingCluster) -> None:
+    """A movable 1g alone on a GPU, though there is room for it beside a half; nobody has looked yet."""
+    cluster.add_job("filler", "7g.80gb")
+    await asyncio.sleep(2.0)
+    cluster.add_job("victim", "1g.10gb")
+    await asyncio.sleep(2.0)
+    cluster.end_job("filler")
+    await asyncio.sleep(5.0)
+    cluster.add_job("half", "3g.40gb", movable=False)
+    await asyncio.sleep(48.5)
+    assert cluster.evicted == set()
+
+
+async def look(_: MovingCluster) -> None:
+    await asyncio.sleep(6.5)
+
+
+def is_with_the_half(cluster: MovingCluster) -> bool:
+    gpus = [device.split("-")[1] for name in ("victim", "half") for device in slices_of(cluster, name)]
+    return len(gpus) == 2 and len(set(gpus)) == 1
+
+
+SCENARIOS = {
+    "for one that waits": (scattered, ask_for_a_half, lambda cluster: bound(cluster, "waiting")),
+    "while nobody waits": (alone, look, is_with_the_half),
+}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_leader_may_be_killed_at_any_call_of_a_move(scenario: str) -> None:
+    begin, go, moved = SCENARIOS[scenario]
     calls = 0
 
     async def count() -> None:
         nonlocal calls
-        calls = await _move(seed=0, dies_at=None)
+        calls = await _dies(seed=0, dies_at=None, begin=begin, go=go, moved=moved)
 
     run_virtually(count(), seed=0)
     assert calls > 12
@@ -131,7 +183,7 @@ def test_a_leader_may_be_killed_at_any_call_of_a_move() -> None:
     for at in range(1, calls + 1):
 
         async def once(at: int = at) -> None:
-            await _move(seed=at, dies_at=at)
+            await _dies(seed=at, dies_at=at, begin=begin, go=go, moved=moved)
 
         run_virtually(once(), seed=at)
 
@@ -166,7 +218,9 @@ def test_a_place_is_not_held_for_a_pod_whose_work_is_done() -> None:
 
 
 async def storm(seed: int) -> None:
-    """A hundred seconds of users, jobs, faults, refused evictions, kills and stops; then calm."""
+    """A hundred seconds of users, jobs, faults, refused evictions, kills and stops; then calm. Then faults
+    again, while nobody waits; then calm.
+    """
     rng = random.Random(seed)
     cluster = MovingCluster(rng)
     preemption = "LowerPriority" if seed % 2 else "Never"
@@ -180,8 +234,7 @@ async def storm(seed: int) -> None:
     for _ in range(2):
         replicas.start()
     await _scatter(cluster, rng)
-    faults.refused, faults.lost, faults.late, faults.doubled = 0.06, 0.04, 0.2, 0.1
-    faults.missed = faults.cut = 0.03
+    _begin(faults)
     made = itertools.count()
     for _ in range(70):
         await asyncio.sleep(rng.choice([0.3, 1.0, rng.uniform(0.5, 4.0)]))
@@ -195,8 +248,24 @@ async def storm(seed: int) -> None:
     await asyncio.sleep(CALM_SECONDS)
     assert cluster.evicted, "no move was tried, so nothing was tested"
     assert_moves_kept_the_rules(cluster)
+    evicted = len(cluster.evicted)
+    await _thin_out(cluster, rng)
+    _begin(faults)
+    cluster.refusals = 0.3
+    for number in range(8):
+        await asyncio.sleep(15.0)
+        cluster.add_job(f"another-{number}", "1g.10gb")
+    faults.stop()
+    await asyncio.sleep(CALM_SECONDS)
+    assert len(cluster.evicted) > evicted, "nothing was moved while nobody waited"
+    assert_moves_kept_the_rules(cluster)
     await empty(cluster)
     assert all(not task.done() for task in running)
+
+
+def _begin(faults: Faults) -> None:
+    faults.refused, faults.lost, faults.late, faults.doubled = 0.06, 0.04, 0.2, 0.1
+    faults.missed = faults.cut = 0.03
 
 
 async def _scatter(cluster: MovingCluster, rng: random.Random) -> None:
@@ -207,6 +276,19 @@ async def _scatter(cluster: MovingCluster, rng: random.Random) -> None:
     for pod in rng.sample(sorted(cluster.pods()), 24):
         cluster.finish(pod)
     await asyncio.sleep(2.0)
+
+
+async def _thin_out(cluster: MovingCluster, rng: random.Random) -> None:
+    """Nobody waits, and nothing is left but a few small slices all over the GPUs."""
+    for name in list(cluster.jobs):
+        cluster.end_job(name)
+    for name in cluster.pods():
+        cluster.delete_pod(name)
+    await asyncio.sleep(10.0)
+    cluster.add_job("last", "1g.10gb", size=42)
+    await asyncio.sleep(30.0)
+    for pod in rng.sample(sorted(cluster.pods()), 34):
+        cluster.finish(pod)
 
 
 def _disturb(cluster: MovingCluster, replicas: Replicas, rng: random.Random, number: int) -> None:
@@ -234,6 +316,6 @@ def _disturb(cluster: MovingCluster, replicas: Replicas, rng: random.Random, num
             cluster.longest_end_seconds = rng.choice([1.0, 10.0])
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, 5])
 def test_a_storm_of_faults_breaks_no_rule_of_moves(seed: int) -> None:
     run_virtually(storm(seed), seed=seed)

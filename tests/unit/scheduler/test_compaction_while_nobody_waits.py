@@ -225,6 +225,22 @@ def test_nobody_leaves_a_gpu_on_which_somebody_has_come(scattered: Cluster) -> N
     assert scattered.evicted == []
 
 
+def test_nobody_comes_to_a_gpu_while_pods_are_asked_to_leave_it(scattered: Cluster) -> None:
+    until_due(scattered)
+    scattered.world.nodes["node-b"]["spec"]["taints"] = [{"key": "other", "effect": "NoSchedule"}]
+    scattered.ask("newcomer", "1g.10gb")
+    scattered.world.pods["victim"]["spec"]["tolerations"] = [{"operator": "Exists"}]
+    for name in ("node-b", "victim"):
+        scattered.world.touch((scattered.world.nodes | scattered.world.pods)[name])
+    scattered.round()
+    assert scattered.evicted == ["victim"]
+    assert scattered.device("newcomer") is None
+    # A disruption budget keeps the victim: the GPU is not closed for longer than a while.
+    scattered.round(seconds=16.0)
+    scattered.round(seconds=31.0)
+    assert (scattered.device("newcomer") or "").startswith(A)
+
+
 def test_it_ends_when_the_partition_does_not_ask_for_it_any_more(scattered: Cluster) -> None:
     until_due(scattered)
     del scattered.world.partitions["pool"]["spec"]["dynamic"]["defragmentation"]

@@ -23,7 +23,9 @@ class Closer:
 
 
 class Closed:
-    """What is closed in the state for waiting claims, by their UID. Opened again before the round ends."""
+    """What is closed in the state for waiting claims, by their UID, or for none (""). Opened again before the
+    round ends.
+    """
 
     def __init__(self, state: ClusterState) -> None:
         self._state = state
@@ -36,6 +38,12 @@ class Closed:
             return  # Somebody's error; nothing is placed there anyway.
         for index in closing_placements(gpu.geometry, list(gpu.held.values()), place.index):
             self.take(claim_uid, gpu.name, index)
+
+    def fill(self, number: int) -> None:
+        """Nothing more can be placed on the GPU, whoever waits."""
+        gpu = self._state.gpus[number]
+        while fitting := gpu.table.fitting(gpu.layout):
+            self.take("", gpu.name, fitting[0])
 
     def take(self, claim_uid: str, gpu: str, index: int) -> None:
         """Take one placement. Raises AlreadyOccupied."""

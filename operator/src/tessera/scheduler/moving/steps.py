@@ -128,6 +128,10 @@ class Moving:
             account.promised = sum(len(d.staying) for d in under_way.going_on if d.partition == name)
         for room in rooms:
             self._round.closed.close(room.claim.uid, room.place)
+        for compaction in under_way.compactions.values():
+            if not compaction.is_stuck(placing.snapshot.now):
+                for gpu in compaction.gpus:
+                    self._round.closed.fill(gpu)
         for placeholder in under_way.placeholders:
             if placeholder.place is not None:
                 self._round.keep(placeholder.claim.key[1], placeholder.record, placeholder.place)

@@ -99,11 +99,13 @@ class GivenUp(Departure):
 
 @dataclass(frozen=True, slots=True)
 class Compaction(Departure):
-    """Moves for which nobody waits: GPUs become empty. `outcome` is why it does not go on, or ""; those that
-    have left get their new places all the same.
+    """Moves for which nobody waits: GPUs become empty, among them those on which pods are still `staying` (by
+    number). `outcome` is why it does not go on, or ""; those that have left get their new places all the
+    same.
     """
 
     outcome: str
+    gpus: frozenset[int]
 
 
 @dataclass(slots=True)
@@ -312,13 +314,14 @@ def _judge_compaction(
     places = (p.place for p in members if p.place is not None)
     partition = next((name for place in places if (name := partition_of(place.gpu, placing))), "")
     staying = pods.those_staying(record.victims)
-    compaction = Compaction(record, partition, staying, "")
+    compaction = Compaction(record, partition, staying, "", frozenset())
     if not partition or placing.reserves.movable[partition][1].compaction is None:
         return replace(compaction, outcome=ABANDONED)
     if staying and placing.snapshot.now >= record.evict_until:
         return replace(compaction, outcome=REFUSED)
     held = {p.record.victim_pod.uid: p.place for p in members if not p.claim.deleting}
     leaving = {victim.uid for victim in record.victims}
+    gpus = set()
     for victim, pod in staying:
         home = _home(pod, placing)
         if (
@@ -328,7 +331,8 @@ def _judge_compaction(
             or not _takes(held.get(victim.uid), pod, placing)
         ):
             return replace(compaction, outcome=ABANDONED)
-    return compaction
+        gpus.add(home.gpu)
+    return replace(compaction, gpus=frozenset(gpus))
 
 
 def _is_theirs(gpu: int, leaving: Collection[str], placing: Placing) -> bool:

@@ -70,10 +70,10 @@ def short_directory() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def cluster_directory() -> Path:
     """The state directory of clusters that tests make; short, because unix socket paths are limited to
-    107 bytes.
+    107 bytes. It lies as a user's does below XDG_STATE_HOME, so a command finds its clusters too.
     """
-    directory = Path(tempfile.gettempdir()) / f"tessera-tests-{os.getuid()}"
-    directory.mkdir(exist_ok=True)
+    directory = Path(tempfile.gettempdir()) / f"t-{os.getuid()}" / "tessera" / "clusters"
+    directory.mkdir(parents=True, exist_ok=True)
     with exclusive(directory / "lock", waiting_for="another test process", progress=Progress.silent()):
         for state in existing_clusters(directory):
             pid = state.name.rpartition("-")[2]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -21,6 +22,7 @@ from as_a_user import SYSTEM, Kubectl, condition, training_job, wait_for
 from invariants import InvariantChecker
 from scheduler_objects import exactly
 from tessera.api import names
+from tessera.cli.demo import own_command
 from tessera.kube.resources import GPU_NODES, HETEROGENEOUS_TRAINING_JOBS, LEASES, PODS, RESOURCE_CLAIMS
 from tessera.local.kwok import DURATION_ANNOTATION
 from tessera.local.progress import Progress
@@ -137,6 +139,34 @@ def test_a_move_is_finished_by_the_next_leader_when_its_own_is_killed(kubectl: K
     assert _device_of(kubectl, *moved) == placeholder[1]
     wait_for("the placeholder to be gone", lambda: not kubectl.in_namespace(SYSTEM).items(RESOURCE_CLAIMS))
     wait_for("the room to be nobody's any more", lambda: not _rooms(kubectl))
+
+
+def test_the_demo_shows_its_jobs_to_their_ends(kubectl: Kubectl, stack: Stack, tmp_path: Path) -> None:
+    """The command itself; what it would bring up is there already."""
+    picture = tmp_path / "fullest.svg"
+    options = [f"--name={stack.settings.name}", f"--nodes={NODES}", f"--picture={picture}"]
+    done = subprocess.run(
+        f"{own_command()} demo {' '.join(options)}",
+        shell=True,
+        env=os.environ | {"XDG_STATE_HOME": str(stack.cluster.state.directory.parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    said = done.stdout
+    assert done.returncode == 0, said + done.stderr
+    jobs = {"noiser-2g": "2g.20gb", "noiser-3g": "3g.40gb", "noiser-4g": "4g.40gb"}
+    results = said[said.index("Results") :]
+    for name, profile in jobs.items():
+        assert re.search(rf"{name} +{profile} +{stack.settings.name}.* Complete", results), said
+        assert _is_complete(kubectl.in_namespace("default").get(HETEROGENEOUS_TRAINING_JOBS, name) or {})
+    refusal = results[results.index("fits-nowhere cannot run: ") : results.index("metrics: ")]
+    assert "7g.80gb" in refusal, "the message must name what is offered"
+    assert "KWOK mode" in results, "nobody may take this for a training"
+    urls = re.findall(r"metrics: (\S+)", results)
+    assert sorted(urls) == sorted(process.metrics_url for process in running_stand_ins(stack.cluster))
+    assert f"{own_command()} demo --down --name {stack.settings.name}" in results
+    assert picture.read_text().startswith("<svg")
 
 
 def pods_arrive_while_the_leader_goes(

@@ -156,7 +156,7 @@ async def test_an_xid_that_needs_a_reset_ends_what_runs_on_the_gpu(agent: Looks)
     assert agent.taints() == {}
 
 
-async def test_a_burst_of_xids_is_one_write_of_the_status(node: AgentNode) -> None:
+async def test_a_burst_of_xids_is_counted_and_is_one_write_of_the_status(node: AgentNode) -> None:
     effects = Effects()
     with looking(node, effects) as agent:
         await agent.look()
@@ -167,10 +167,13 @@ async def test_a_burst_of_xids_is_one_write_of_the_status(node: AgentNode) -> No
             (event,) = state.events
             state.events = [replace(event, number=event.number + more) for more in range(2000)]
             state.serials += 2000
+        counter = {"xid": "94", "gpu": agent.gpu.uuid}
+        before = REGISTRY.get_sample_value("tessera_xids_total", counter) or 0
         effects.expect()
         await agent.look()
         await agent.look()
         assert effects.names.count("API: apply GPUNode/status") == 1
+        assert REGISTRY.get_sample_value("tessera_xids_total", counter) == before + 2000
 
 
 async def test_errors_of_applications_change_nothing(agent: Looks, node: AgentNode) -> None:

@@ -197,19 +197,6 @@ async def test_an_error_of_an_instance_that_is_gone_already_concerns_nobody(ward
     assert await ward.look() == {}
 
 
-async def test_a_burst_of_thousands_is_one_ailment_and_counted_one_by_one(ward: Ward) -> None:
-    ward.report(94, mig_uuid=ward.cut(0))
-    with ward.bench.library.change() as node:
-        (event,) = node.events
-        node.events = [replace(event, number=event.number + more) for more in range(2000)]
-        node.serials += 2000
-    before = counted(94, ward.uuids[0])
-    found = await ward.look()
-    assert [one.cause for one in found[0]] == ["xid-94"]
-    assert counted(94, ward.uuids[0]) - before == 2000
-    assert await ward.look() == found
-
-
 async def test_events_that_cannot_be_read_are_told_and_do_no_harm(ward: Ward) -> None:
     ward.bench.fail(Fault("nvmlEventSetWait_v2", times=1, code=999))
     found = await ward.look()
@@ -221,7 +208,7 @@ async def test_events_that_cannot_be_read_are_told_and_do_no_harm(ward: Ward) ->
     assert await ward.look() == {}
 
 
-@pytest.mark.parametrize("model", sorted(models()))
+@pytest.mark.parametrize("model", ["A30-24GB", "H100-80GB", "RTXPRO6000-96GB"])
 def test_published_gpus_are_read_back_as_they_were(model: str, bench: Workbench) -> None:
     owner = Owner("n", "u")
     gpus = [

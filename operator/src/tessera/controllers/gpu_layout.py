@@ -99,6 +99,7 @@ def _chosen(
     geometry: Geometry, standing: tuple[tuple[Place, bool], ...], wishes: tuple[Wish, ...]
 ) -> tuple[Place, ...]:
     """The starts. GPUs of a fleet are in few different states, so that most plans are made once."""
+    # A plan asks for neither id nor size of what is there.
     there = [
         Standing(profile=place.profile, profile_id=0, start=place.start, size=0, held=held)
         for place, held in standing

@@ -14,13 +14,17 @@ from tessera.controllers.gpu_layout import satisfies, wishes_of
 from tessera.gpu.profiles import boards, model
 from tessera.relayout.plan import Place
 from unit.controllers.partition_objects import (
+    H100,
     Object,
+    claim_on,
     cluster,
+    device_name,
     gpu_node_object,
     gpu_report,
     judged,
     node,
     partition_object,
+    resource_slices,
     static_partition,
 )
 from unit.controllers.plan_words import said
@@ -161,6 +165,32 @@ def test_a_node_that_has_gone_silent_takes_nobodys_turn(reason: str, begun: str)
     reports = [gpu_node_object(name, gpu_report(name)) for name in ("n0", "n1")]
     plan = judged(obj, cluster([obj], nodes=[gone, node("n1")], gpu_nodes=reports))
     assert [item["node"] for item in (plan.status or {})["layout"]["begun"]] == [begun]
+
+
+@pytest.mark.parametrize(
+    ("policy", "refused", "evicted"),
+    [("Evict", True, ["team/late"]), ("Evict", False, []), ("Never", True, [])],
+    ids=["its slice is gone", "not refused, so it may be running", "nobody is evicted"],
+)
+def test_a_pod_that_got_a_slice_as_it_was_taken_away_is_evicted(
+    policy: str, refused: bool, evicted: list[str]
+) -> None:
+    whole = {"profile": "7g.80gb", "start": 0}
+    obj = static_partition(whole, update={"drain": {"policy": policy}})
+    gpu = {"uuid": "GPU-n0-0", "partition": "p", "migMode": "Enabled", "layout": [whole]}
+    instance = {"device": device_name("n0", 0, "7g.80gb", 0), "state": "Warm", **whole}
+    report = gpu_node_object("n0", gpu_report("n0", instances=[instance], layout={"state": "Applied"}))
+    report["spec"] = {"gpus": [gpu]}
+    claim = claim_on("n0", device_name("n0", 0, "1g.10gb", 6))
+    claim["metadata"] = {"namespace": "team", "name": "late", "uid": "uid-claim"}
+    claim["status"]["reservedFor"] = [{"resource": "pods", "name": "late", "uid": "uid-pod"}]
+    if refused:
+        report["status"]["prepareFailures"] = [{"claim": {"uid": "uid-claim"}, "message": "it is gone"}]
+    offered = resource_slices("n0", 0, [one for one in H100 if one[0] == "7g.80gb"])
+    view = cluster([obj], nodes=[node("n0")], gpu_nodes=[report], slices=offered, claims=[claim])
+    plan = judged(obj, view)
+    assert said(plan, "LayoutApplied")[1] == "Applied"
+    assert [str(eviction.pod) for eviction in plan.evictions] == evicted
 
 
 @pytest.mark.parametrize("then", ["deleted", "dynamic"])

@@ -10,7 +10,7 @@ needed here.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -101,6 +101,8 @@ class GPU:
     """Instances that Tessera did not make."""
     held: tuple[Held, ...] = ()
     """What claims hold."""
+    stranded: tuple[Pod, ...] = ()
+    """Pods whose claims hold what is not offered any more and was refused to them: they cannot start here."""
     layout: Layout | None = None
     """None: it is cut on demand."""
 
@@ -169,8 +171,9 @@ def gpus_of(
         models = [CuttableModel.model_validate(model) for model in status.get("models") or ()]
         geometries = {model.model: geometry_from(model) for model in models}
         layouts = layouts_of(gpu_node)
+        refused = {failure["claim"]["uid"] for failure in status.get("prepareFailures") or ()}
         for reported in status.get("gpus") or ():
-            gpu = _gpu(node, reported, devices, counters, held)
+            gpu = _gpu(node, reported, devices, counters, held, refused)
             found.append(replace(gpu, geometry=geometries.get(gpu.model), layout=layouts.get(gpu.uuid)))
     return tuple(sorted(found, key=lambda gpu: (gpu.node, gpu.index, gpu.uuid)))
 
@@ -189,6 +192,7 @@ def _gpu(
     devices: Mapping[tuple[str, str], Sequence[tuple[str, Device]]],
     counters: Mapping[tuple[str, str], Mapping[str, int]],
     held: Mapping[str, Mapping[str, Sequence[Object]]],
+    refused: Collection[str],
 ) -> GPU:
     uuid = str(reported["uuid"])
     offered = devices.get((node, uuid), ())
@@ -234,6 +238,14 @@ def _gpu(
                 key=lambda one: (one.place, one.claim),
             )
         ),
+        stranded=tuple(
+            pod
+            for name, on_device in sorted(on_claims.items())
+            if name not in places and any(name.startswith(f"{counter_set}-") for counter_set in counter_sets)
+            for claim in on_device
+            if claim["metadata"]["uid"] in refused
+            for pod in _pods_of(claim)
+        ),
     )
 
 
@@ -260,15 +272,19 @@ def layouts_of(gpu_node: Object) -> dict[str, Layout]:
 
 def _slice_held(place: Place, claim: Object) -> Held:
     metadata = claim.get("metadata") or {}
-    namespace = str(metadata.get("namespace") or "")
     return Held(
         place=place,
-        claim=f"{namespace}/{metadata.get('name')}",
-        pods=tuple(
-            Pod(namespace=namespace, name=str(consumer["name"]), uid=str(consumer["uid"]))
-            for consumer in claim["status"].get("reservedFor") or ()
-            if consumer.get("resource") == "pods"
-        ),
+        claim=f"{metadata.get('namespace')}/{metadata.get('name')}",
+        pods=_pods_of(claim),
+    )
+
+
+def _pods_of(claim: Object) -> tuple[Pod, ...]:
+    namespace = str((claim.get("metadata") or {}).get("namespace") or "")
+    return tuple(
+        Pod(namespace=namespace, name=str(consumer["name"]), uid=str(consumer["uid"]))
+        for consumer in claim["status"].get("reservedFor") or ()
+        if consumer.get("resource") == "pods"
     )
 
 

@@ -116,12 +116,12 @@ def roll_out(
     kept = {name: at for name, at in begun.items() if states.get(name, done) is not done}
     added = _next(ordered, states, kept=frozenset(kept), update=update)
     states |= dict.fromkeys(added, NodeState.CHANGING)
-    draining = [
-        node
-        for node in ordered
-        if node.name in kept and states[node.name] is NodeState.CHANGING and update.drain.policy == "Evict"
-    ]
-    evictions = tuple(eviction for node in draining for eviction in _evictions(node))
+    drained = ordered if update.drain.policy == "Evict" else []
+    draining = [node for node in drained if node.name in kept and states[node.name] is NodeState.CHANGING]
+    evictions = (
+        *(eviction for node in draining for eviction in _evictions(node)),
+        *(eviction for node in drained for eviction in _stranded(node)),
+    )
     deadlines = [kept[node.name] + _time_limit(update) for node in draining if node.leaving]
     return Rollout(
         nodes=tuple((node, states[node.name]) for node in ordered),
@@ -193,4 +193,15 @@ def _evictions(node: Node) -> Iterable[Eviction]:
                 pod=pod,
                 why=f"slice {held.place} of GPU {plan.gpu.index} of node {node.name} has to go: the GPU gets "
                 "another fixed layout",
+            )
+
+
+def _stranded(node: Node) -> Iterable[Eviction]:
+    """Pods that got a slice in the moment in which it was taken away, and wait for it in vain."""
+    for plan in node.plans:
+        for pod in plan.gpu.stranded if plan.asked else ():
+            yield Eviction(
+                pod=pod,
+                why=f"its slice of GPU {plan.gpu.index} of node {node.name} is gone: the GPU has a fixed "
+                "layout without it",
             )

@@ -158,7 +158,7 @@ async def run_over_http(rounds: Rounds, *, nodes: int, gpus: int, bursts: int, p
     per_pod, rates, writes, events = [], [], [], []
     told = {"writes": 0, "events": 0}
     try:
-        await _ready(client)
+        await ready(client)
         await client.raw("POST", "/bench/pods", params={"count": "1"})
         told = await _bound_over_http(client)
         for _ in range(bursts):
@@ -192,7 +192,8 @@ async def _bound_over_http(client: KubeClient) -> dict[str, int]:
     return dict(await client.raw("GET", "/bench/bound"))
 
 
-async def _ready(client: KubeClient) -> None:
+async def ready(client: KubeClient) -> None:
+    """Wait until the server answers."""
     for _ in range(600):
         try:
             await client.list(PODS)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pynvml
 import pytest
 from tessera.agent.devices import Owner, slices_for
 from tessera.gpu import nvml as typed
 from tessera.gpu.nvml import NVML
 from tessera.gpu.profiles import Board, GPUModel, Profile, boards, models
+from tessera.gpu.simulator import instance_symbols
 from tessera.gpu.simulator.library import SimulatedLibrary
 
 NAME = "X100-64GB"
 PRODUCT = "NVIDIA X100 64GB HBM9"
+NEW_ENUM = pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT + 2
+"""A profile that the installed binding has no name for."""
 
 
 def profile(name: str, enum: int, number: int, width: int, starts: tuple[int, ...]) -> Profile:
@@ -34,7 +38,7 @@ GEOMETRY = GPUModel.from_profiles(
     [
         profile("1g.16gb", 0, 71, 1, (0, 1, 2, 3)),
         profile("3g.32gb", 2, 55, 2, (0, 2)),
-        profile("5g.64gb", 5, 3, 4, (0,)),
+        profile("5g.64gb", NEW_ENUM, 3, 4, (0,)),
     ],
 )
 
@@ -54,6 +58,7 @@ def nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NVML:
     monkeypatch.setitem(models(), NAME, GEOMETRY)
     monkeypatch.setitem(boards(), NAME, made)
     monkeypatch.setattr(typed, "model_name_by_pci", lambda pci_device_id, product: product)
+    monkeypatch.setattr(instance_symbols, "_GPU_PROFILE_COUNT", NEW_ENUM + 1)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     return NVML(SimulatedLibrary.at(tmp_path, model=NAME, count=1, seed="new"))
 

@@ -40,6 +40,7 @@ _bound: object | None = None
 _SHARED_ENGINES = 0
 _ARCHITECTURES = {7: "ampere", 8: "ada", 9: "hopper", 10: "blackwell", 13: "rubin"}
 _MAX_INSTANCES = 16
+_MOST_PROFILES = 64
 
 
 class NVML:
@@ -250,21 +251,27 @@ def _virtualization(handle: Any, uuid: str) -> int:
         raise
 
 
+def _profiles(handle: Any, uuid: str) -> Iterator[tuple[int, Any]]:
+    """(enum, info) of every profile of the board. The driver says where its list ends: an older one knows
+    fewer enums than this binding, a newer one more.
+    """
+    for enum in range(_MOST_PROFILES):
+        try:
+            yield enum, _call(pynvml.nvmlDeviceGetGpuInstanceProfileInfo, handle, enum, target=uuid)
+        except NVMLFault as fault:
+            if fault.code == INVALID_ARGUMENT:
+                return
+            if fault.code != NOT_SUPPORTED:
+                raise
+
+
 def _geometry(handle: Any, uuid: str, name: str) -> GPUModel:
     """Ask the driver for every profile and its legal starts."""
-    profiles: list[Profile] = []
-    for enum in range(pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT):
-        try:
-            info = _call(pynvml.nvmlDeviceGetGpuInstanceProfileInfo, handle, enum, target=uuid)
-        except NVMLFault as fault:
-            if fault.code == NOT_SUPPORTED:
-                continue
-            if fault.code == INVALID_ARGUMENT:  # a driver older than this binding knows fewer enums
-                break
-            raise
-        placements = _possible_placements(handle, uuid, int(info.id))
-        if placements:
-            profiles.append(_profile(enum, info, placements))
+    profiles = [
+        _profile(enum, info, placements)
+        for enum, info in _profiles(handle, uuid)
+        if (placements := _possible_placements(handle, uuid, int(info.id)))
+    ]
     return GPUModel.from_profiles(name, profiles)
 
 
@@ -306,15 +313,7 @@ def _possible_placements(handle: Any, uuid: str, profile_id: int) -> tuple[tuple
 def _instances(handle: Any, uuid: str) -> tuple[GPUInstance, ...]:
     """Walk all profiles: NVML lists GPU instances by profile id only."""
     found: list[GPUInstance] = []
-    for enum in range(pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT):
-        try:
-            profile = _call(pynvml.nvmlDeviceGetGpuInstanceProfileInfo, handle, enum, target=uuid)
-        except NVMLFault as fault:
-            if fault.code == NOT_SUPPORTED:
-                continue
-            if fault.code == INVALID_ARGUMENT:
-                break
-            raise
+    for _, profile in _profiles(handle, uuid):
         buffer = (pynvml.c_nvmlGpuInstance_t * _MAX_INSTANCES)()
         count = ctypes.c_uint(_MAX_INSTANCES)
         _call(

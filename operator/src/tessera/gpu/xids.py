@@ -3,8 +3,8 @@
 An Xid is an error that the NVIDIA driver reports by number. Sources, as of November 2026:
 
 * [C] NVIDIA's Xid catalogue (docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html), column
-  "Immediate Action": RESTART_APP and IGNORE do no harm to the GPU, RESET_GPU and RESTART_BM (restart the
-  machine) do.
+  "Immediate Action": RESTART_APP ("app") and IGNORE ("ignore") do no harm to the GPU, RESET_GPU and
+  RESTART_BM (restart the machine) do.
 * [P] NVIDIA's device plugin (`internal/rm/health.go`) and DRA driver up to 0.4 (`device_health.go`) take 13,
   31, 43, 45, 68 and 109 for errors of the application; every other Xid makes the device unhealthy there.
 * [R] NVML's "GPU recovery action" (`NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`). NVIDIA's DRA driver 0.5 judges by
@@ -16,7 +16,7 @@ An Xid is an error that the NVIDIA driver reports by number. Sources, as of Nove
 | 14, 37, 38, 43, 44, 63, 66, 67, 92, 93, 106-108, 121, 137, 141, 157, 160, 161 | none | C (ignore) |
 | 45 (comes after others), 154 (the recovery action has changed: it is read) | none | P; C |
 | 109 | none | P; C has RESET_GPU, which a driver that needs it reports as [R] |
-| 94: contained memory error | the GPU instance that it names | C (app); what is new may be started elsewhere |
+| 94: contained memory error | the GPU instance that it names | C (app): the rest of the GPU goes on |
 | 46, 48, 62, 64, 79, 95, 110, 119, 120, 136, 140, 143, 151, 155, 156, 158 | GPU, at once | C: RESET_GPU, … |
 | any other | the GPU instance that it names; else the whole GPU, for new work | by caution, as in P |
 """

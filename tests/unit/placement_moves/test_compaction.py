@@ -7,7 +7,7 @@ from collections.abc import Hashable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tessera.placement.compaction import plan_compaction
+from tessera.placement.compaction import Step, plan_compaction
 from tessera.placement.geometry import Geometry
 from tessera.placement.moves import Victim
 from tessera.placement.policies import FragmentationTenancy
@@ -113,3 +113,62 @@ def test_it_stops_at_the_exact_minimum(h100: Geometry) -> None:
     plan = plan_compaction(state, FragmentationTenancy(), most_moves=9, movable=anything, fewest_gpus=3)
     assert plan.used_after == 3
     assert len(plan.moves) == 1
+
+
+def test_nobody_steps_aside_where_all_targets_must_be_free_from_the_beginning(h100: Geometry) -> None:
+    state = cluster(h100, h100)
+    state.occupy("gpu-0", h100.index_of("3g.40gb", 4) or 0, owner="half")
+    state.occupy("gpu-1", h100.index_of("2g.20gb", 0) or 0, owner="quarter")
+    state.occupy("gpu-1", h100.index_of("1g.10gb", 4) or 0, owner="small")
+    plans = [
+        plan_compaction(
+            state,
+            FragmentationTenancy(),
+            most_moves=3,
+            movable=lambda owner: None if owner == "quarter" else Victim(),
+            step_aside=aside,
+        )
+        for aside in (True, False)
+    ]
+    assert [len(plan.moves) for plan in plans] == [2, 0]
+
+
+def test_of_gpus_with_equal_layouts_the_one_that_loses_least_is_emptied(h100: Geometry) -> None:
+    state = cluster(*[h100] * 3)
+    for number in range(3):
+        state.occupy(f"gpu-{number}", h100.index_of("1g.10gb", 0) or 0, owner=number)
+    lost: dict[Hashable, float] = {0: 900.0, 1: 30.0, 2: 600.0}
+    plan = plan_compaction(
+        state, FragmentationTenancy(), most_moves=1, movable=lambda owner: Victim(gpu_seconds=lost[owner])
+    )
+    assert (plan.emptied, plan.gpu_seconds) == (("gpu-1",), 30.0)
+
+
+def test_a_gpu_is_emptied_only_when_that_is_worth_it(h100: Geometry) -> None:
+    state = cluster(h100, h100)
+    for number in range(2):
+        state.occupy(f"gpu-{number}", h100.index_of("1g.10gb", 0) or 0, owner=number)
+    judged: list[Step] = []
+
+    def refuse(step: Step) -> bool:
+        judged.append(step)
+        return False
+
+    policy = FragmentationTenancy()
+    before = sum(policy.value(gpu.geometry, gpu.layout) for gpu in state.gpus)
+    plan = plan_compaction(state, policy, most_moves=1, movable=anything, worth=refuse)
+    assert plan.moves == ()
+    assert {(len(step.moves), step.gpu_seconds) for step in judged} == {(1, 2.0)}
+    carry_out(state, judged[0].moves)
+    after = sum(policy.value(gpu.geometry, gpu.layout) for gpu in state.gpus)
+    assert abs(judged[0].growth - (after - before)) < 1e-9
+
+
+def test_gpus_behind_many_others_with_their_layout_are_found(h100: Geometry) -> None:
+    state = cluster(*[h100] * 80)
+    for number in range(80):
+        state.occupy(f"gpu-{number}", h100.index_of("1g.10gb", 0) or 0, owner=number)
+    plan = plan_compaction(
+        state, FragmentationTenancy(), most_moves=1, movable=anything, feasible=Feasible(gpus=0b11 << 78)
+    )
+    assert plan.emptied in (("gpu-78",), ("gpu-79",))

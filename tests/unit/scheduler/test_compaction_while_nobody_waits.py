@@ -12,6 +12,7 @@ from tessera.scheduler.actions import Action, Evict, FreeTarget, HoldTarget, Not
 from tessera.scheduler.explain import explain_pod
 from tessera.scheduler.move_records import read_move, write_move
 from tessera.scheduler.moving.compacting import pays
+from tessera.scheduler.moving.plans import can_be_made
 from tessera.scheduler.moving.ration import Account
 from tessera.scheduler.reserves import MoveRule
 from unit.scheduler.two_crowded_gpus import A, B, Cluster, Earned, a_planner, of
@@ -91,6 +92,20 @@ def test_who_left_is_counted_once(scattered: Cluster) -> None:
     assert ration.left_this_hour == 59
 
 
+def test_a_record_stays_until_who_left_is_noted(scattered: Cluster) -> None:
+    """The replacement has found another place before it is seen that the victim is gone."""
+    until_due(scattered)
+    scattered.round()
+    scattered.go("victim")
+    scattered.add_job_pod("again", "1g.10gb")
+    scattered.world.allocate("again", f"{A}-1g-10gb-6", node="node-a", pod="again")
+    scattered.run("again", "node-a")
+    assert [type(action) for action in scattered.round()] == [NoteDepartures]
+    (free,) = scattered.round()
+    assert isinstance(free, FreeTarget)
+    assert free.outcome == "elsewhere"
+
+
 def test_nothing_is_moved_while_a_pod_waits_that_could_use_these_gpus(scattered: Cluster) -> None:
     scattered.ask("large", "7g.80gb", priority=-1)  # Nobody is moved for somebody less important.
     until_due(scattered)
@@ -137,15 +152,23 @@ def test_work_that_would_be_lost_must_be_worth_an_empty_gpu(scattered: Cluster) 
     assert len(of(scattered.round(seconds=EVERY), HoldTarget)) == 1
 
 
-def test_a_gpu_that_only_a_reserve_would_pay_for_is_not_emptied(world: Any) -> None:
-    """The 3g would take one of the two places that are kept for 4g."""
-    cluster = defragmented(world, reserves=[{"profile": "4g.40gb", "count": 2}])
+@pytest.mark.parametrize(("count", "moved"), [(2, 1), (3, 0)])
+def test_room_that_is_reserved_is_not_taken(world: Any, count: int, moved: int) -> None:
+    """There is room for four 2g; the half would take that of two."""
+    cluster = defragmented(world, reserves=[{"profile": "2g.20gb", "count": count}])
     cluster.add_victim("victim", "3g.40gb", f"{A}-3g-40gb-4", node="node-a")
-    add_fixed(cluster, "1g.10gb", 6)
-    before = [cluster.device(name) for name in ("victim", "fixed")]
+    add_fixed(cluster, "3g.40gb", 4)
     until_due(cluster)
-    assert [cluster.device(name) for name in ("victim", "fixed")] == before
-    assert cluster.placeholders == []
+    assert len(cluster.placeholders) == moved
+
+
+def test_moves_that_break_a_reserve_only_together_are_not_made(world: Any) -> None:
+    cluster = defragmented(world, reserves=[{"profile": "7g.80gb", "count": 1}])
+    placing = cluster.planner.open_books(world.snapshot())
+    one, other = ((gpu.name, 0) for gpu in placing.state.gpus)
+    assert can_be_made([one], [], None, placing)
+    assert not can_be_made([one, other], [], None, placing)
+    cluster.planner.moving.close()
 
 
 def test_no_more_pods_than_allowed_leave_for_one_gpu(world: Any) -> None:

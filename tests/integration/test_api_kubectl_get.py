@@ -63,8 +63,8 @@ async def test_a_partition_shows_its_gpus_and_what_fits(
         header, row = cells(control_plane.kubectl("get", "mig", namespace))
     finally:
         await admin.delete(MIG_PARTITIONS, namespace)
-    assert header == ["NAME", "GPUS", "UPDATED", "IN", "USE", "LARGEST", "FREE", "READY", "REASON", "AGE"]
-    assert row[:-1] == [namespace, "2", "1/2", "3", "3g.40gb", "False", "Conflict"]
+    assert header == ["NAME", "GPUS", "UPDATED", "IN", "USE", "LARGEST", "FREE", "STATUS", "AGE"]
+    assert row[:-1] == [namespace, "2", "1/2", "3", "3g.40gb", "Conflict"]
 
 
 async def test_a_gpu_node_shows_how_full_it_is_and_its_state(

@@ -115,6 +115,17 @@ PARTITION_CASES: list[tuple[str, object, str]] = [
     ("spec.static", {"layout": [{"profile": "3g.40gb"}]}, "set mode: static or remove static"),
     ("spec.update", {"maxUnavailable": 2}, "set mode: static or remove update"),
     ("spec.gpus", {}, "give models or indexes, or leave gpus out to select every GPU of the nodes"),
+    ("spec.dynamic.defragmentation", {}, "give moves with per100Placements above 0"),
+    (
+        "spec.dynamic",
+        {"moves": {"per100Placements": 0}, "defragmentation": {}},
+        "or remove defragmentation",
+    ),
+    (
+        "spec.dynamic",
+        {"moves": {}, "defragmentation": {"everySeconds": 59}},
+        "should be greater than or equal to 60",
+    ),
     ("spec.gpus.models", [], "should have at least 1 items"),
     ("spec.gpus.indexes", [-1], "should be greater than or equal to 0"),
     ("spec.gpus.indexes", ["0"], "must be of type integer"),

@@ -3,101 +3,22 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agent_api import NODE
-from simulation.agent_node import AgentNode, Process
+from simulation.agent_node import AgentNode
+from simulation.agent_serving import APPLIED, HALVES, MIXED, Serving
 from tessera.agent.layouts import RETRY_SECONDS
-from tessera.api.gpu_node import GPUNodeStatus
-from tessera.api.names import DEVICE_TAINT_KEY, FOREIGN_TAINT_KEY, LEAVING_TAINT_KEY
-from tessera.gpu.driver import Driver
+from tessera.api.names import FOREIGN_TAINT_KEY, LEAVING_TAINT_KEY
 from tessera.gpu.faults import NVMLFault
 from tessera.gpu.simulator import control
-from tessera.kube.errors import Unreachable
-from tessera.kube.resources import GPU_NODES, RESOURCE_SLICES
+from tessera.kube.resources import GPU_NODES
 from tessera.metrics.registry import LAYOUTS
 
-HALVES = ("3g.40gb@0", "3g.40gb@4")
-MIXED = ("2g.20gb@0", "1g.10gb@2", "3g.40gb@4")
 IN_USE = 19
-
-
-class Serving:
-    """An agent that serves the node, until the next one does."""
-
-    def __init__(self, node: AgentNode) -> None:
-        self.node = node
-        self._stack = ExitStack()
-        self.process: Process
-        self.start()
-
-    def start(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stack.close()
-        self.process = self._stack.enter_context(self.node.start(clock=clock))
-
-    def end(self) -> None:
-        self._stack.close()
-
-    @property
-    def driver(self) -> Driver:
-        driver: Driver = self.process.agent._driver
-        return driver
-
-    @property
-    def uuid(self) -> str:
-        return self.node.state.read().gpus[0].uuid
-
-    @property
-    def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = self.node.api.objects[GPU_NODES.kind, NODE]["status"]
-        return status
-
-    async def look(self) -> dict[str, Any]:
-        """One look at the node; how far the layout is."""
-        await self.process.agent.refresh()
-        GPUNodeStatus.model_validate(self.status)
-        return self.node.api.layout()
-
-    async def get(self, *places: str) -> dict[str, Any]:
-        """The layout is demanded; how far it is after one look."""
-        self.node.demand(*places)
-        return await self.look()
-
-    async def claim(self, name: str, place: str) -> str:
-        """The claim is placed and prepared; what the kubelet is told."""
-        self.node.allocate(name, place)
-        return (await self.process.prepare(name))[name]
-
-    async def leave_warm(self, name: str, place: str) -> None:
-        assert await self.claim(name, place) == ""
-        assert await self.process.unprepare(name) == {name: ""}
-
-    def stands(self) -> tuple[str, ...]:
-        return tuple(self.node.layout().split())
-
-    def offered(self) -> dict[str, set[str]]:
-        """The taints of each device, without the one that all have."""
-        return {place: taints - {DEVICE_TAINT_KEY} for place, taints in self.node.api.devices().items()}
-
-    def mig_uuids(self) -> dict[int, str]:
-        return {instance.start: instance.compute[0].uuid for instance in self.node.instances()}
-
-    async def foreign(self, profile_id: int, start: int, size: int, *, whole: bool = False) -> int:
-        """Another program makes an instance."""
-        driver = self.driver
-        number = await driver.create_gpu_instance(self.uuid, profile_id=profile_id, start=start, size=size)
-        if whole:
-            await driver.create_compute_instance(self.uuid, gpu_instance_id=number)
-        return number
-
-    def lose_checkpoint(self) -> None:
-        self.node.checkpoint.path.write_text("torn")
-        self.start()
 
 
 @pytest.fixture
@@ -105,9 +26,6 @@ def gpu(tmp_path: Path) -> Iterator[Serving]:
     serving = Serving(AgentNode.new(tmp_path / "node"))
     yield serving
     serving.end()
-
-
-APPLIED = {"state": "Applied"}
 
 
 def gpus_by_state() -> dict[str, float]:
@@ -292,116 +210,6 @@ async def test_a_refused_layout_that_is_taken_back_and_demanded_again_is_tried_a
     gpu.node.api.demand_nothing()
     await gpu.look()
     assert await gpu.get(*HALVES) == APPLIED
-
-
-async def test_without_a_layout_the_slices_are_cut_on_demand_again(gpu: Serving) -> None:
-    await gpu.get(*HALVES)
-    gpu.node.api.demand_nothing()
-    assert await gpu.look() == {}
-    assert len(gpu.offered()) == 25
-    assert await gpu.claim("a", "4g.40gb@0") == ""
-    assert gpu.stands() == ("4g.40gb@0", "3g.40gb@4")
-
-
-async def test_a_claim_gets_the_warm_slice_of_the_layout(gpu: Serving) -> None:
-    await gpu.get(*HALVES)
-    before = gpu.mig_uuids()
-    assert await gpu.claim("a", "3g.40gb@4") == ""
-    assert await gpu.look() == APPLIED
-    assert gpu.mig_uuids() == before
-
-
-async def test_a_missing_slice_of_the_layout_is_made_for_its_claim(gpu: Serving) -> None:
-    """After a reset of the GPU, before the next look."""
-    await gpu.get(*HALVES)
-    control.reset(gpu.node.directory / "simulator", index=0)
-    assert await gpu.claim("a", "3g.40gb@4") == ""
-    assert gpu.stands() == ("3g.40gb@4",)
-    assert await gpu.look() == APPLIED
-    assert gpu.stands() == HALVES
-
-
-@pytest.mark.parametrize("restarted", [False, True])
-async def test_a_slice_beside_the_layout_is_refused_and_takes_nothing_of_it(
-    gpu: Serving, restarted: bool
-) -> None:
-    """Also by an agent that has not looked at the node yet."""
-    await gpu.get(*HALVES)
-    if restarted:
-        gpu.start()
-    told = await gpu.claim("late", "2g.20gb@4")
-    for words in ("claim default/late", gpu.uuid, "3g.40gb at 0, 3g.40gb at 4", "delete the pod"):
-        assert words in told
-    assert gpu.stands() == HALVES
-
-
-async def test_a_claim_waits_while_a_new_agent_cannot_read_the_spec(
-    gpu: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await gpu.get(*HALVES)
-    gpu.start()
-
-    list_all = gpu.node.api.list
-
-    async def unreachable(resource: Any, **options: Any) -> Any:
-        if resource is GPU_NODES:
-            raise Unreachable("GET /gpunodes", "connection refused")
-        return await list_all(resource, **options)
-
-    with monkeypatch.context() as broken:
-        broken.setattr(gpu.node.api, "list", unreachable)
-        assert "GPUNode node-a could not be read" in await gpu.claim("a", "3g.40gb@4")
-    assert await gpu.claim("a", "3g.40gb@4") == ""
-
-
-async def test_what_is_held_or_warm_beside_a_blocked_layout_is_still_prepared(gpu: Serving) -> None:
-    await gpu.look()
-    assert await gpu.claim("held", "2g.20gb@4") == ""
-    await gpu.leave_warm("warm", "1g.10gb@0")
-    await gpu.get(*HALVES)
-    before = gpu.mig_uuids()
-    gpu.start()
-    assert await gpu.claim("held", "2g.20gb@4") == ""
-    assert await gpu.claim("placed before", "1g.10gb@0") == ""
-    assert [blocker["name"] for blocker in (await gpu.look())["blockers"]] == ["held", "placed before"]
-    assert gpu.mig_uuids() == before
-
-
-async def test_what_goes_is_withdrawn_before_it_is_destroyed(
-    gpu: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await gpu.get(*HALVES)
-    seen = []
-    destroy = gpu.driver.destroy_gpu_instance
-
-    async def watched(*arguments: Any, **options: Any) -> None:
-        seen.append(tuple(gpu.offered()))
-        await destroy(*arguments, **options)
-
-    monkeypatch.setattr(gpu.driver, "destroy_gpu_instance", watched)
-    await gpu.get("3g.40gb@0", "2g.20gb@4")
-    assert [set(places) for places in seen] == [{"3g.40gb@0", "2g.20gb@4"}]
-
-
-async def test_a_claim_that_is_prepared_while_its_slice_is_withdrawn_keeps_it(
-    gpu: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await gpu.look()
-    await gpu.leave_warm("warm", "2g.20gb@4")
-    gpu.node.allocate("just in time", "2g.20gb@4")
-    apply = gpu.node.api.apply
-
-    async def meanwhile(resource: Any, item: dict[str, Any], **options: Any) -> dict[str, Any]:
-        if resource is RESOURCE_SLICES:
-            assert await gpu.process.prepare("just in time") == {"just in time": ""}
-        return await apply(resource, item, **options)
-
-    with monkeypatch.context() as busy:
-        busy.setattr(gpu.node.api, "apply", meanwhile)
-        assert (await gpu.get(*HALVES))["state"] == "Blocked"
-    assert gpu.stands() == ("2g.20gb@4",)
-    await gpu.process.unprepare("just in time")
-    assert await gpu.look() == APPLIED  # nothing was tried, so nothing has failed
 
 
 async def test_the_status_names_the_generation_that_was_acted_upon(

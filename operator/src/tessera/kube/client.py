@@ -8,12 +8,11 @@ requests are sent, and when they are sent again, is told in `transport.py`.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
-
-import msgspec
 
 from tessera.kube.credentials import Credentials, load_credentials
 from tessera.kube.errors import Gone, error_from_status
@@ -182,7 +181,7 @@ class KubeClient:
             params=params,
             inactivity_seconds=inactivity_seconds,
         ):
-            event = msgspec.json.decode(line)
+            event = json.loads(line)
             if event["type"] == "ERROR":
                 status = event["object"]
                 raise error_from_status(int(status.get("code") or 500), status)

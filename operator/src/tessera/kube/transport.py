@@ -8,18 +8,17 @@ answer got lost on the way, reads, deletes and server-side applies, which may be
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode
 
-import msgspec
+import aiohttp
 
 from tessera.kube.backoff import Backoff
 from tessera.kube.credentials import Credentials
 from tessera.kube.errors import ApiError, Unreachable, error_from_status
-from tessera.kube.http import Broken, CannotConnect, Head, Pool, Server
 from tessera.metrics import registry as metrics
 
 REQUEST_TIMEOUT_SECONDS = 30.0
@@ -27,19 +26,18 @@ MAX_ATTEMPTS = 6
 
 _log = logging.getLogger(__name__)
 
-_UNQUOTED = "/:?&=%@,;+!$'()*~"
-
 
 class Answer(NamedTuple):
     """A complete answer with a status below 400."""
 
-    head: Head
+    status: int
+    headers: Mapping[str, str]
     content: bytes
 
     def body(self) -> Any:
         """The content decoded when it is JSON, else as text."""
-        if any("json" in kind for kind in self.head.values("content-type")):
-            return msgspec.json.decode(self.content)
+        if "json" in self.headers.get("Content-Type", ""):
+            return json.loads(self.content)
         return self.content.decode(errors="replace")
 
 
@@ -50,12 +48,12 @@ class Transport:
         self.credentials = credentials
         self._user_agent = user_agent
         self._backoff = Backoff(first_seconds=0.2, limit_seconds=5.0)
-        self._pool: Pool | None = None
+        self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._pool is not None:
-            await self._pool.close()
+        if self._session is not None:
+            await self._session.close()
 
     async def send(
         self,
@@ -74,28 +72,27 @@ class Transport:
         `verb` and `plural` are the labels of the metrics. Raises ApiError and Unreachable.
         """
         repeatable = method in ("GET", "DELETE") or verb == "apply"
-        data = None if body is None else msgspec.json.encode(body)
+        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         fresh = False
         for attempt in range(attempts):
             last = attempt == attempts - 1
             try:
                 answer = await self._once(method, path, verb, plural, params, data, content_type, fresh)
-            except (CannotConnect, Broken, TimeoutError) as error:
+            except (aiohttp.ClientError, TimeoutError) as error:
                 metrics.API_REQUESTS_TOTAL.labels(verb, plural, "unreachable").inc()
-                never_sent = isinstance(error, CannotConnect)
+                never_sent = isinstance(error, aiohttp.ClientConnectorError)
                 if last or not (repeatable or never_sent) or isinstance(error, TimeoutError):
                     raise self._unreachable(f"{verb} {path}", error) from error
                 await asyncio.sleep(self._backoff.delay(attempt))
                 continue
-            status = answer.head.status
-            if status < 400:
+            if answer.status < 400:
                 return answer
             error_answer = _error(answer)
-            if status == 401 and not fresh and not last:
+            if answer.status == 401 and not fresh and not last:
                 # The token may have been rotated since we read it.
                 fresh = True
                 continue
-            overloaded = status == 429 or (status in (502, 503, 504) and repeatable)
+            overloaded = answer.status == 429 or (answer.status in (502, 503, 504) and repeatable)
             if last or not overloaded:
                 raise error_answer
             asked = error_answer.retry_after_seconds or 0.0
@@ -112,22 +109,28 @@ class Transport:
         inactivity_seconds: float,
     ) -> AsyncIterator[bytes]:
         """The lines of an endless answer. Raises ApiError, and Unreachable when it breaks or falls silent."""
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=REQUEST_TIMEOUT_SECONDS, sock_read=inactivity_seconds
+        )
         for fresh in (False, True):
-            request = self._request("GET", path, params, await self._headers(fresh=fresh), None)
+            headers = await self._headers(fresh=fresh)
             try:
-                async with self._connections().lent() as connection:
-                    async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
-                        head = await connection.begin(request)
-                    metrics.API_REQUESTS_TOTAL.labels(verb, plural, str(head.status)).inc()
-                    if head.status == 401 and not fresh:
+                async with self._connection().get(
+                    self.credentials.server + path,
+                    params=params,
+                    headers=headers,
+                    timeout=timeout,
+                    **self._options(),
+                ) as answer:
+                    metrics.API_REQUESTS_TOTAL.labels(verb, plural, str(answer.status)).inc()
+                    if answer.status == 401 and not fresh:
                         continue
-                    pieces = connection.pieces(inactivity_seconds=inactivity_seconds)
-                    if head.status >= 400:
-                        raise _error(Answer(head, b"".join([piece async for piece in pieces])))
-                    async for line in _split(pieces):
+                    if answer.status >= 400:
+                        raise _error(Answer(answer.status, answer.headers, await answer.read()))
+                    async for line in _split(answer.content):
                         yield line
                     return
-            except (CannotConnect, Broken, TimeoutError) as error:
+            except (aiohttp.ClientError, TimeoutError) as error:
                 raise self._unreachable(f"{verb} {path}", error) from error
 
     async def _once(
@@ -143,38 +146,50 @@ class Transport:
     ) -> Answer:
         headers = await self._headers(fresh=fresh)
         if data is not None:
-            headers += f"Content-Type: {content_type}\r\n"
+            headers["Content-Type"] = content_type
         started = time.perf_counter()
-        request = self._request(method, path, params, headers, data)
-        async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
-            head, content = await self._connections().exchange(request)
+        async with self._connection().request(
+            method,
+            self.credentials.server + path,
+            params=params,
+            data=data,
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS),
+            **self._options(),
+        ) as answer:
+            content = await answer.read()
         metrics.API_REQUEST_SECONDS.labels(verb, plural).observe(time.perf_counter() - started)
-        metrics.API_REQUESTS_TOTAL.labels(verb, plural, str(head.status)).inc()
-        for warning in head.values("warning"):
+        metrics.API_REQUESTS_TOTAL.labels(verb, plural, str(answer.status)).inc()
+        for warning in answer.headers.getall("Warning", []):
             _log.warning("the API server warns about %s %s: %s", verb, path, warning)
-        return Answer(head, content)
+        return Answer(answer.status, answer.headers, content)
 
-    def _connections(self) -> Pool:
-        if self._pool is None:
-            to = self.credentials
-            self._pool = Pool(Server(to.server, to.tls, to.server_hostname, to.proxy))
-        return self._pool
+    def _connection(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            # No limit of connections: each open watch holds one, and a limit would let watches starve writes.
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), auto_decompress=True
+            )
+        return self._session
 
-    def _request(
-        self, method: str, path: str, params: Mapping[str, str] | None, headers: str, data: bytes | None
-    ) -> bytes:
-        target = quote(path, safe=_UNQUOTED)
-        return self._connections().request(
-            method, f"{target}?{urlencode(params)}" if params else target, headers, data
-        )
+    def _options(self) -> dict[str, Any]:
+        extra: dict[str, Any] = {"proxy": self.credentials.proxy, "allow_redirects": False}
+        if self.credentials.tls is not None:
+            extra |= {"ssl": self.credentials.tls, "server_hostname": self.credentials.server_hostname}
+        return extra
 
-    async def _headers(self, *, fresh: bool) -> str:
-        headers = f"Accept: application/json\r\nUser-Agent: {self._user_agent}\r\n"
+    async def _headers(self, *, fresh: bool) -> dict[str, str]:
+        headers = {"Accept": "application/json", "User-Agent": self._user_agent}
         authorization = await self.credentials.authorization(fresh=fresh)
-        return headers if authorization is None else f"{headers}Authorization: {authorization}\r\n"
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        return headers
 
     def _unreachable(self, what: str, error: BaseException) -> Unreachable:
-        reason = str(error) or f"no answer in time ({type(error).__name__})"
+        # The connector's own text shows the TLS context's address in memory; the system's error is what
+        # matters.
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        reason = str(cause) or f"no answer in time ({type(error).__name__})"
         return Unreachable(
             f"no answer from the API server {self.credentials.server} to '{what}'",
             reason,
@@ -182,9 +197,10 @@ class Transport:
         )
 
 
-async def _split(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _split(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    # Cut by hand: the stream's own readline refuses lines above 128 KiB, and an object may have 1.5 MiB.
     pending = bytearray()
-    async for chunk in pieces:
+    async for chunk in stream.iter_any():
         searched = len(pending)
         pending += chunk
         while (end := pending.find(b"\n", searched)) >= 0:
@@ -197,12 +213,12 @@ async def _split(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def _error(answer: Answer) -> ApiError:
     try:
-        body = msgspec.json.decode(answer.content)
+        body = json.loads(answer.content)
     except ValueError:
         body = None
     text = "" if isinstance(body, dict) else answer.content.decode(errors="replace")[:500]
-    error = error_from_status(answer.head.status, body if isinstance(body, dict) else {}, text)
-    for seconds in answer.head.values("retry-after"):
-        if seconds.isdigit():
-            error.retry_after_seconds = float(seconds)
+    error = error_from_status(answer.status, body if isinstance(body, dict) else {}, text)
+    header = answer.headers.get("Retry-After", "")
+    if header.isdigit():
+        error.retry_after_seconds = float(header)
     return error

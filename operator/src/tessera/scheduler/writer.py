@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
 
 from tessera.api import names
 from tessera.api.reasons import Reason
@@ -112,26 +111,22 @@ class Writer:
         """A placeholder is deleted only when its slice has its new owner: when we are killed in between, the
         next leader still knows for whom it was held.
         """
-        if not all(await _side_by_side([self._moves.clear(target) for target in place.frees])):
+        if not all(await asyncio.gather(*(self._moves.clear(target) for target in place.frees))):
             return
         everyone = [placement.pod for placement in place.pods]
-        placed = await _side_by_side([self._allocate_pod(pod, everyone, now) for pod in place.pods])
+        placed = await asyncio.gather(*(self._allocate_pod(pod, everyone, now) for pod in place.pods))
         if not all(placed):
             return
-        await _side_by_side(
-            [
-                *(self._ungate(p.pod) for p in place.pods if p.pod.gated),
-                *(self._moves.remove(target, MOVED) for target in place.frees),
-            ]
+        await asyncio.gather(
+            *(self._ungate(p.pod) for p in place.pods if p.pod.gated),
+            *(self._moves.remove(target, MOVED) for target in place.frees),
         )
 
     async def _allocate_pod(self, placement: PodPlacement, together: list[Pod], now: float) -> bool:
         """All claims of a pod; `together` are the pods that are placed with it and may share them."""
-        done = await _side_by_side(
-            [
-                *(self._allocate(claim, placement.pod, together, now) for claim in placement.claims),
-                *(self._share(claim, placement.pod) for claim in placement.shares),
-            ]
+        done = await asyncio.gather(
+            *(self._allocate(claim, placement.pod, together, now) for claim in placement.claims),
+            *(self._share(claim, placement.pod) for claim in placement.shares),
         )
         if placement.claims and all(done):
             waited = max(0.0, self._clock() - placement.waiting_since)
@@ -227,8 +222,3 @@ class Writer:
     def forget_all_but(self, uids: set[str]) -> None:
         """Drop what was told about objects that are gone."""
         self._told = {uid: told for uid, told in self._told.items() if uid in uids}
-
-
-async def _side_by_side(work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
-    """The results of all. Most pods are alone and have one claim, for which no tasks are made."""
-    return [await work[0]] if len(work) == 1 else await asyncio.gather(*work)

@@ -74,6 +74,27 @@ async def test_a_restarted_agent_publishes_a_lost_gpu_as_the_one_before_it(node:
         assert second.taints() == {}
 
 
+@pytest.mark.parametrize(("place", "barred"), [("2g.20gb@4", 8), ("7g.80gb@0", ALL_H100)])
+async def test_a_restarted_agent_knows_the_slice_that_was_struck(
+    node: AgentNode, place: str, barred: int
+) -> None:
+    with looking(node) as first:
+        await first.look()
+        assert await first.claim("a", place) == ""
+        await first.look()
+        (instance,) = node.instances()
+        control.report_xid(first.simulator, index=0, xid=94, mig_uuid=node.uuid(instance.start))
+        await first.look()
+        taints = first.taints()
+        assert len(taints) == barred
+    with looking(node) as second:
+        assert "Xid 94 at 2" in (await second.look())[1]
+        assert second.taints() == taints
+        await second.process.unprepare("a")
+        await second.look()
+        assert (second.taints(), node.layout()) == ({}, "")
+
+
 async def test_a_simulated_gpu_that_was_taken_out_is_forgotten(node: AgentNode) -> None:
     with looking(node) as first:
         await first.look()

@@ -31,6 +31,10 @@ from tessera.metrics.registry import XIDS_TOTAL
 log = logging.getLogger(__name__)
 
 
+XID_CAUSE = "xid-"
+"""Beginning of the cause that is an Xid; its number follows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ailment:
     """One thing that is wrong. `cause` is a word for machines: the value of the taint."""
@@ -57,6 +61,19 @@ class Diagnosis:
 
     inventory: Inventory
     ailments: Ailments
+
+
+@dataclass(frozen=True, slots=True)
+class Struck:
+    """An instance whose device had the taint of an Xid; `everywhere`: as all devices of its GPU."""
+
+    gpu_uuid: str
+    mig_uuid: str
+    mask: int
+    """Its memory slices."""
+    xid: int
+    everywhere: bool
+    since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +118,24 @@ class Health:
         self._unheard: Mapping[str, str] = {}
         self._notes: dict[str, dict[tuple[int, int | None], _Note]] = {}
 
-    def remember(self, gpus: Iterable[GPU]) -> None:
-        """GPUs as an agent before this one has published them; what is seen counts more."""
+    def remember(self, gpus: Iterable[GPU], struck: Iterable[Struck]) -> None:
+        """The GPUs and the Xids that an agent before this one has told. What is seen counts more, and what is
+        over is forgotten at the next look.
+        """
         for gpu in gpus:
             self._known.setdefault(gpu.uuid, gpu)
+        for one in struck:
+            whole = one.everywhere and harm_of_xid(one.xid, of_instance=False) is not Harm.NONE
+            mask = None if whole else one.mask
+            notes = self._notes.setdefault(one.gpu_uuid, {})
+            before = notes.get((one.xid, mask))
+            notes[one.xid, mask] = _Note(
+                xid=one.xid,
+                harm=harm_of_xid(one.xid, of_instance=not whole),
+                since=one.since or self._now(),
+                standing=(before.standing if before else frozenset()) | {one.mig_uuid},
+                mask=mask,
+            )
 
     async def listen(self, driver: Driver) -> None:
         """Take in what the driver has reported.
@@ -198,7 +229,7 @@ class Health:
         for note in notes:
             if note.mask is not None or gpu.recovery_action is None:
                 yield Ailment(
-                    cause=f"xid-{note.xid}",
+                    cause=f"{XID_CAUSE}{note.xid}",
                     message=f"{_words(note)}; {_remedy(gpu, note.harm)}",
                     harm=note.harm,
                     mask=note.mask,

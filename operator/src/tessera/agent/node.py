@@ -29,7 +29,7 @@ from tessera.agent.layout_plan import layout_without
 from tessera.agent.layouts import Layouts, Progress
 from tessera.agent.mig_mode import switch, waiting, wishes
 from tessera.agent.orphans import Orphans
-from tessera.agent.published import gpus_in
+from tessera.agent.published import gpus_in, struck_in
 from tessera.agent.publisher import Publisher
 from tessera.agent.recovery import published_uuids, rebuild
 from tessera.agent.transactions import Transactions
@@ -199,9 +199,7 @@ class NodeAgent:
             self.poke()
             raise
         self._prepare_failures.remove(claim)
-        text = ", ".join(
-            f"{device.profile} at {device.start} on {device.gpu_uuid}" for device in record.devices
-        )
+        text = ", ".join(f"{one.profile} at {one.start} on {one.gpu_uuid}" for one in record.devices)
         self._tell(claim, "Normal", Reason.PREPARED, f"node {self._options.name} holds {text}")
         self.poke()
         return record.devices
@@ -232,9 +230,10 @@ class NodeAgent:
         if self._owner is None:
             self._owner = Owner(name=self._options.name, uid=node["metadata"]["uid"])
             self._publisher = Publisher(self._client, self._owner)
-            self._health.remember(gpus_in(slices))
         writer = GPUNodeWriter(self._client, self._owner)
         gpu_node = await writer.ensure()
+        if not self.refreshed:
+            self._health.remember(gpus_in(slices), struck_in(slices, gpu_node))
         self._layouts.demand(gpu_node)
         fault: NVMLFault | None = None
         notes: dict[str, str] = {}

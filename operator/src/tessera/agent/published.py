@@ -1,4 +1,4 @@
-"""GPUs read back from the ResourceSlices that they were published in: the inverse of `devices.slices_for`.
+"""GPUs, and what has struck them, read back from the ResourceSlices: the inverse of `devices.slices_for`.
 
 A restarted agent knows of a lost GPU only what an agent before it has told the cluster. That is enough to
 publish the very same devices again, now with the taint by which the pods on them are ended.
@@ -7,9 +7,11 @@ publish the very same devices again, now with the taint by which the pods on the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
+from tessera.agent.health import XID_CAUSE, Struck
 from tessera.api import names
 from tessera.gpu.device_names import counter_set_name
 from tessera.gpu.driver import GPU
@@ -19,6 +21,40 @@ Object = Mapping[str, Any]
 
 _NOT_TOLD = -1
 """NVML's numbers of a profile: only a GPU that answers is cut, and it tells them."""
+
+
+def struck_in(slices: Iterable[Object], gpu_node: Object) -> Iterator[Struck]:
+    """The instances in the GPUNode's status whose devices carry the taint of an Xid. Instances of a GPU do
+    not overlap, so where a part of it is tainted, the instance with the taint is the one that was struck.
+    """
+    devices: dict[str, dict[str, Object | None]] = defaultdict(dict)
+    for device in (one for item in slices for one in item["spec"].get("devices") or ()):
+        if names.ATTRIBUTE_GPU_UUID in device.get("attributes", {}):
+            uuid = device["attributes"][names.ATTRIBUTE_GPU_UUID]["string"]
+            devices[uuid][device["name"]] = _xid_taint(device)
+    for gpu in (gpu_node.get("status") or {}).get("gpus") or ():
+        taints = devices[gpu["uuid"]]
+        for instance in gpu.get("instances") or ():
+            taint = taints.get(instance["device"])
+            if taint is None or "uuid" not in instance:
+                continue
+            added = taint.get("timeAdded")
+            yield Struck(
+                gpu_uuid=gpu["uuid"],
+                mig_uuid=instance["uuid"],
+                mask=((1 << instance["size"]) - 1) << instance["start"],
+                xid=int(taint["value"].removeprefix(XID_CAUSE)),
+                everywhere=all(taints.values()),
+                since=datetime.fromisoformat(added) if added else None,
+            )
+
+
+def _xid_taint(device: Object) -> Object | None:
+    for taint in device.get("taints") or ():
+        if taint["key"] == names.UNHEALTHY_TAINT_KEY and taint["value"].startswith(XID_CAUSE):
+            found: Object = taint
+            return found
+    return None
 
 
 def gpus_in(slices: Iterable[Object]) -> tuple[GPU, ...]:

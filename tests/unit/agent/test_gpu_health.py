@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from tessera.agent.devices import Owner, slices_for
-from tessera.agent.health import Ailment, Health, healthy, struck
-from tessera.agent.published import gpus_in
+from tessera.agent.health import Ailment, Health, Struck, healthy, struck
+from tessera.agent.published import gpus_in, struck_in
+from tessera.gpu.device_names import encode
 from tessera.gpu.driver import GPU, Inventory
 from tessera.gpu.profiles import models
 from tessera.gpu.simulator import control
@@ -216,6 +217,27 @@ def test_published_gpus_are_read_back_as_they_were(model: str, bench: Workbench)
     ]
     slices = slices_for(owner, gpus, generation=7)
     assert slices_for(owner, gpus_in(slices), generation=7) == slices
+
+
+def test_what_was_told_of_an_xid_is_read_back(bench: Workbench) -> None:
+    gpu = bench.gpu()
+    told = {gpu.uuid: (Ailment("xid-94", "", Harm.INSTANCE, mask=0b110000),)}
+    slices = slices_for(Owner("n", "u"), [gpu], generation=7, ailments=told)
+    for taint in (
+        taint for item in slices for device in item["spec"].get("devices", []) for taint in device["taints"]
+    ):
+        taint["timeAdded"] = "2026-01-02T03:04:05Z"  # as the API server does
+    instances = [
+        {
+            "device": encode(gpu_uuid=gpu.uuid, profile="2g.20gb", start=start),
+            "start": start,
+            "size": 2,
+            "uuid": f"MIG-{start}",
+        }
+        for start in (0, 4)
+    ]
+    gpu_node = {"status": {"gpus": [{"uuid": gpu.uuid, "instances": instances}]}}
+    assert list(struck_in(slices, gpu_node)) == [Struck(gpu.uuid, "MIG-4", 0b110000, 94, False, NOW)]
 
 
 def test_slices_of_other_drivers_are_no_gpus_of_ours() -> None:

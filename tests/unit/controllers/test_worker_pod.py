@@ -96,6 +96,10 @@ def test_the_pod_has_no_more_rights_than_the_restricted_standard() -> None:
     assert all("hostPath" not in volume for volume in pod["volumes"])
 
 
+def test_a_worker_is_not_process_1_which_drops_a_sigterm_before_it_has_a_handler() -> None:
+    assert pod_spec()["shareProcessNamespace"] is True
+
+
 @pytest.mark.parametrize(
     ("cpu", "threads", "limits"),
     [

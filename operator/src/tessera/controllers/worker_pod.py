@@ -244,8 +244,8 @@ def _pod_spec(name: str, spec: HeterogeneousTrainingJobSpec, settings: WorkerSet
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        # The kernel drops a SIGTERM to process 1 that has no handler yet: a worker that is asked to stop in its
-        # first moments would train to its end. So the pod's sandbox is process 1.
+        # The kernel drops a SIGTERM to process 1 that has no handler yet: a worker that is asked to stop in
+        # its first moments would train to its end. So the pod's sandbox is process 1.
         "shareProcessNamespace": True,
         "securityContext": {
             "runAsNonRoot": True,

@@ -203,8 +203,9 @@ class Health:
     def _forget(self, gpus: Iterable[GPU]) -> None:
         """Drop the notes of harm that is over."""
         for gpu in gpus:
+            if gpu.lost:
+                self._lost.add(gpu.uuid)
             if gpu.fault:
-                self._lost |= {gpu.uuid} if gpu.lost else set()
                 continue
             if gpu.uuid in self._lost:  # nothing but a reset brings a lost GPU back
                 self._lost.remove(gpu.uuid)

@@ -35,7 +35,7 @@ from tessera.scheduler.departures import (
     write_departures,
 )
 from tessera.scheduler.index import Index
-from tessera.scheduler.move_records import ELSEWHERE, REFUSED, RoomRecord
+from tessera.scheduler.move_records import ELSEWHERE, REFUSED, CompactionRecord, RoomRecord
 from tessera.scheduler.moving.beginnings import Beginnings, first_steps
 from tessera.scheduler.moving.compacting import Compacting
 from tessera.scheduler.moving.plans import Plan
@@ -80,7 +80,7 @@ class Moving:
         self._earlier: dict[str, Mapping[int, int]] = {}
         self._left_alone = LeftAlone()
         self._reluctant = LeftAlone()
-        self._stuck: frozenset[str] = frozenset()
+        self._stuck: frozenset[RoomRecord | CompactionRecord] = frozenset()
         self._asked_at: dict[str, float] = {}
         self._left: set[str] = set()
         self._parts: frozenset[tuple[str, str]] = frozenset()
@@ -121,8 +121,8 @@ class Moving:
         self.changes += bool(self._parts - parts)
         self._parts = parts
         rooms = under_way.rooms.values()
-        stuck = frozenset(room.claim.uid for room in rooms if room.is_stuck(placing.snapshot.now))
-        self.changes += bool(stuck - self._stuck)  # Others may have their plans now.
+        stuck = frozenset(d.record for d in under_way.going_on if d.is_stuck(placing.snapshot.now))
+        self.changes += bool(stuck - self._stuck)  # Others may have their plans or their places now.
         self._stuck = stuck
         for name, account in self._accounts.items():
             account.promised = sum(len(d.staying) for d in under_way.going_on if d.partition == name)

@@ -291,6 +291,9 @@ class GPUNodeWriter:
 
     async def ensure(self) -> Object:
         """The GPUNode object, made when it is missing. Raises `ApiError` or `Unreachable`."""
+        found = await self._client.list(GPU_NODES, field_selector=f"metadata.name={self._owner.name}")
+        if found.items:
+            return found.items[0]
         return await self._client.apply(
             GPU_NODES,
             {
@@ -305,17 +308,16 @@ class GPUNodeWriter:
             },
         )
 
-    async def write(self, view: View, *, generation: int) -> Object:
-        """Write the status when it differs; returns the object. Raises `ApiError` or `Unreachable`.
-
-        `generation` is that of the spec which was acted upon; the object may have a newer one by now.
+    async def write(self, view: View, *, present: Object) -> None:
+        """Write the status when it differs from that of `present`, the object whose spec was acted upon: it
+        may have a newer spec by now. Raises `ApiError` or `Unreachable`.
         """
-        present = await self.ensure()
         before = present.get("status") or {}
+        generation = int(present["metadata"].get("generation") or 0)
         status = status_for(view, generation=generation, before=before)
         if status == before:
-            return present
-        return await self._client.apply(
+            return
+        await self._client.apply(
             GPU_NODES,
             {
                 "apiVersion": API_VERSION,

@@ -264,7 +264,7 @@ class NodeAgent:
             prepare_failures=self._prepare_failures.current(now=datetime.now(UTC)),
             layouts=self._progress(ledger),
         )
-        await writer.write(view, generation=int(gpu_node["metadata"].get("generation") or 0))
+        await writer.write(view, present=gpu_node)
         self._gauges.show(view)
         self.refreshed = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -78,38 +79,52 @@ class MemoryAPI:
             {"profile": profile, "start": int(start)}
             for profile, _, start in (place.partition("@") for place in places)
         ]
-        self._specify({"uuid": gpu_uuid, "partition": "fixed", "layout": layout})
+        self.specify({"uuid": gpu_uuid, "partition": "fixed", "layout": layout})
 
     def demand_nothing(self) -> None:
         """The operator takes the layout back: slices are cut on demand."""
-        self._specify()
+        self.specify()
 
-    def _specify(self, *gpus: dict[str, Any]) -> None:
+    def specify(self, *gpus: dict[str, Any]) -> None:
+        """The operator writes the GPUNode's spec."""
         key = GPU_NODES.kind, NODE
         self.objects[key] = {**self.objects.get(key, {"metadata": {"name": NODE}}), "spec": {"gpus": gpus}}
 
+    @property
+    def status(self) -> dict[str, Any]:
+        """The GPUNode's."""
+        status: dict[str, Any] = self.objects[GPU_NODES.kind, NODE]["status"]
+        return status
+
     def layout(self) -> dict[str, Any]:
         """How far the node's first GPU is with its layout; empty when it has none, or no GPU is known."""
-        gpus = self.objects[GPU_NODES.kind, NODE]["status"]["gpus"]
+        gpus = self.status["gpus"]
         found: dict[str, Any] = gpus[0].get("layout", {}) if gpus else {}
         return found
 
-    def devices(self) -> dict[str, set[str]]:
-        """Taints of each published device, e.g. `2g.20gb@4`."""
-        return {
-            "{}@{}".format(device["attributes"]["profile"]["string"], device["attributes"]["start"]["int"]): {
-                taint["key"] for taint in device["taints"]
-            }
+    def devices(self) -> Sequence[dict[str, Any]]:
+        """What is published."""
+        return [
+            device
             for (kind, _), item in self.objects.items()
             if kind == RESOURCE_SLICES.kind
             for device in item["spec"].get("devices") or []
+        ]
+
+    def taints(self) -> dict[str, Sequence[dict[str, str]]]:
+        """Taints of each published device, e.g. of `2g.20gb@4`."""
+        return {
+            "{}@{}".format(device["attributes"]["profile"]["string"], device["attributes"]["start"]["int"]): (
+                device["taints"]
+            )
+            for device in self.devices()
         }
 
     def reported(self) -> dict[str, str]:
         """State of each MIG device that the GPUNode reports, by UUID."""
         return {
             instance["uuid"]: instance["state"]
-            for gpu in self.objects[GPU_NODES.kind, NODE]["status"]["gpus"]
+            for gpu in self.status["gpus"]
             for instance in gpu.get("instances") or []
         }
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +12,32 @@ from simulation.agent_effects import Effects
 from simulation.agent_node import AgentNode, Process
 from tessera.api.gpu_node import GPUNodeStatus
 from tessera.api.names import UNHEALTHY_TAINT_KEY
+from tessera.gpu.driver import Driver
 from tessera.gpu.simulator.state import SimulatedGPU
-from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_SLICES
+from tessera.kube.resources import NODES
 
 
-@dataclass
-class Looks:
-    """One agent process on a node."""
+class Looking:
+    """A node and the agent process that looks at it."""
 
     node: AgentNode
     process: Process
 
-    async def look(self) -> tuple[str, str]:
-        """One look; reason and message of `Ready`."""
+    async def refresh(self) -> None:
+        """One look, after which the status is as its model says."""
         await self.process.agent.refresh()
         GPUNodeStatus.model_validate(self.status)
-        (ready,) = self.status["conditions"]
-        return ready["reason"], ready["message"]
 
     @property
     def status(self) -> dict[str, Any]:
         """The GPUNode's."""
-        status: dict[str, Any] = self.node.api.objects[GPU_NODES.kind, NODE]["status"]
-        return status
+        return self.node.api.status
+
+    @property
+    def driver(self) -> Driver:
+        """The agent's."""
+        driver: Driver = self.process.agent._driver
+        return driver
 
     @property
     def simulator(self) -> Path:
@@ -47,41 +49,47 @@ class Looks:
         """The simulated GPU."""
         return self.node.state.read().gpus[0]
 
-    def want(self, mig_mode: str) -> None:
-        """The operator writes the GPU's MIG mode into the spec."""
-        self.node.api._specify({"uuid": self.gpu.uuid, "partition": "p", "migMode": mig_mode})
-
-    def label(self, **labels: str) -> None:
-        """The Node has these labels, with `nvidia.com/` before each, and no others."""
-        key = (NODES.kind, NODE)
-        metadata = self.node.api.objects[key]["metadata"]
-        named = {f"nvidia.com/{name.replace('__', '.')}": value for name, value in labels.items()}
-        self.node.api.objects[key] = {"metadata": {**metadata, "labels": named}}
-
-    def devices(self) -> list[dict[str, Any]]:
-        """What is published."""
-        return [
-            device
-            for (kind, _), item in self.node.api.objects.items()
-            if kind == RESOURCE_SLICES.kind
-            for device in item["spec"].get("devices") or []
-        ]
-
-    def taints(self) -> dict[str, str]:
-        """`value:effect` of the taint for what is broken, by `profile@start` of the devices that have it."""
-        return {
-            f"{device['attributes']['profile']['string']}@{device['attributes']['start']['int']}": (
-                f"{taint['value']}:{taint['effect']}"
-            )
-            for device in self.devices()
-            for taint in device["taints"]
-            if taint["key"] == UNHEALTHY_TAINT_KEY
-        }
-
     async def claim(self, name: str, place: str) -> str:
         """The claim is placed and prepared; what the kubelet is told."""
         self.node.allocate(name, place)
         return (await self.process.prepare(name))[name]
+
+
+class Looks(Looking):
+    """One agent process on a node, as tests of health and MIG mode use it."""
+
+    def __init__(self, node: AgentNode, process: Process) -> None:
+        self.node = node
+        self.process = process
+
+    async def look(self) -> tuple[str, str]:
+        """One look; reason and message of `Ready`."""
+        await self.refresh()
+        (ready,) = self.status["conditions"]
+        return ready["reason"], ready["message"]
+
+    def want(self, mig_mode: str) -> None:
+        """The operator writes the GPU's MIG mode into the spec."""
+        self.node.api.specify({"uuid": self.gpu.uuid, "partition": "p", "migMode": mig_mode})
+
+    def label(self, labels: dict[str, str]) -> None:
+        """The Node has these labels and no others."""
+        key = (NODES.kind, NODE)
+        metadata = self.node.api.objects[key]["metadata"]
+        self.node.api.objects[key] = {"metadata": {**metadata, "labels": labels}}
+
+    def devices(self) -> Sequence[dict[str, Any]]:
+        """What is published."""
+        return self.node.api.devices()
+
+    def taints(self) -> dict[str, str]:
+        """`value:effect` of the taint for what is broken, by `profile@start` of the devices that have it."""
+        return {
+            place: f"{taint['value']}:{taint['effect']}"
+            for place, taints in self.node.api.taints().items()
+            for taint in taints
+            if taint["key"] == UNHEALTHY_TAINT_KEY
+        }
 
 
 @contextmanager

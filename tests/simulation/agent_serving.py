@@ -7,25 +7,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from agent_api import NODE
-from simulation.agent_node import AgentNode, Process
-from tessera.api.gpu_node import GPUNodeStatus
+from simulation.agent_looks import Looking
+from simulation.agent_node import AgentNode
 from tessera.api.names import DEVICE_TAINT_KEY
-from tessera.gpu.driver import Driver
-from tessera.kube.resources import GPU_NODES
 
 HALVES = ("3g.40gb@0", "3g.40gb@4")
 MIXED = ("2g.20gb@0", "1g.10gb@2", "3g.40gb@4")
 APPLIED = {"state": "Applied"}
 
 
-class Serving:
+class Serving(Looking):
     """An agent that serves the node, until the next one does."""
 
     def __init__(self, node: AgentNode) -> None:
         self.node = node
         self._stack = ExitStack()
-        self.process: Process
         self.start()
 
     def start(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -36,34 +32,18 @@ class Serving:
         self._stack.close()
 
     @property
-    def driver(self) -> Driver:
-        driver: Driver = self.process.agent._driver
-        return driver
-
-    @property
     def uuid(self) -> str:
-        return self.node.state.read().gpus[0].uuid
-
-    @property
-    def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = self.node.api.objects[GPU_NODES.kind, NODE]["status"]
-        return status
+        return self.gpu.uuid
 
     async def look(self) -> dict[str, Any]:
         """One look at the node; how far the layout is."""
-        await self.process.agent.refresh()
-        GPUNodeStatus.model_validate(self.status)
+        await self.refresh()
         return self.node.api.layout()
 
     async def get(self, *places: str) -> dict[str, Any]:
         """The layout is demanded; how far it is after one look."""
         self.node.demand(*places)
         return await self.look()
-
-    async def claim(self, name: str, place: str) -> str:
-        """The claim is placed and prepared; what the kubelet is told."""
-        self.node.allocate(name, place)
-        return (await self.process.prepare(name))[name]
 
     async def leave_warm(self, name: str, place: str) -> None:
         assert await self.claim(name, place) == ""
@@ -74,7 +54,10 @@ class Serving:
 
     def offered(self) -> dict[str, set[str]]:
         """The taints of each device, without the one that all have."""
-        return {place: taints - {DEVICE_TAINT_KEY} for place, taints in self.node.api.devices().items()}
+        return {
+            place: {taint["key"] for taint in taints} - {DEVICE_TAINT_KEY}
+            for place, taints in self.node.api.taints().items()
+        }
 
     def mig_uuids(self) -> dict[int, str]:
         return {instance.start: instance.compute[0].uuid for instance in self.node.instances()}

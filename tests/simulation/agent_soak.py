@@ -73,11 +73,12 @@ class Soak:
         used = 0
         for placement, _ in self.running.values():
             used |= placement.mask
-        offered = self.node.api.devices()
+        offered = self.node.api.taints()
         free = [
             placement
             for placement in _PLACEMENTS
-            if offered.get(_name(placement)) == {DEVICE_TAINT_KEY} and not placement.mask & used
+            if [taint["key"] for taint in offered.get(_name(placement), ())] == [DEVICE_TAINT_KEY]
+            and not placement.mask & used
         ]
         if self.random.random() < 0.15 or not (free or self.running):
             await self._demand(name)

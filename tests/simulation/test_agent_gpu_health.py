@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from simulation.agent_effects import Effects
@@ -16,17 +14,6 @@ from tessera.metrics.registry import REGISTRY
 
 ALL_H100 = 25
 """Placements of an H100, `1g.10gb+me` and `1g.20gb` with them."""
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> AgentNode:
-    return AgentNode.new(tmp_path / "node")
-
-
-@pytest.fixture
-def agent(node: AgentNode) -> Iterator[Looks]:
-    with looking(node) as found:
-        yield found
 
 
 def healthy(agent: Looks) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ from tessera.kube.resources import GPU_NODES
 from tessera.metrics.registry import LAYOUTS
 
 IN_USE = 19
-
-
-@pytest.fixture
-def gpu(tmp_path: Path) -> Iterator[Serving]:
-    serving = Serving(AgentNode.new(tmp_path / "node"))
-    yield serving
-    serving.end()
 
 
 def gpus_by_state() -> dict[str, float]:
@@ -190,7 +182,7 @@ async def test_while_it_is_tried_again_only_what_is_there_is_offered(
 
 
 async def test_a_refused_layout_is_tried_again_when_the_gpu_changes(gpu: Serving, failed: Clock) -> None:
-    control.reset(gpu.node.directory / "simulator", index=0)
+    control.reset(gpu.simulator, index=0)
     assert await gpu.look() == APPLIED
 
 

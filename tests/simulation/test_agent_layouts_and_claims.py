@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from simulation.agent_node import AgentNode
 from simulation.agent_serving import APPLIED, HALVES, Serving
 from tessera.gpu.simulator import control
 from tessera.kube.errors import Unreachable
 from tessera.kube.resources import GPU_NODES, RESOURCE_SLICES
-
-
-@pytest.fixture
-def gpu(tmp_path: Path) -> Iterator[Serving]:
-    serving = Serving(AgentNode.new(tmp_path / "node"))
-    yield serving
-    serving.end()
 
 
 async def test_without_a_layout_the_slices_are_cut_on_demand_again(gpu: Serving) -> None:
@@ -41,7 +31,7 @@ async def test_a_claim_gets_the_warm_slice_of_the_layout(gpu: Serving) -> None:
 async def test_a_missing_slice_of_the_layout_is_made_for_its_claim(gpu: Serving) -> None:
     """After a reset of the GPU, before the next look."""
     await gpu.get(*HALVES)
-    control.reset(gpu.node.directory / "simulator", index=0)
+    control.reset(gpu.simulator, index=0)
     assert await gpu.claim("a", "3g.40gb@4") == ""
     assert gpu.stands() == ("3g.40gb@4",)
     assert await gpu.look() == APPLIED

@@ -11,7 +11,6 @@ import pytest
 from simulation.agent_looks import Looks, looking
 from simulation.agent_node import AgentNode
 from tessera.gpu.simulator import control
-from tessera.kube.resources import GPU_NODES
 
 AMPERE, HOPPER = "A100-80GB", "H100-80GB"
 Start = Callable[..., Looks]
@@ -107,9 +106,8 @@ async def test_a_change_that_waits_for_a_reset_can_be_taken_back(start: Start) -
 @pytest.mark.parametrize("model", [AMPERE, HOPPER])
 async def test_a_gpu_in_use_waits_and_the_condition_names_who_holds_it(start: Start, model: str) -> None:
     agent = start(model)
-    profile = "2g.20gb"
     await agent.look()
-    assert await agent.claim("a", f"{profile}@0") == await agent.claim("b", f"{profile}@2") == ""
+    assert await agent.claim("a", "2g.20gb@0") == await agent.claim("b", "2g.20gb@2") == ""
     await agent.process.unprepare("b")
     agent.want("Disabled")
     _, message = await settle(agent)
@@ -128,7 +126,7 @@ async def test_a_gpu_in_use_waits_and_the_condition_names_who_holds_it(start: St
 async def test_what_tessera_did_not_make_is_not_touched(start: Start, model: str) -> None:
     agent = start(model)
     await agent.look()
-    await agent.process.agent._driver.create_gpu_instance(agent.gpu.uuid, profile_id=14, start=0, size=2)
+    await agent.driver.create_gpu_instance(agent.gpu.uuid, profile_id=14, start=0, size=2)
     agent.want("Disabled")
     _, message = await settle(agent)
     assert modes(agent) == (True, True)
@@ -177,4 +175,4 @@ async def test_an_unmanaged_gpu_keeps_its_mode(start: Start) -> None:
     agent.want("Unmanaged")
     assert (await settle(agent))[0] == "Published"
     assert modes(agent) == (True, True)
-    assert "layout" not in agent.node.api.objects[GPU_NODES.kind, "node-a"]["status"]["gpus"][0]
+    assert "layout" not in agent.status["gpus"][0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,7 @@ from simulation.agent_effects import CHANGING, Effects, Killed
 from simulation.agent_looks import Looks, looking
 from simulation.agent_node import AgentNode
 
-
-@pytest.fixture
-def node(tmp_path: Path) -> AgentNode:
-    return AgentNode.new(tmp_path / "node")
-
-
-@pytest.fixture
-def agent(node: AgentNode) -> Iterator[Looks]:
-    with looking(node) as found:
-        yield found
+DEPLOYED = "nvidia.com/gpu.deploy.mig-manager"
 
 
 def changes(agent: Looks) -> list[str]:
@@ -37,7 +27,7 @@ async def test_devices_go_and_slices_stay_until_the_other_is_gone(agent: Looks, 
     offered, stands = agent.devices(), node.layout()
     changes(agent)
 
-    agent.label(mig__config="all-1g.10gb", mig__config__state="success")
+    agent.label({"nvidia.com/mig.config": "all-1g.10gb", "nvidia.com/mig.config.state": "success"})
     reason, message = await agent.look()
     assert reason == "ManagedByOthers"
     assert "NVIDIA's mig-manager (labels nvidia.com/mig.config=all-1g.10gb" in message
@@ -48,7 +38,7 @@ async def test_devices_go_and_slices_stay_until_the_other_is_gone(agent: Looks, 
     await agent.look()
     assert (node.layout(), changes(agent)) == (stands, [])
 
-    agent.label()
+    agent.label({})
     assert (await agent.look())[0] == "Published"
     assert agent.devices() == offered
     assert (await agent.process.prepare("late"))["late"] == ""
@@ -58,17 +48,17 @@ async def test_devices_go_and_slices_stay_until_the_other_is_gone(agent: Looks, 
 
 async def test_mig_mode_is_left_alone(tmp_path: Path) -> None:
     with looking(AgentNode.new(tmp_path / "node", mig=False)) as agent:
-        agent.label(**{"gpu__deploy__mig-manager": "true"})
+        agent.label({DEPLOYED: "true"})
         assert (await agent.look())[0] == "ManagedByOthers"
         assert not agent.gpu.mig_pending
-        agent.label(**{"gpu__deploy__mig-manager": "false"})
+        agent.label({DEPLOYED: "false"})
         assert (await agent.look())[0] == "Published"
 
 
 async def test_a_kubelet_that_asks_before_the_first_look_is_refused_too(
     agent: Looks, node: AgentNode
 ) -> None:
-    agent.label(**{"gpu__deploy__mig-manager": "true"})
+    agent.label({DEPLOYED: "true"})
     assert "NVIDIA's mig-manager" in await agent.claim("early", "1g.10gb@0")
     assert node.layout() == ""
 
@@ -81,9 +71,9 @@ async def test_what_a_dead_agent_left_half_made_waits(node: AgentNode) -> None:
         await agent.claim("a", "2g.20gb@0")
     assert "half made" in node.layout()
     with looking(node) as agent:
-        agent.label(**{"gpu__deploy__mig-manager": "true"})
+        agent.label({DEPLOYED: "true"})
         await agent.look()
         assert "half made" in node.layout()
-        agent.label()
+        agent.label({})
         await agent.look()
         assert node.layout() == ""

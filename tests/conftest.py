@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from custom_resources import install_crds
 from fresh_namespace import fresh_namespace
 from tessera.kube.client import KubeClient
 from tessera.local.control_plane import ControlPlane
@@ -21,8 +22,6 @@ from tessera.local.progress import Progress
 from tessera.local.state import ClusterState, existing_clusters
 from tessera.local.teardown import tear_down
 from xdist.scheduler.loadfile import LoadFileScheduling
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 LONGEST_FIRST = (
@@ -87,10 +86,7 @@ def control_plane(cluster_directory: Path) -> Iterator[ControlPlane]:
     """etcd, API server, controller manager and scheduler, with the CRDs of `crds/`; no node."""
     state = ClusterState.of(f"pytest-{os.getpid()}", state_dir=cluster_directory)
     with ControlPlane(state) as running:
-        crds = REPOSITORY / "crds"
-        if any(crds.glob("*.yaml")):
-            running.kubectl("apply", "--server-side", "-f", str(crds))
-            running.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(crds))
+        install_crds(running)
         yield running
 
 

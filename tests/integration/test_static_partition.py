@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from background import in_background
-from bench.fleet_relayout.main import InChange
 from eventually import eventually
 from integration.pods_on_slices import pod_on_slice
+from nodes_in_change import NodesInChange
 from tessera.agent.fleet import Fleet, FleetSettings
 from tessera.api import names
 from tessera.controllers.operator import Operator
@@ -46,8 +46,8 @@ async def nodes(admin: KubeClient, tmp_path: Path) -> AsyncIterator[list[str]]:
 
 
 @pytest.fixture
-async def most_in_change(admin: KubeClient) -> AsyncIterator[InChange]:
-    counted = InChange()
+async def most_in_change(admin: KubeClient) -> AsyncIterator[NodesInChange]:
+    counted = NodesInChange()
     informer = Informer(admin, GPU_NODES, on_change=counted)
     informer.start()
     yield counted
@@ -105,7 +105,7 @@ async def test_a_layout_changes_node_by_node_and_only_what_goes_is_drained(
     namespace: str,
     operator: Operator,
     nodes: list[str],
-    most_in_change: InChange,
+    most_in_change: NodesInChange,
 ) -> None:
     wanted = partition(nodes, {"profile": "1g.10gb", "count": 7})
     await admin.create(MIG_PARTITIONS, wanted)

@@ -26,7 +26,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.scheduler_at_scale.many_requests import each
 from bench.scheduler_at_scale.readings import cpu_seconds, server_writes
+from custom_resources import install_crds
+from nodes_in_change import NodesInChange
 from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.kube.conditions import find_condition
@@ -39,45 +42,13 @@ from tessera.local.ports import free_ports
 from tessera.local.processes import main_process
 from tessera.local.state import ClusterState
 
-ROOT = Path(__file__).resolve().parents[3]
 PARTITION = "bench"
 LAYOUTS: tuple[list[dict[str, Any]], ...] = (
     [{"profile": "3g.40gb", "count": 2}],
     [{"profile": "2g.20gb", "count": 3}, {"profile": "1g.10gb"}],
 )
-IN_FLIGHT = 16
 
 Object = dict[str, Any]
-
-
-class InChange:
-    """Counts the nodes whose spec has a layout that their agent has not reported as applied."""
-
-    def __init__(self) -> None:
-        self._now: set[str] = set()
-        self.most = 0
-
-    def __call__(self, kind: str, obj: Object, old: Object | None) -> None:
-        """A GPUNode has changed."""
-        name = obj["metadata"]["name"]
-        if kind == "DELETED" or not _in_change(obj):
-            self._now.discard(name)
-        else:
-            self._now.add(name)
-            self.most = max(self.most, len(self._now))
-
-
-def _in_change(obj: Object) -> bool:
-    status = obj.get("status") or {}
-    demanded = {
-        gpu["uuid"] for gpu in (obj.get("spec") or {}).get("gpus") or () if gpu.get("layout") is not None
-    }
-    applied = {
-        gpu["uuid"] for gpu in status.get("gpus") or () if (gpu.get("layout") or {}).get("state") == "Applied"
-    }
-    return bool(demanded) and (
-        status.get("observedGeneration") != obj["metadata"]["generation"] or not demanded <= applied
-    )
 
 
 @contextmanager
@@ -89,16 +60,6 @@ def process(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             yield running
         finally:
             running.terminate()
-
-
-async def _each(count: int, work: Any) -> None:
-    slots = asyncio.Semaphore(IN_FLIGHT)
-
-    async def one(number: int) -> None:
-        async with slots:
-            await work(number)
-
-    await asyncio.gather(*(one(number) for number in range(count)))
 
 
 class Bench:
@@ -121,7 +82,7 @@ class Bench:
         published = await self._timed(self._publish())
         phases = [{"phase": "published", **published}]
         for number, layout in enumerate(LAYOUTS):
-            in_change = InChange()
+            in_change = NodesInChange()
             watch = Informer(self._client, GPU_NODES, on_change=in_change)
             watch.start()
             await watch.wait_synced()
@@ -156,7 +117,7 @@ class Bench:
             metadata = {"name": f"node-{number:04d}", "labels": labels}
             await self._client.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": metadata})
 
-        await _each(self._options.nodes, make)
+        await each(range(self._options.nodes), make)
         while True:
             nodes = (await self._client.list(GPU_NODES)).items
             told = [find_condition((node.get("status") or {}).get("conditions"), "Ready") for node in nodes]
@@ -229,8 +190,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-relayout-") as directory:
         state = ClusterState.of(f"relayout-{os.getpid()}", state_dir=Path(directory))
         with ControlPlane(state) as plane:
-            plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-            plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(ROOT / "crds"))
+            install_crds(plane)
             found = asyncio.run(measure(plane, options, Path(directory) / "fleet"))
     share = options.unavailable.rstrip("%")
     allowed = int(share) * options.nodes // 100 if share != options.unavailable else int(share)

@@ -12,7 +12,6 @@ and a claim from a template takes two (the claim, and the pod's status that name
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -26,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from bench.scheduler_at_scale.many_requests import each
+from custom_resources import install_crds
 from tessera.agent.devices import Owner, slices_for
 from tessera.api import names
 from tessera.gpu.driver import GPU
@@ -59,7 +60,6 @@ ALLOCATOR_POD = "bench-allocator"
 PARTITION = "bench"
 FILL_LABEL = "bench.tessera.dev/fill"
 START_SECONDS = 180.0
-DELETES_IN_FLIGHT = 16
 NODES_AT_ONCE = 250
 """KWOK has a minute to make nodes ready."""
 CHART_PARTS = (
@@ -137,7 +137,7 @@ class BenchCluster:
 
     def _up(self) -> None:
         self.control_plane.up()
-        self._apply_file(ROOT / "crds")
+        install_crds(self.control_plane)
         self.control_plane.kubectl("create", "namespace", names.SYSTEM_NAMESPACE)
         self._apply_chart(CHART_PARTS)
         identity = self.state.identity()
@@ -150,10 +150,6 @@ class BenchCluster:
         filled = sorted(self.node_names)[: self.fill_nodes]
         self.control_plane.kubectl("label", "nodes", *filled, f"{FILL_LABEL}=true")
         self._write_allocator_kubeconfig()
-
-    def _apply_file(self, path: Path) -> None:
-        self.control_plane.kubectl("apply", "--server-side", "-f", str(path))
-        self.control_plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(path))
 
     def _apply_chart(self, parts: Sequence[str]) -> None:
         self.control_plane.kubectl("apply", "-f", "-", input_text=_render(parts))
@@ -174,17 +170,15 @@ class BenchCluster:
         uids = {
             node["metadata"]["name"]: node["metadata"]["uid"] for node in (await client.list(NODES)).items
         }
-        slots = asyncio.Semaphore(8)
 
         async def publish_node(name: str) -> None:
             for item in slices_for(Owner(name, uids[name]), simulated_gpus(name, self.gpus), generation=1):
                 if not tainted:
                     for device in item["spec"].get("devices", ()):
                         del device["taints"]
-                async with slots:
-                    await client.create(RESOURCE_SLICES, item)
+                await client.create(RESOURCE_SLICES, item)
 
-        await asyncio.gather(*(publish_node(name) for name in self.node_names))
+        await each(self.node_names, publish_node)
 
     async def set_device_class(self, client: KubeClient, *, present: bool) -> None:
         """Makes or removes the DeviceClass object, as the chart's `deviceClass.create` does."""
@@ -198,14 +192,12 @@ class BenchCluster:
 
     async def write_gpu_nodes(self, client: KubeClient) -> None:
         """Tells that all GPUs belong to the partition, as the operator does."""
-        slots = asyncio.Semaphore(8)
 
         async def write(name: str) -> None:
             entries = [{"uuid": gpu.uuid, "partition": PARTITION} for gpu in simulated_gpus(name, self.gpus)]
-            async with slots:
-                await client.create(GPU_NODES, {"metadata": {"name": name}, "spec": {"gpus": entries}})
+            await client.create(GPU_NODES, {"metadata": {"name": name}, "spec": {"gpus": entries}})
 
-        await asyncio.gather(*(write(name) for name in self.node_names))
+        await each(self.node_names, write)
 
     async def allow_moves(self, client: KubeClient, allowed: bool) -> None:
         """Makes or removes the MIGPartition, which has all GPUs. Its ration is the largest: with the default
@@ -312,17 +304,15 @@ async def delete_all(client: KubeClient, resource: Resource, namespace: str | No
     """Deletes the objects one by one, without grace: of thousands a collection takes longer than a request
     may.
     """
-    slots = asyncio.Semaphore(DELETES_IN_FLIGHT)
 
-    async def delete(name: str) -> None:
-        async with slots:
-            with contextlib.suppress(NotFound):
-                await client.delete(
-                    resource, name, namespace=namespace, propagation="Background", grace_seconds=0
-                )
+    async def delete(obj: Object) -> None:
+        name = obj["metadata"]["name"]
+        with contextlib.suppress(NotFound):
+            await client.delete(
+                resource, name, namespace=namespace, propagation="Background", grace_seconds=0
+            )
 
-    objects = (await client.list(resource, namespace)).items
-    await asyncio.gather(*(delete(obj["metadata"]["name"]) for obj in objects))
+    await each((await client.list(resource, namespace)).items, delete)
 
 
 async def ensure_namespace(client: KubeClient, name: str) -> None:

@@ -10,6 +10,7 @@ import copy
 from datetime import datetime, timedelta
 from typing import Any
 
+from nodes_in_change import is_in_change
 from tessera.controllers import gpu_node, partition
 from tessera.controllers.partition import ClusterView
 from tessera.controllers.plan import Plan
@@ -146,8 +147,8 @@ class World:
     # What there is.
 
     def in_change(self) -> set[str]:
-        """Nodes whose spec has a layout that their agent has not reported as applied."""
-        return {name for name, obj in self.gpu_nodes.items() if not _settled(obj)}
+        """Nodes in change."""
+        return {name for name, obj in self.gpu_nodes.items() if is_in_change(obj)}
 
     def layout(self, name: str, index: int = 0) -> list[str] | None:
         """The layout in the spec of a GPU."""
@@ -173,11 +174,3 @@ class World:
                 claims=self._seen["claims"],
             )
         return self._view
-
-
-def _settled(obj: Object) -> bool:
-    asked = {gpu["uuid"] for gpu in obj.get("spec", {}).get("gpus", []) if "layout" in gpu}
-    status = obj["status"]
-    applied = {gpu["uuid"] for gpu in status["gpus"] if gpu.get("layout", {}).get("state") == "Applied"}
-    current = status["observedGeneration"] == obj["metadata"]["generation"]
-    return not asked or (current and asked <= applied)

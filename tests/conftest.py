@@ -23,7 +23,6 @@ from tessera.local.state import ClusterState, existing_clusters
 from tessera.local.teardown import tear_down
 from xdist.scheduler.loadfile import LoadFileScheduling
 
-
 LONGEST_FIRST = (
     "integration/chart",
     "tests/integration/test_scheduler_leadership.py",

@@ -71,6 +71,12 @@ class Workbench:
             ),
         )
 
+    async def leave_warm(self, name: str, profile: str, start: int) -> None:
+        """The claim is prepared and released."""
+        claim = self.claim(name, (profile, start))
+        await self.transactions.prepare(claim)
+        await self.transactions.release(claim.key.uid)
+
     def fail(self, *faults: Fault) -> None:
         self.library.faults.set(list(faults))
 

@@ -33,13 +33,6 @@ READ_UUID = "nvmlComputeInstanceGetInfo_v2"
 STEPS = (DESTROY_CI, DESTROY_GI, CREATE_GI, CREATE_CI)
 
 
-async def warm(bench: Workbench, name: str, profile: str, start: int) -> None:
-    """Leave a warm slice behind."""
-    claim = bench.claim(name, (profile, start))
-    await bench.transactions.prepare(claim)
-    await bench.transactions.release(claim.key.uid)
-
-
 async def test_a_slice_is_cut_at_the_allocated_placement(bench: Workbench) -> None:
     record = await bench.transactions.prepare(bench.claim("a", ("2g.20gb", 4)))
     assert bench.layout() == [("2g.20gb", 4, 1)]
@@ -92,8 +85,8 @@ async def test_a_released_slice_stays_warm_and_is_used_again(bench: Workbench) -
 
 
 async def test_warm_slices_make_room(bench: Workbench) -> None:
-    await warm(bench, "a", "2g.20gb", 4)
-    await warm(bench, "b", "2g.20gb", 0)
+    await bench.leave_warm("a", "2g.20gb", 4)
+    await bench.leave_warm("b", "2g.20gb", 0)
     await bench.transactions.prepare(bench.claim("c", ("3g.40gb", 4)))
     assert bench.layout() == [("2g.20gb", 0, 1), ("3g.40gb", 4, 1)]
     assert len(bench.transactions.ledger.warm) == 1
@@ -101,8 +94,8 @@ async def test_warm_slices_make_room(bench: Workbench) -> None:
 
 async def test_a_warm_slice_elsewhere_gives_up_the_media_engines(bench: Workbench) -> None:
     """A GPU has them once, wherever the slice stands; another claim at that very slice takes it with them."""
-    await warm(bench, "a", "1g.10gb+me", 0)
-    await warm(bench, "b", "1g.10gb", 1)
+    await bench.leave_warm("a", "1g.10gb+me", 0)
+    await bench.leave_warm("b", "1g.10gb", 1)
     await bench.transactions.prepare(bench.claim("c", ("1g.10gb+me", 4), ("1g.10gb", 1)))
     assert bench.layout() == [("1g.10gb", 1, 1), ("1g.10gb+me", 4, 1)]
     await bench.transactions.release("uid-c")
@@ -177,7 +170,7 @@ async def test_a_claim_with_several_devices_is_all_or_nothing(bench: Workbench) 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("symbol", STEPS)
 async def test_an_error_at_any_step_restores_the_old_layout(bench: Workbench, symbol: str, when: str) -> None:
-    await warm(bench, "old", "2g.20gb", 4)
+    await bench.leave_warm("old", "2g.20gb", 4)
     await bench.transactions.prepare(bench.claim("other", ("1g.10gb", 0)))
     before = bench.layout()
     bench.fail(Fault(symbol, code=999, when=when))
@@ -195,7 +188,7 @@ async def test_an_error_at_any_step_restores_the_old_layout(bench: Workbench, sy
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("symbol", STEPS)
 async def test_when_undoing_fails_too_it_is_done_later(bench: Workbench, symbol: str, when: str) -> None:
-    await warm(bench, "old", "2g.20gb", 4)
+    await bench.leave_warm("old", "2g.20gb", 4)
     new = bench.claim("new", ("3g.40gb", 4))
     one_look = 2 * 7  # two GPUs with seven profiles, listed one by one
     bench.fail(
@@ -248,7 +241,7 @@ async def test_a_claim_on_a_gpu_lost_while_it_was_prepared_is_released(bench: Wo
 async def test_death_at_any_step_is_undone_by_the_next_agent(
     bench: Workbench, symbol: str, when: str
 ) -> None:
-    await warm(bench, "old", "2g.20gb", 4)
+    await bench.leave_warm("old", "2g.20gb", 4)
     bench.fail(Fault(symbol, action="exit", when=when))
     assert _prepare_in_a_process(bench, "new", "3g.40gb", 4) == 137
     bench.fail()
@@ -260,66 +253,8 @@ async def test_death_at_any_step_is_undone_by_the_next_agent(
     assert bench.layout() == [("3g.40gb", 4, 1)]
 
 
-async def test_a_full_disk_undoes_the_preparation(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(record: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(bench.transactions._cdi, "write", full)
-    with pytest.raises(PrepareError, match="No space left"):
-        await bench.transactions.prepare(bench.claim("a", ("2g.20gb", 4)))
-    assert bench.layout() == []
-
-
-async def test_a_missing_spec_that_cannot_be_written_is_told_with_the_remedy(
-    bench: Workbench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    claim = bench.claim("a", ("2g.20gb", 4))
-    record = await bench.transactions.prepare(claim)
-    bench.cdi.remove("uid-a")
-    with monkeypatch.context() as full_disk:
-        full_disk.setattr(bench.transactions._cdi, "write", _no_space)
-        with pytest.raises(PrepareError, match="--cdi-dir"):
-            await bench.transactions.prepare(claim)
-    assert await bench.transactions.prepare(claim) == record
-    assert bench.cdi.exists("uid-a")
-
-
-async def test_a_full_disk_keeps_a_release_from_happening_only_in_memory(
-    bench: Workbench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await bench.transactions.prepare(bench.claim("a", ("2g.20gb", 4)))
-    with monkeypatch.context() as full_disk:
-        full_disk.setattr(bench.transactions._checkpoint, "store", _no_space)
-        for _ in range(2):
-            with pytest.raises(PrepareError, match="No space left"):
-                await bench.transactions.release("uid-a")
-    assert bench.transactions.ledger.claims.keys() == {"uid-a"}
-    assert await bench.transactions.release("uid-a") is not None
-    assert bench.checkpoint.load().claims == {}
-
-
-async def test_a_full_disk_keeps_vanished_slices_until_they_can_be_forgotten_on_disk_too(
-    bench: Workbench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await warm(bench, "a", "2g.20gb", 4)
-    await bench.transactions.prepare(bench.claim("b", ("2g.20gb", 0)))
-    control.reset(bench.simulator, index=0)
-    with monkeypatch.context() as full_disk:
-        full_disk.setattr(bench.transactions._checkpoint, "store", _no_space)
-        await bench.transactions.refresh()
-        with pytest.raises(PrepareError, match="No space left"):
-            await bench.transactions.prepare(bench.claim("b", ("2g.20gb", 0)))
-    assert bench.transactions.ledger == bench.checkpoint.load()
-    await bench.transactions.refresh()
-    assert bench.checkpoint.load().warm == {}
-
-
-def _no_space(*_: object) -> None:
-    raise OSError(28, "No space left on device")
-
-
 async def test_a_warm_slice_with_a_process_is_not_destroyed(bench: Workbench) -> None:
-    await warm(bench, "a", "2g.20gb", 4)
+    await bench.leave_warm("a", "2g.20gb", 4)
     (uuid,) = bench.transactions.ledger.warm
     control.occupy(bench.simulator, mig_uuid=uuid, pid=os.getpid())
     with pytest.raises(PrepareError, match="IN_USE"):
@@ -331,7 +266,7 @@ async def test_a_warm_slice_with_a_process_is_not_destroyed(bench: Workbench) ->
 async def test_a_slice_that_a_reset_removed_is_cut_again(bench: Workbench) -> None:
     claim = bench.claim("a", ("2g.20gb", 4))
     first = await bench.transactions.prepare(claim)
-    await warm(bench, "b", "1g.10gb", 0)
+    await bench.leave_warm("b", "1g.10gb", 0)
     control.reset(bench.simulator, index=0)
     await bench.transactions.refresh()
     assert bench.transactions.ledger.warm == {}
@@ -375,7 +310,7 @@ async def test_without_mig_mode_the_remedy_is_named(bench: Workbench) -> None:
 
 
 async def test_a_driver_that_does_not_answer_refuses_and_keeps_everything(bench: Workbench) -> None:
-    await warm(bench, "a", "2g.20gb", 4)
+    await bench.leave_warm("a", "2g.20gb", 4)
     bench.fail(Fault("nvmlDeviceGetCount_v2", times=0, code=999))
     with pytest.raises(PrepareError, match="an unknown driver error"):
         await bench.transactions.prepare(bench.claim("b", ("2g.20gb", 4)))

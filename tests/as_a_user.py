@@ -24,7 +24,7 @@ import pytest
 from scheduler_objects import exactly
 from tessera.kube.client import KubeClient
 from tessera.kube.errors import NotFound
-from tessera.kube.resources import PODS, Resource
+from tessera.kube.resources import GPU_NODES, PODS, Resource
 
 Object = dict[str, Any]
 SYSTEM = "tessera-system"
@@ -182,6 +182,13 @@ def claimed_pod(name: str, *, profile: str, image: str, sleeps_seconds: int = 0)
             },
         },
     ]
+
+
+def in_use(kubectl: Kubectl) -> list[str]:
+    """The devices on all nodes that claims hold, as the agents report them."""
+    nodes = kubectl.items(GPU_NODES)
+    instances = [i for n in nodes for g in n["status"].get("gpus", []) for i in g.get("instances", [])]
+    return [i["device"] for i in instances if i["state"] == "InUse"]
 
 
 def hold_slices(kubectl: Kubectl, profiles: Mapping[str, str], *, image: str) -> None:

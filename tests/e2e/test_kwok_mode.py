@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from as_a_user import SYSTEM, Kubectl, condition, training_job, wait_for
+from as_a_user import SYSTEM, Kubectl, condition, in_use, training_job, wait_for
 from invariants import InvariantChecker
 from scheduler_objects import exactly
 from tessera.api import names
@@ -77,7 +77,7 @@ def test_jobs_are_placed_end_and_give_their_slices_back(kubectl: Kubectl, stack:
     assert refused["reason"] == "UnknownProfile"
     assert "7g.80gb" in refused["message"], "the message must name what is offered"
     wait_for("the claims to be freed", lambda: not _allocations(kubectl))
-    wait_for("no instance in use", lambda: not _in_use(kubectl))
+    wait_for("no instance in use", lambda: not in_use(kubectl))
 
 
 def test_a_paused_scheduler_is_replaced_and_what_it_wakes_up_to_do_is_refused(
@@ -328,9 +328,3 @@ def _rooms(kubectl: Kubectl) -> list[str]:
 
 def _running(kubectl: Kubectl) -> list[Object]:
     return [pod for pod in kubectl.items(PODS) if pod["status"].get("phase") == "Running"]
-
-
-def _in_use(kubectl: Kubectl) -> list[str]:
-    nodes = kubectl.items(GPU_NODES)
-    instances = [i for n in nodes for g in n["status"].get("gpus", []) for i in g.get("instances", [])]
-    return [i["device"] for i in instances if i["state"] == "InUse"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from eventually import eventually
-from integration.pods_on_slices import pod_on_slice
+from integration.pods_on_slices import bind, pod_on_slice
 from tessera.agent.cdi import CDIDirectory
 from tessera.agent.checkpoint import CheckpointFile
 from tessera.agent.claims import ClaimKey, PrepareError
@@ -156,18 +156,6 @@ async def test_kubernetes_ends_the_pods_of_a_lost_gpu_and_no_others(h100: Node, 
     assert taints == {DEVICE_TAINT_KEY}
     for name in ("well", "lost"):
         await end_pod(h100.client, namespace, name)
-
-
-async def bind(client: KubeClient, namespace: str, name: str, *, node: str) -> None:
-    """The pod runs on the node, as far as the cluster knows."""
-    await client.patch(PODS, name, namespace=namespace, body={"spec": {"schedulingGates": []}})
-    body = {
-        "apiVersion": "v1",
-        "kind": "Binding",
-        "metadata": {"name": name},
-        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-    }
-    await client.raw("POST", f"/api/v1/namespaces/{namespace}/pods/{name}/binding", body=body)
 
 
 async def is_ending(client: KubeClient, namespace: str, name: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from background import in_background
 from eventually import eventually
-from integration.training_jobs import bind, claim_of, condition, pod_of, say, training_job
+from integration.training_jobs import claim_of, condition, place, pod_of, say, training_job
 from tessera.api import names
 from tessera.controllers.operator import Operator, OperatorSettings
 from tessera.controllers.worker_pod import WorkerSettings
@@ -96,14 +96,14 @@ async def test_a_job_that_finds_no_gpu_at_all_has_the_reason_of_a_node_without_a
 
 
 async def test_a_slice_that_the_agent_cannot_cut_reaches_the_condition_in_the_agents_words(
-    operator: Operator, admin: KubeClient, control_plane: ControlPlane, namespace: str
+    operator: Operator, admin: KubeClient, namespace: str
 ) -> None:
     node = f"node-of-{namespace}"
     gpu_node = {"apiVersion": names.API_VERSION, "kind": "GPUNode", "metadata": {"name": node}}
     await admin.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}})
     await admin.create(GPU_NODES, gpu_node)
     await admin.create(HETEROGENEOUS_TRAINING_JOBS, training_job(namespace))
-    claim = await bind(control_plane, admin, namespace, node)
+    claim = await place(admin, namespace, node)
     await condition(admin, namespace, "Ready", "Starting")
 
     identity = {key: claim["metadata"][key] for key in ("namespace", "name", "uid")}

@@ -4,15 +4,14 @@ would do with them.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from eventually import eventually
+from integration.pods_on_slices import allocate, bind
 from tessera.api import names
 from tessera.kube.client import KubeClient
 from tessera.kube.conditions import find_condition
 from tessera.kube.resources import HETEROGENEOUS_TRAINING_JOBS, PODS, RESOURCE_CLAIMS
-from tessera.local.control_plane import ControlPlane
 
 Object = dict[str, Any]
 
@@ -74,7 +73,7 @@ async def say(admin: KubeClient, claim: Object, said: str) -> None:
     )
 
 
-async def bind(control_plane: ControlPlane, admin: KubeClient, namespace: str, node: str) -> Object:
+async def place(admin: KubeClient, namespace: str, node: str) -> Object:
     """Play both schedulers: the job's claim holds a device of the node and its pod is bound; the claim."""
     pod = await pod_of(admin, namespace)
 
@@ -84,27 +83,8 @@ async def bind(control_plane: ControlPlane, admin: KubeClient, namespace: str, n
 
     (named,) = await eventually("the pod names its claim", claim_named)
     claim = await admin.get(RESOURCE_CLAIMS, named["resourceClaimName"], namespace)
-    request = claim["spec"]["devices"]["requests"][0]["name"]
-    result = {"request": request, "driver": names.DRIVER, "pool": node, "device": "gpu-1f3c9a2e-2g-20gb-4"}
-    consumer = {"resource": "pods", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
-    await admin.patch(
-        RESOURCE_CLAIMS,
-        named["resourceClaimName"],
-        namespace=namespace,
-        subresource="status",
-        body={"status": {"allocation": {"devices": {"results": [result]}}, "reservedFor": [consumer]}},
-    )
-    await admin.patch(
-        PODS, pod["metadata"]["name"], namespace=namespace, body={"spec": {"schedulingGates": None}}
-    )
-    binding = {
-        "apiVersion": "v1",
-        "kind": "Binding",
-        "metadata": {"name": pod["metadata"]["name"]},
-        "target": {"kind": "Node", "name": node},
-    }
-    path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}/binding"
-    control_plane.kubectl("create", "--raw", path, "-f", "-", input_text=json.dumps(binding))
+    await allocate(admin, claim, pod=pod, node=node, device="gpu-1f3c9a2e-2g-20gb-4")
+    await bind(admin, namespace, pod["metadata"]["name"], node=node)
     return claim
 
 

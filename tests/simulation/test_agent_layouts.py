@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 from agent_api import NODE
+from clock import Clock
 from simulation.agent_node import AgentNode
 from simulation.agent_serving import APPLIED, HALVES, MIXED, Serving
 from tessera.agent.layouts import RETRY_SECONDS
 from tessera.api.names import FOREIGN_TAINT_KEY, LEAVING_TAINT_KEY
-from tessera.gpu.faults import NVMLFault
+from tessera.gpu.faults import IN_USE, NVMLFault
 from tessera.gpu.simulator import control
 from tessera.kube.resources import GPU_NODES
 from tessera.metrics.registry import LAYOUTS
-
-IN_USE = 19
 
 
 def gpus_by_state() -> dict[str, float]:
@@ -113,15 +112,6 @@ async def test_without_mig_mode_it_waits_and_says_so(tmp_path: Path, monkeypatch
 async def refuse(*_: Any, **__: Any) -> Any:
     """As the driver does while something is used."""
     raise NVMLFault(IN_USE, call="nvml", target="the GPU")
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

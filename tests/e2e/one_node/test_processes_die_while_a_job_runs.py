@@ -11,6 +11,7 @@ from as_a_user import (
     Kubectl,
     condition,
     hold_slices,
+    in_use,
     kill_pod_processes,
     serves_a_claimed_pod,
     training_job,
@@ -18,7 +19,6 @@ from as_a_user import (
 )
 from tessera.gpu.simulator.faults import Fault, FaultInjector
 from tessera.kube.resources import (
-    GPU_NODES,
     HETEROGENEOUS_TRAINING_JOBS,
     LEASES,
     NODES,
@@ -119,12 +119,6 @@ def test_the_agent_is_killed(kubectl: Kubectl, real_node: Stack) -> None:
     completed_once(kubectl, "under-agent", pod)
     assert len(before) == 1
     serves_a_claimed_pod(kubectl, profile="4g.40gb", image=real_node.worker_image)
-
-
-def in_use(kubectl: Kubectl) -> list[str]:
-    nodes = kubectl.items(GPU_NODES)
-    instances = [i for n in nodes for g in n["status"].get("gpus", []) for i in g.get("instances", [])]
-    return [i["device"] for i in instances if i["state"] == "InUse"]
 
 
 def test_the_agents_checkpoint_is_torn(kubectl: Kubectl, real_node: Stack) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from agent_api import NODE, Listed, MemoryAPI
+from clock import Clock
 from tessera.agent.claims import ClaimKey, PrepareError
 from tessera.agent.node import NodeAgent, NodeOptions
 from tessera.api.names import FOREIGN_TAINT_KEY
@@ -158,16 +159,6 @@ async def test_nothing_is_released_before_the_ledger_is_rebuilt(bench: Workbench
     await agent.refresh()
     await agent.unprepare(ClaimKey(namespace="default", name="a", uid="uid-a"))
     assert bench.checkpoint.load().claims == {}
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def test_a_claim_that_exists_no_more_gives_its_slice_up_after_the_grace_time(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pynvml
 import pytest
+from clock import Clock
 from tessera.gpu.simulator.library import SimulatedLibrary
 from unit.gpu.mig_calls import create_compute, create_two, uuid_of
 
@@ -46,20 +47,10 @@ def gpu(bind: Bind) -> Any:
     return handle
 
 
-class Clock:
-    """Unix time that passes only when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = time.time()
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    """The clock of `node`."""
-    return Clock()
+    """The clock of `node`: Unix time."""
+    return Clock(time.time())
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 The agent makes the object and writes its status; the operator owns ``spec.gpus`` and nothing else of it. A
 GPU keeps the layout that it has until its static partition has begun the node (`rollout`), and loses it at
 once when no static partition has it any more: its slices are then cut on demand again, which disturbs nobody.
+An agent that has started before its driver, as after a reboot, reports no GPU: what they are to be stays, or
+anything could come to them before their layouts do.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ _log = logging.getLogger(__name__)
 def reconcile(obj: Object, *, gpus: Iterable[GPU], owners: Mapping[str, Object]) -> Plan:
     """What the GPU node's spec should say, given its GPUs and the owners of all GPUs."""
     metadata = obj["metadata"]
-    if metadata.get("deletionTimestamp"):
+    reported = sorted(gpus, key=lambda gpu: gpu.uuid)
+    if metadata.get("deletionTimestamp") or not reported:
         return Plan()
     layouts = layouts_of(obj)
     known: dict[str, _Owner] = {}
     desired = []
-    for gpu in sorted(gpus, key=lambda gpu: gpu.uuid):
+    for gpu in reported:
         if gpu.uuid not in owners:
             continue
         name = owners[gpu.uuid]["metadata"]["name"]

@@ -106,6 +106,16 @@ class GPU:
     layout: Layout | None = None
     """None: it is cut on demand."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether it can be cut now: it is healthy, with MIG mode on."""
+        return self.healthy and self.mig_mode == "Enabled"
+
+    @property
+    def without_mig(self) -> bool:
+        """Whether it is no GPU for MIG, such as one for a display: it is well, and has no mode."""
+        return self.healthy and self.mig_mode == "Unknown"
+
     def profiles(self) -> frozenset[str]:
         """All profiles of this GPU."""
         if self.geometry is not None:

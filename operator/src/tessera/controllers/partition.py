@@ -8,9 +8,9 @@ partition has no children; what it decides reaches the agents through the spec o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 
 from tessera.api.mig_partition import (
@@ -42,6 +42,12 @@ KIND = MIG_PARTITIONS.kind
 NODES_SHOWN = 1000
 CONFLICTS_SHOWN = 64
 
+ANSWER_TIME = timedelta(seconds=60)
+"""How soon an agent says how far it is with a new layout; at work it does so within seconds."""
+MUTE = (
+    "its agent has said nothing of the layout for a minute; look at the pod of DaemonSet tessera-agent there "
+    "(kubectl get pods -n tessera-system -o wide)"
+)
 SILENT = "its kubelet has stopped reporting; bring the node back, or take it out of spec.nodeSelector"
 UNKNOWN = (
     "its agent does not say what its GPUs can be cut into; it may be older than this operator: upgrade it"
@@ -113,12 +119,13 @@ def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
     rollout, layout = None, None
     if spec.static is not None:
         if facts.counted and valid.status != "False":
-            counted = _nodes(facts.counted, view, wishes_of(spec.static))
+            begun = begun_in(obj)
+            overdue = {name for name, since in begun.items() if now - since >= ANSWER_TIME}
+            counted = _nodes(facts.counted, view, wishes_of(spec.static), overdue=overdue)
             update = spec.update or Update()
             if spec.dry_run:
                 rollout = preview(counted, update=update)
             else:
-                begun = begun_in(obj)
                 if not is_judged(obj):  # another spec: the time to drain counts anew
                     begun = dict.fromkeys(begun, now)
                 rollout = roll_out(counted, update=update, begun=begun, now=now)
@@ -138,8 +145,10 @@ def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
     )
 
 
-def _nodes(gpus: Sequence[GPU], view: ClusterView, wishes: tuple[Wish, ...]) -> list[Node]:
-    """The nodes of these GPUs, as a rollout sees them."""
+def _nodes(
+    gpus: Sequence[GPU], view: ClusterView, wishes: tuple[Wish, ...], *, overdue: Collection[str]
+) -> list[Node]:
+    """The nodes of these GPUs, as a rollout sees them. `overdue` are those that were begun a while ago."""
     silent = {node["metadata"]["name"] for node in view.nodes if is_silent(node)}
     nodes = []
     for name, own in by_node(gpus).items():
@@ -147,7 +156,14 @@ def _nodes(gpus: Sequence[GPU], view: ClusterView, wishes: tuple[Wish, ...]) -> 
         known = tuple(plan for plan in plans if plan is not None)
         unknown = len(known) < len(own)
         trouble = node_trouble({name: view.gpu_nodes[name]}) or gpus_in_trouble(own)
-        why = SILENT if name in silent else trouble[1] if trouble is not None else UNKNOWN if unknown else ""
+        if name in silent:
+            why = f"node {name}: {SILENT}"
+        elif trouble is not None:
+            why = trouble[1]
+        elif name in overdue and any(gpu.layout is not None and gpu.layout.state is None for gpu in own):
+            why = f"node {name}: {MUTE}"
+        else:
+            why = f"node {name}: {UNKNOWN}" if unknown else ""
         nodes.append(Node(name=name, plans=known, trouble=why, unknown=unknown))
     return nodes
 
@@ -179,7 +195,7 @@ def _status(facts: PartitionFacts, rollout: Rollout | None) -> dict[str, object]
         gpus=PartitionGPUs(
             selected=len(facts.selected),
             owned=len(facts.owned),
-            ready=sum(1 for gpu in facts.owned if gpu.healthy and gpu.mig_mode == "Enabled"),
+            ready=sum(1 for gpu in facts.owned if gpu.ready),
         ),
         slices=[
             ProfileCount(

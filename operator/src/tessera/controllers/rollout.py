@@ -44,7 +44,7 @@ class Node:
     name: str
     plans: tuple[GPUPlan, ...]
     trouble: str = ""
-    """Why its GPUs cannot be changed, whoever uses them; empty when they can."""
+    """Which node or GPU it is and why it cannot be changed, whoever uses it; empty when all can."""
     unknown: bool = False
     """Whether a GPU has no plan, because the agent does not say what it can be cut into; that is trouble."""
 
@@ -65,8 +65,10 @@ class Node:
 
     @property
     def in_progress(self) -> bool:
-        """Whether the agent has not brought a GPU to the layout that its spec has, this one or another."""
-        layouts = (plan.gpu.layout for plan in self.plans)
+        """Whether the agent has not brought a GPU to the layout that its spec has, this one or another. One
+        that cannot be cut now is not in change: it waits for a repair, for as long as that takes.
+        """
+        layouts = (plan.gpu.layout for plan in self.plans if plan.gpu.ready)
         return any(layout is not None and layout.state != "Applied" for layout in layouts)
 
 

@@ -13,9 +13,11 @@ from tessera.kube.conditions import timestamp
 
 LINES = 64
 """GPUs or blockers that a status names."""
+_LINE_LIMIT = 2048
+"""Characters of a line: an object must fit into etcd."""
 _NAMED = 5
-"""Nodes that a message names."""
-_FORMER = "mend that, or apply the former spec to go back; no further node is begun"
+"""Nodes, or pods of a claim, that a message names."""
+_FORMER = "or apply the former spec to go back; no further node is begun"
 
 
 def progress_of(rollout: Rollout) -> LayoutProgress:
@@ -30,8 +32,8 @@ def progress_of(rollout: Rollout) -> LayoutProgress:
         failed=len(rollout.of(NodeState.FAILED)),
         summary=f"{updated}/{len(rollout.nodes)}",
         begun=[NodeInChange(node=name, since=timestamp(at)) for name, at in sorted(rollout.begun.items())],
-        diff=list(islice(_diff(unfinished), LINES)),
-        blockers=list(islice((line for node in unfinished for line in _blockers(node)), LINES)),
+        diff=_lines(_diff(unfinished)),
+        blockers=_lines(line for node in unfinished for line in _blockers(node)),
     )
 
 
@@ -47,15 +49,22 @@ def layout_applied(rollout: Rollout | None, valid: Verdict, *, dry_run: bool) ->
         gpus = sum(1 for _ in _diff(node for node, _ in rollout.nodes))
         return _said("Unknown", Reason.DRY_RUN, f"dry run: {gpus} GPU(s) would change (status.layout.diff)")
     if failed:
-        return _said("False", Reason.LAYOUT_FAILED, f"{_failure(failed[0])}; {_FORMER}{_more(failed)}")
+        return _said("False", Reason.LAYOUT_FAILED, f"{_failure(failed[0])}, {_FORMER}{_more(failed)}")
     if updated == total:
         return _said("True", Reason.APPLIED, f"the GPUs of {total} node(s) have the layout")
     done = f"{updated} of {total} nodes have the layout"
     if changing or waiting:
         others = f", {len(waiting)} wait for their turn" if waiting else ""
         others += f", {len(blocked)} cannot be begun ({_first_blocker(blocked)})" if blocked else ""
-        return _said("False", Reason.UPDATING, f"{done}; in change: {_names(changing)}{others}")
+        stuck = [node for node in changing if node.trouble]
+        why = f" ({stuck[0].trouble}{_more(stuck)})" if stuck else ""
+        names = _few([node.name for node in changing])
+        return _said("False", Reason.UPDATING, f"{done}; in change: {names}{why}{others}")
     return _said("False", Reason.BLOCKED, f"{done}; none can be begun: {_first_blocker(blocked)}")
+
+
+def _lines(found: Iterable[str]) -> list[str]:
+    return [line[:_LINE_LIMIT] for line in islice(found, LINES)]
 
 
 def _said(status: Status, reason: Reason, message: str) -> Verdict:
@@ -65,10 +74,10 @@ def _said(status: Status, reason: Reason, message: str) -> Verdict:
 def _failure(node: Node) -> str:
     for plan in node.plans:
         if plan.failed and plan.gpu.layout is not None:
-            return f"GPU {plan.gpu.index} of node {node.name}: {plan.gpu.layout.message}"
+            return f"GPU {plan.gpu.index} of node {node.name}: {plan.gpu.layout.message}; mend that"
     return (
         f"node {node.name} was not drained within spec.update.drain.timeoutSeconds: "
-        f"{next(_blockers(node), 'its slices are in use')}"
+        f"{next(_held(node))}; end these pods, or raise that limit"
     )
 
 
@@ -82,14 +91,18 @@ def _diff(nodes: Iterable[Node]) -> Iterator[str]:
 
 def _blockers(node: Node) -> Iterator[str]:
     if node.trouble:
-        yield f"node {node.name}: {node.trouble}"
+        yield node.trouble
     for gpu, place in node.foreign:
         yield (
             f"GPU {gpu.index} of node {node.name}: {place} was not made by Tessera; remove it on the node "
             f"(nvidia-smi mig -i {gpu.index} -dci, then -dgi)"
         )
+    yield from _held(node)
+
+
+def _held(node: Node) -> Iterator[str]:
     for plan, held in node.leaving:
-        where, pods = f"GPU {plan.gpu.index} of node {node.name}", ", ".join(map(str, held.pods)) or "none"
+        where, pods = f"GPU {plan.gpu.index} of node {node.name}", _few([str(pod) for pod in held.pods])
         yield f"{where}: {held.place} is held by claim {held.claim} (pods: {pods})"
 
 
@@ -101,9 +114,9 @@ def _first_blocker(nodes: Sequence[Node]) -> str:
     return line + _more(nodes)
 
 
-def _names(nodes: Sequence[Node]) -> str:
-    shown = ", ".join(node.name for node in nodes[:_NAMED]) or "none"
-    return shown + (f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else "")
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED]) or "none"
+    return shown + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _more(nodes: Sequence[Node]) -> str:

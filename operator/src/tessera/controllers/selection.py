@@ -55,13 +55,14 @@ def selected_nodes(spec: MIGPartitionSpec, nodes: Iterable[Object]) -> list[str]
 
 
 def selected_gpus(spec: MIGPartitionSpec, nodes: Iterable[str], gpus: Iterable[GPU]) -> list[GPU]:
-    """The GPUs of these nodes that the GPU filter lets through."""
+    """The GPUs of these nodes that the GPU filter lets through; never one that cannot do MIG."""
     wanted = frozenset(nodes)
     keep = spec.gpus
     return [
         gpu
         for gpu in gpus
         if gpu.node in wanted
+        and not gpu.without_mig
         and (keep is None or keep.models is None or gpu.model in keep.models)
         and (keep is None or keep.indexes is None or gpu.index in keep.indexes)
     ]

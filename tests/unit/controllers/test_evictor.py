@@ -48,12 +48,19 @@ async def test_the_pod_is_told_why_and_is_asked_again_only_after_a_while() -> No
     assert server.events[0] == ("Pod", "Drained", "its slice has to go")
 
 
-async def test_a_budget_that_refuses_is_told_to_the_partition() -> None:
-    server = Server(REFUSED)
+TWO_BUDGETS = ApiError(500, "", "This pod has more than one PodDisruptionBudget, which is not supported.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(REFUSED, "the budget team/keep needs 2 healthy pods"), (TWO_BUDGETS, "more than one")],
+)
+async def test_a_budget_that_refuses_is_told_to_the_partition(answer: ApiError, words: str) -> None:
+    server = Server(answer)
     await evictor(server, [0.0]).evict(GOES, wanted_by=partition_object())
     ((kind, reason, message),) = server.events
     assert (kind, reason) == ("MIGPartition", "EvictionRefused")
-    assert "the budget team/keep needs 2 healthy pods" in message
+    assert words in message
 
 
 async def test_a_pod_that_is_gone_is_nothing_to_tell() -> None:
@@ -62,10 +69,13 @@ async def test_a_pod_that_is_gone_is_nothing_to_tell() -> None:
     assert server.events == []
 
 
-async def test_a_server_that_sheds_load_is_asked_again_by_the_queue() -> None:
-    server = Server(TooManyRequests(429, "TooManyRequests", "later"))
+@pytest.mark.parametrize(
+    "answer", [TooManyRequests(429, "TooManyRequests", "later"), ApiError(500, "InternalError", "etcd")]
+)
+async def test_a_server_in_trouble_is_asked_again_by_the_queue(answer: ApiError) -> None:
+    server = Server(answer)
     asks = evictor(server, [0.0])
     for _ in range(2):
-        with pytest.raises(TooManyRequests):
+        with pytest.raises(ApiError):
             await asks.evict(GOES, wanted_by=partition_object())
     assert len(server.asked) == 2

@@ -1,9 +1,11 @@
-"""Reading claims from the API server for the kubelet, which waits for the answer."""
+"""Reading from the API server for the kubelet, which waits for the answer: claims, and at first the rest."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from tessera.agent.claims import AllocatedClaim, ClaimKey, PrepareError, allocated_here
@@ -14,6 +16,22 @@ from tessera.kube.errors import ApiError, Forbidden, NotFound, Unreachable
 from tessera.kube.resources import RESOURCE_CLAIMS
 
 _RETRY_SECONDS = 0.5
+
+
+@asynccontextmanager
+async def before_the_first_look(what: str, *, timeout_seconds: float) -> AsyncIterator[None]:
+    """In the block something is read that a look at the node would have read, were there one already.
+
+    Raises `PrepareError` when that fails or takes longer.
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            yield
+    except (ApiError, Unreachable, TimeoutError) as error:
+        raise PrepareError(
+            Reason.RECONCILE_ERROR,
+            f"the agent has just started and {what} could not be read: {error}; the kubelet will try again",
+        ) from error
 
 
 class ClaimReader:

@@ -8,15 +8,14 @@ offers nothing and changes nothing, and says who it is; when the other is gone i
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from tessera.agent.claim_reader import before_the_first_look
 from tessera.agent.claims import PrepareError
 from tessera.api.names import MIG_MANAGER_CONFIG_LABEL
 from tessera.api.reasons import Reason
 from tessera.kube.client import KubeClient
-from tessera.kube.errors import ApiError, Unreachable
 from tessera.kube.resources import NODES, RESOURCE_SLICES
 
 Object = Mapping[str, Any]
@@ -53,15 +52,8 @@ class Coexistence:
     async def refuse(self, *, timeout_seconds: float) -> None:
         """Raises `PrepareError` where somebody else is at work, or where nobody could look yet."""
         if not self._looked:
-            try:
-                async with asyncio.timeout(timeout_seconds):
-                    await self.look()
-            except (ApiError, Unreachable, TimeoutError) as error:
-                raise PrepareError(
-                    Reason.RECONCILE_ERROR,
-                    f"the agent has just started and Node {self._node} could not be read: {error}; "
-                    "the kubelet will try again",
-                ) from error
+            async with before_the_first_look(f"Node {self._node}", timeout_seconds=timeout_seconds):
+                await self.look()
         if self.found:
             raise PrepareError(Reason.MANAGED_BY_OTHERS, "; ".join(self.found))
 

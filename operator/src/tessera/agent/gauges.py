@@ -20,17 +20,17 @@ class NodeGauges:
 
     def show(self, view: View) -> None:
         """Set all of them."""
+        gpus = view.inventory.gpus if view.inventory else ()
         slices: Counter[tuple[str, ...]] = Counter(
             (gpu.model.profile_name(instance.profile_id), state_of(instance, view.ledger))
-            for gpu in (view.inventory.gpus if view.inventory else ())
+            for gpu in gpus
             if gpu.model is not None
             for instance in gpu.instances
         )
-        self._set(SLICES, slices)
         layouts: Counter[tuple[str, ...]] = Counter((one.state,) for one in view.layouts.values())
-        gpus = view.inventory.gpus if view.inventory else ()
-        self._set(GPU_HEALTHY, Counter({(gpu.uuid,): int(is_healthy(gpu, view)) for gpu in gpus}))
+        self._set(SLICES, slices)
         self._set(LAYOUTS, layouts)
+        self._set(GPU_HEALTHY, {(gpu.uuid,): int(is_healthy(gpu, view)) for gpu in gpus})
 
     def _set(self, gauge: Gauge, counts: Mapping[tuple[str, ...], int]) -> None:
         told = self._told.setdefault(gauge, set())

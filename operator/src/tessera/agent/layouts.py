@@ -7,7 +7,6 @@ again when the spec or the GPU's instances have changed, after `RETRY_SECONDS`, 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tessera.agent.checkpoint import Ledger
+from tessera.agent.claim_reader import before_the_first_look
 from tessera.agent.claims import ClaimKey, PrepareError
 from tessera.agent.devices import Offer
 from tessera.agent.layout_plan import Layout, layouts_in, offer, plan_layout
@@ -23,7 +23,6 @@ from tessera.api.gpu_node import LayoutState
 from tessera.api.reasons import Reason
 from tessera.gpu.driver import GPU, Inventory
 from tessera.kube.client import KubeClient
-from tessera.kube.errors import ApiError, Unreachable
 from tessera.kube.resources import GPU_NODES
 
 log = logging.getLogger(__name__)
@@ -87,15 +86,8 @@ class Layouts:
         """
         if self._known:
             return
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                found = await self._client.list(GPU_NODES, field_selector=f"metadata.name={self._node}")
-        except (ApiError, Unreachable, TimeoutError) as error:
-            raise PrepareError(
-                Reason.RECONCILE_ERROR,
-                f"the agent has just started and GPUNode {self._node} could not be read: {error}; "
-                "the kubelet will try again",
-            ) from error
+        async with before_the_first_look(f"GPUNode {self._node}", timeout_seconds=timeout_seconds):
+            found = await self._client.list(GPU_NODES, field_selector=f"metadata.name={self._node}")
         if not self._known:  # a look at the node that came meanwhile has read a newer one
             self.demand(found.items[0] if found.items else {})
 
@@ -156,9 +148,8 @@ class Layouts:
         """Whether the failure is no reason any more not to try."""
         if self._clock() - failure.at >= RETRY_SECONDS:
             return True
-        if (
-            failure.layout.as_claim().key.uid in ledger.claims
-        ):  # not undone yet, because the driver refuses that too
+        # While it stands there it is not undone yet: the driver refuses that too.
+        if failure.layout.as_claim().key.uid in ledger.claims:
             return False
         standing = frozenset((one.profile_id, one.start, len(one.compute)) for one in gpu.instances)
         if failure.standing is None:

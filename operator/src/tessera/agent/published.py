@@ -27,13 +27,9 @@ def struck_in(slices: Iterable[Object], gpu_node: Object) -> Iterator[Struck]:
     """The instances in the GPUNode's status whose devices carry the taint of an Xid. Instances of a GPU do
     not overlap, so where a part of it is tainted, the instance with the taint is the one that was struck.
     """
-    devices: dict[str, dict[str, Object | None]] = defaultdict(dict)
-    for device in (one for item in slices for one in item["spec"].get("devices") or ()):
-        if names.ATTRIBUTE_GPU_UUID in device.get("attributes", {}):
-            uuid = device["attributes"][names.ATTRIBUTE_GPU_UUID]["string"]
-            devices[uuid][device["name"]] = _xid_taint(device)
+    devices = _devices_by_gpu(_ours(slices))
     for gpu in (gpu_node.get("status") or {}).get("gpus") or ():
-        taints = devices[gpu["uuid"]]
+        taints = {device["name"]: _xid_taint(device) for device in devices.get(gpu["uuid"], ())}
         for instance in gpu.get("instances") or ():
             taint = taints.get(instance["device"])
             if taint is None or "uuid" not in instance:
@@ -59,21 +55,30 @@ def _xid_taint(device: Object) -> Object | None:
 
 def gpus_in(slices: Iterable[Object]) -> tuple[GPU, ...]:
     """Every GPU of our driver in these ResourceSlices, MIG on and without instances."""
-    devices: dict[str, list[Object]] = defaultdict(list)
-    compute_slices: dict[str, int] = {}
-    for spec in (item["spec"] for item in slices):
-        if spec["driver"] != names.DRIVER:
-            continue
-        for device in spec.get("devices") or ():
-            devices[device["attributes"][names.ATTRIBUTE_GPU_UUID]["string"]].append(device)
-        for counters in spec.get("sharedCounters") or ():
-            value = counters["counters"][names.COUNTER_COMPUTE_SLICES]["value"]
-            compute_slices[counters["name"]] = int(value)
+    ours = _ours(slices)
+    compute_slices = {
+        counters["name"]: int(counters["counters"][names.COUNTER_COMPUTE_SLICES]["value"])
+        for spec in ours
+        for counters in spec.get("sharedCounters") or ()
+    }
     return tuple(
-        _gpu(uuid, own, compute_slices[counter_set_name(uuid)])
-        for uuid, own in devices.items()
+        _gpu(uuid, devices, compute_slices[counter_set_name(uuid)])
+        for uuid, devices in _devices_by_gpu(ours).items()
         if counter_set_name(uuid) in compute_slices
     )
+
+
+def _ours(slices: Iterable[Object]) -> list[Object]:
+    """What the ResourceSlices of our driver say."""
+    return [item["spec"] for item in slices if item["spec"]["driver"] == names.DRIVER]
+
+
+def _devices_by_gpu(specs: Iterable[Object]) -> Mapping[str, list[Object]]:
+    """The devices in the specs of ResourceSlices, by the UUID of their GPU."""
+    found: dict[str, list[Object]] = defaultdict(list)
+    for device in (one for spec in specs for one in spec.get("devices") or ()):
+        found[device["attributes"][names.ATTRIBUTE_GPU_UUID]["string"]].append(device)
+    return found
 
 
 def _gpu(uuid: str, devices: list[Object], compute_slices: int) -> GPU:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tessera.api.names import LEAVING_TAINT_KEY, UNHEALTHY_TAINT_KEY
 from tessera.scheduler.actions import Place, Refuse
 from tessera.scheduler.allocation import share_patch
 from tessera.scheduler.planner import Planner
@@ -36,6 +37,39 @@ def test_a_pod_joins_only_where_the_claim_is(shared: Any, planner: Planner) -> N
         "the claim that the pod shares is on node node-a, which the pod cannot use: insufficient cpu; free "
         "room there, or give the pod a claim of its own"
     ]
+
+
+@pytest.mark.parametrize(
+    ("taints", "gpu", "why"),
+    [
+        (
+            [{"key": LEAVING_TAINT_KEY, "value": "true", "effect": "NoSchedule"}],
+            "gpu-aaaaaaaa",
+            "takes nobody new",
+        ),
+        (
+            [{"key": UNHEALTHY_TAINT_KEY, "value": "lost", "effect": "NoExecute"}],
+            "gpu-aaaaaaaa",
+            "takes nobody new",
+        ),
+        ([], "gpu-dddddddd", "is not published any more"),
+    ],
+    ids=["leaving", "lost", "gone"],
+)
+def test_nobody_joins_a_claim_whose_slice_has_to_become_free(
+    shared: Any, planner: Planner, publish: Any, taints: list[Any], gpu: str, why: str
+) -> None:
+    shared.slices = publish("node-a", [gpu], generation=2, taints=taints)
+    shared.add_pod("replacement", "shared")
+    (message,) = refusals(planner.plan(shared.snapshot()))
+    assert f"holds device gpu-aaaaaaaa-3g-40gb-0 of node node-a, which {why}" in message
+    # The one before it has ended, so that the claim is free, and another GPU takes both.
+    shared.claims["shared"]["status"] = {}
+    shared.touch(shared.claims["shared"])
+    del shared.pods["first"]
+    shared.slices = publish("node-a", ["gpu-cccccccc"], generation=3)
+    (placement,) = places(planner.plan(shared.snapshot()))
+    assert [r.device for c in placement.claims for r in c.results] == ["gpu-cccccccc-3g-40gb-0"]
 
 
 def test_waiting_sharers_take_no_cpu_from_others(shared: Any, planner: Planner) -> None:

@@ -265,7 +265,9 @@ class Placing:
         return None if self._is_special(wanted) or wanted.constraints else self._question(wanted)
 
     def _shares(self, wanted: Wanted) -> tuple[Claim, ...]:
-        """Allocated claims of ours that the pod is to use beside others. Raises Unserved when one is full."""
+        """Allocated claims of ours that the pod is to use beside others. Raises Unserved when one is full, or
+        when its slice is one to which nobody may come: it would never become free.
+        """
         if not wanted.pod.gated:
             return ()
         shares = tuple(c for c in wanted.claims if c.holds_ours and wanted.pod.uid not in c.reserved_for)
@@ -276,7 +278,23 @@ class Placing:
                     f"ResourceClaim {claim.key[1]} is used by {MOST_CONSUMERS} pods, which is the most that "
                     "the API allows; use another claim for further pods",
                 )
+            self._refuse_barred(claim)
         return shares
+
+    def _refuse_barred(self, claim: Claim) -> None:
+        for pool, name in claim.allocated.devices if claim.allocated is not None else ():
+            device = self._inventory.device(pool, name)
+            if device is None:
+                why = "is not published any more"
+            elif taints := [taint for taint in device.taints if taint.of_agent]:
+                why = f"takes nobody new ({taints[0].key}={taints[0].value})"
+            else:
+                continue
+            raise Unserved(
+                Reason.UNPLACEABLE,
+                f"ResourceClaim {claim.key[1]}, which the pod shares, holds device {name} of node {pool}, "
+                f"which {why}; the claim is placed anew when the pods that use it have ended",
+            )
 
     def _check_shared_node(self, wanted: Wanted) -> None:
         """Raises Unserved when the pod cannot run on the node of the claims that it shares."""

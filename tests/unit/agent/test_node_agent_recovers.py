@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tessera.api.reasons import Reason
 from tessera.gpu.simulator import control
 from tessera.gpu.simulator.faults import Fault
 from tessera.kube.errors import Unreachable
-from tessera.kube.resources import GPU_NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
+from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
 
 Workbench = Any
 
@@ -28,19 +29,22 @@ States = list[tuple[str, str]]
 
 @dataclass
 class APIInMemory(MemoryAPI):
-    """An API server that may not answer for claims, and what the agent has told it."""
+    """An API server that may not answer for claims, and what the agent has asked and told it."""
 
     claims_unreachable: bool = False
+    asked: Counter[str] = field(default_factory=Counter)
+    """How often what kind was read."""
 
     async def get(self, resource: Any, name: str, namespace: str | None = None) -> dict[str, Any]:
-        self._refuse(resource)
+        self._ask(resource)
         return await super().get(resource, name, namespace)
 
     async def list(self, resource: Any, **options: Any) -> Listed:
-        self._refuse(resource)
+        self._ask(resource)
         return await super().list(resource, **options)
 
-    def _refuse(self, resource: Any) -> None:
+    def _ask(self, resource: Any) -> None:
+        self.asked[resource.kind] += 1
         if resource is RESOURCE_CLAIMS and self.claims_unreachable:
             raise Unreachable("GET /resourceclaims", "connection refused")
 
@@ -51,36 +55,26 @@ class APIInMemory(MemoryAPI):
         key: ClaimKey = claim.key
         return key
 
-    @property
-    def gpu_node(self) -> dict[str, Any]:
-        return self.objects[GPU_NODES.kind, NODE]
-
     def ready(self) -> dict[str, Any]:
-        condition: dict[str, Any] = self.gpu_node["status"]["conditions"][0]
+        condition: dict[str, Any] = self.status["conditions"][0]
         return condition
 
     def states(self) -> States:
         return [
             (instance["profile"], instance["state"])
-            for gpu in self.gpu_node["status"]["gpus"]
+            for gpu in self.status["gpus"]
             for instance in gpu.get("instances") or []
         ]
 
     def offered(self) -> int:
         """How many devices are published."""
-        return sum(
-            len(item["spec"].get("devices") or [])
-            for (kind, _), item in self.objects.items()
-            if kind == RESOURCE_SLICES.kind
-        )
+        return len(self.devices())
 
     def in_the_way(self) -> set[tuple[str, int]]:
         """Published placements with the taint for foreign instances."""
         return {
             (device["attributes"]["profile"]["string"], device["attributes"]["start"]["int"])
-            for (kind, _), item in self.objects.items()
-            if kind == RESOURCE_SLICES.kind
-            for device in item["spec"].get("devices") or []
+            for device in self.devices()
             if FOREIGN_TAINT_KEY in {taint["key"] for taint in device["taints"]}
         }
 
@@ -114,6 +108,16 @@ async def serving(bench: Workbench, api: APIInMemory, *names: str) -> NodeAgent:
         await agent.prepare(api.put_claim(bench, name, "2g.20gb", 2 * number), timeout_seconds=5)
     await agent.refresh()
     return agent
+
+
+async def test_a_look_reads_the_node_its_slices_and_its_report_once(
+    bench: Workbench, api: APIInMemory
+) -> None:
+    agent = start(bench, api)
+    await agent.refresh()
+    api.asked.clear()
+    await agent.refresh()
+    assert api.asked == {NODES.kind: 1, RESOURCE_SLICES.kind: 1, GPU_NODES.kind: 1}
 
 
 async def test_a_second_start_before_the_rebuild_still_finds_the_damage(
@@ -215,7 +219,7 @@ async def test_a_gpu_that_refuses_mig_mode_does_not_stop_the_others(
         bench.nvml.set_mig_mode(gpu.uuid, False)
     bench.fail(Fault("nvmlDeviceSetMigMode", times=1, code=999))
     await start(bench, api).refresh()
-    assert [gpu["migMode"] for gpu in api.gpu_node["status"]["gpus"]] == ["Disabled", "Enabled"]
+    assert [gpu["migMode"] for gpu in api.status["gpus"]] == ["Disabled", "Enabled"]
     assert api.ready()["reason"] == Reason.PUBLISHED
     assert "GPU 0: enabling MIG failed" in api.ready()["message"]
 
@@ -266,17 +270,17 @@ async def test_a_claim_that_cannot_be_prepared_is_named_until_it_is_prepared_or_
         with pytest.raises(PrepareError):
             await agent.prepare(claim, timeout_seconds=5)
     await agent.refresh()
-    told = api.gpu_node["status"]["prepareFailures"]
+    told = api.status["prepareFailures"]
     assert [entry["claim"]["name"] for entry in told] == ["a", "b"]
     assert "claim default/a: nvmlDeviceCreateGpuInstanceWithPlacement" in told[0]["message"]
     assert "IN_USE" in told[0]["message"]
     bench.fail()
     await agent.prepare(keys[0], timeout_seconds=5)
     await agent.refresh()
-    assert [entry["claim"]["name"] for entry in api.gpu_node["status"]["prepareFailures"]] == ["b"]
+    assert [entry["claim"]["name"] for entry in api.status["prepareFailures"]] == ["b"]
     await agent.unprepare(keys[1])
     await agent.refresh()
-    assert "prepareFailures" not in api.gpu_node["status"]
+    assert "prepareFailures" not in api.status
 
 
 async def test_an_instance_of_an_unknown_profile_is_shown_as_foreign(
@@ -289,7 +293,7 @@ async def test_an_instance_of_an_unknown_profile_is_shown_as_foreign(
     monkeypatch.setattr(bench.nvml, "inventory", lambda: replace(seen, gpus=(strange, seen.gpus[1])))
     bench.checkpoint.path.write_text("torn")
     await start(bench, api).refresh()
-    (instance,) = api.gpu_node["status"]["gpus"][0]["instances"]
+    (instance,) = api.status["gpus"][0]["instances"]
     assert (instance["profile"], instance["state"]) == ("id-77", "Foreign")
     assert instance["device"].endswith("-id-77-4")
 

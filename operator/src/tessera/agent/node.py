@@ -109,8 +109,7 @@ class NodeAgent:
         )
         self._ailments: Ailments = {}
         self._wished: dict[str, bool] = {}
-        self._owner: Owner | None = None
-        self._publisher: Publisher | None = None
+        self._publisher = Publisher(client)
         self._prepare_failures = PrepareFailures()
         self._lost_ledger = False
         self._wake = asyncio.Event()
@@ -227,10 +226,9 @@ class NodeAgent:
         Raises `ApiError`, `Unreachable`, or `OSError` when the checkpoint cannot be stored.
         """
         node, slices = await self._coexistence.look()
-        if self._owner is None:
-            self._owner = Owner(name=self._options.name, uid=node["metadata"]["uid"])
-            self._publisher = Publisher(self._client, self._owner)
-        writer = GPUNodeWriter(self._client, self._owner)
+        owner = Owner(name=self._options.name, uid=node["metadata"]["uid"])
+        self._publisher.saw(owner, slices)
+        writer = GPUNodeWriter(self._client, owner)
         gpu_node = await writer.ensure()
         if not self.refreshed:
             self._health.remember(gpus_in(slices), struck_in(slices, gpu_node))
@@ -347,7 +345,6 @@ class NodeAgent:
     async def _publish(self, ledger: Ledger) -> None:
         """Publish the GPUs, none where others manage them. A failed look changes nothing, until all have
         failed for `withdraw_seconds`."""
-        assert self._publisher is not None
         if self._coexistence.found:
             await self._publisher.publish(())
         elif self._faulty_since is None:

@@ -26,10 +26,16 @@ log = logging.getLogger(__name__)
 class Publisher:
     """Publishes one node's pool."""
 
-    def __init__(self, client: KubeClient, owner: Owner) -> None:
+    def __init__(self, client: KubeClient) -> None:
         self._client = client
-        self._owner = owner
+        self._owner: Owner | None = None
         self._last_generation = 0
+        self._present: list[dict[str, Any]] = []
+
+    def saw(self, owner: Owner, slices: Iterable[dict[str, Any]]) -> None:
+        """The node and its ResourceSlices, of all drivers, as they were read just now."""
+        self._owner = owner
+        self._present = [item for item in slices if item["spec"]["driver"] == DRIVER]
 
     async def publish(
         self,
@@ -38,26 +44,26 @@ class Publisher:
         foreign: Foreign | None = None,
         offers: Mapping[str, Offer] | None = None,
         ailments: Ailments | None = None,
-    ) -> int:
-        """Bring the pool up to date; returns its generation. Raises `ApiError` or `Unreachable`.
+    ) -> None:
+        """Bring the pool up to date from what was seen. Raises `ApiError` or `Unreachable`.
 
         `foreign` are the instances that are not ours and exclude placements; `offers` what GPUs with a fixed
         layout offer; `ailments` what is wrong with them.
         """
+        assert self._owner is not None, "nothing was seen yet"
         bodies = partial(
             slices_for, self._owner, tuple(gpus), foreign=foreign, offers=offers, ailments=ailments
         )
-        present = await self._present()
+        present = self._present
         # Slices may have been wiped (by a restarting kubelet): the pool goes on where it was.
         known = (item["spec"]["pool"]["generation"] for item in present)
         generation: int = max(known, default=self._last_generation)
         wanted = bodies(generation=generation)
         same_generation = {item["spec"]["pool"]["generation"] for item in present} <= {generation}
         if same_generation and content_hash(_essentials(present)) == content_hash(wanted):
-            return generation
+            return
         wanted = bodies(generation=generation + 1)
-        for item in wanted:
-            await self._client.apply(RESOURCE_SLICES, item)
+        self._present = [await self._client.apply(RESOURCE_SLICES, item) for item in wanted]
         kept = {item["metadata"]["name"] for item in wanted}
         for item in present:
             if item["metadata"]["name"] not in kept:
@@ -69,13 +75,6 @@ class Publisher:
             generation + 1,
         )
         self._last_generation = generation + 1
-        return self._last_generation
-
-    async def _present(self) -> list[dict[str, Any]]:
-        slices = await self._client.list(
-            RESOURCE_SLICES, field_selector=f"spec.nodeName={self._owner.name},spec.driver={DRIVER}"
-        )
-        return slices.items
 
     async def _delete(self, name: str) -> None:
         try:

@@ -30,6 +30,7 @@ from tessera.gpu.faults import (
     NVMLFault,
 )
 from tessera.gpu.nvml_call import call as _call
+from tessera.gpu.nvml_call import handles
 from tessera.gpu.nvml_call import text as _text
 from tessera.gpu.nvml_events import EventSets
 from tessera.gpu.profiles import GPUModel, Profile, model_name_by_pci
@@ -85,59 +86,12 @@ class NVML:
         the driver does not even know its UUID.
         """
         with self._session():
-            count = _call(pynvml.nvmlDeviceGetCount)
-            gpus = tuple(gpu for index in range(count) if (gpu := self._gpu(index)) is not None)
+            gpus = tuple(_gpu(index, uuid, handle) for index, uuid, handle in handles())
             return Inventory(
                 driver_version=_text(_call(pynvml.nvmlSystemGetDriverVersion)),
                 nvml_version=_text(_call(pynvml.nvmlSystemGetNVMLVersion)),
                 gpus=gpus,
             )
-
-    def _gpu(self, index: int) -> GPU | None:
-        try:
-            handle = _call(pynvml.nvmlDeviceGetHandleByIndex, index, target=f"GPU index {index}")
-            uuid = _text(_call(pynvml.nvmlDeviceGetUUID, handle, target=f"GPU index {index}"))
-        except NVMLFault as error:
-            if error.code == GPU_IS_LOST:
-                return None
-            raise
-        product, memory, architecture, current, pending = "", 0, "", False, False
-        geometry: GPUModel | None = None
-        instances: tuple[GPUInstance, ...] = ()
-        action: int | None = None
-        virtualization = 0
-        fault, lost = "", False
-        try:
-            product = _text(_call(pynvml.nvmlDeviceGetName, handle, target=uuid))
-            memory = int(_call(pynvml.nvmlDeviceGetMemoryInfo, handle, target=uuid).total) // (1024 * 1024)
-            architecture = _ARCHITECTURES.get(
-                int(_call(pynvml.nvmlDeviceGetArchitecture, handle, target=uuid)), ""
-            )
-            mode = _mig_mode(handle, uuid)
-            if mode is not None:
-                current, pending = mode
-                pci = _call(pynvml.nvmlDeviceGetPciInfo, handle, target=uuid)
-                geometry = _geometry(handle, uuid, model_name_by_pci(int(pci.pciDeviceId) >> 16, product))
-                instances = _instances(handle, uuid) if current else ()
-                action = _recovery_action(handle, uuid)
-                virtualization = _virtualization(handle, uuid)
-        except NVMLFault as error:
-            fault, lost = str(error), error.code in (GPU_IS_LOST, RESET_REQUIRED)
-        return GPU(
-            index=index,
-            uuid=uuid,
-            product=product,
-            memory_mib=memory,
-            architecture=architecture,
-            mig_current=current,
-            mig_pending=pending,
-            model=geometry,
-            instances=instances,
-            fault=fault,
-            lost=lost,
-            recovery_action=action,
-            virtualization=virtualization,
-        )
 
     def instances(self, gpu_uuid: str) -> tuple[GPUInstance, ...]:
         """The GPU's instances, by start."""
@@ -209,6 +163,46 @@ class NVML:
                 pynvml.nvmlDeviceGetGpuInstanceById, _gpu_handle(gpu_uuid), gpu_instance_id, target=target
             )
             _call(pynvml.nvmlGpuInstanceDestroy, instance, target=target)
+
+
+def _gpu(index: int, uuid: str, handle: Any) -> GPU:
+    product, memory, architecture, current, pending = "", 0, "", False, False
+    geometry: GPUModel | None = None
+    instances: tuple[GPUInstance, ...] = ()
+    action: int | None = None
+    virtualization = 0
+    fault, lost = "", False
+    try:
+        product = _text(_call(pynvml.nvmlDeviceGetName, handle, target=uuid))
+        memory = int(_call(pynvml.nvmlDeviceGetMemoryInfo, handle, target=uuid).total) // (1024 * 1024)
+        architecture = _ARCHITECTURES.get(
+            int(_call(pynvml.nvmlDeviceGetArchitecture, handle, target=uuid)), ""
+        )
+        mode = _mig_mode(handle, uuid)
+        if mode is not None:
+            current, pending = mode
+            pci = _call(pynvml.nvmlDeviceGetPciInfo, handle, target=uuid)
+            geometry = _geometry(handle, uuid, model_name_by_pci(int(pci.pciDeviceId) >> 16, product))
+            instances = _instances(handle, uuid) if current else ()
+            action = _recovery_action(handle, uuid)
+            virtualization = _virtualization(handle, uuid)
+    except NVMLFault as error:
+        fault, lost = str(error), error.code in (GPU_IS_LOST, RESET_REQUIRED)
+    return GPU(
+        index=index,
+        uuid=uuid,
+        product=product,
+        memory_mib=memory,
+        architecture=architecture,
+        mig_current=current,
+        mig_pending=pending,
+        model=geometry,
+        instances=instances,
+        fault=fault,
+        lost=lost,
+        recovery_action=action,
+        virtualization=virtualization,
+    )
 
 
 def _gpu_handle(gpu_uuid: str) -> Any:

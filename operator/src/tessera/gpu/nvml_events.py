@@ -10,14 +10,13 @@ counted, so that thousands of them are one answer.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pynvml
 
 from tessera.gpu.driver import Events, Xid
 from tessera.gpu.faults import GPU_IS_LOST, NOT_SUPPORTED, TIMEOUT, NVMLFault
-from tessera.gpu.nvml_call import call, text
+from tessera.gpu.nvml_call import call, handles
 
 _MOST_EVENTS = 10_000
 """Of one GPU in one look; what is left is read at the next."""
@@ -41,7 +40,7 @@ class EventSets:
         """Everything that was reported since the last look. Raises `NVMLFault` when no GPU can be asked."""
         counts: Counter[_Key] = Counter()
         unheard: dict[str, str] = {}
-        for uuid, handle in _answering():
+        for _, uuid, handle in handles():
             try:
                 counts.update(self._events(uuid, handle))
             except NVMLFault as fault:
@@ -90,18 +89,6 @@ class EventSets:
     def _close(self, uuid: str) -> None:
         try:
             call(pynvml.nvmlEventSetFree, self._sets.pop(uuid), target=uuid)
-        except NVMLFault as fault:
-            if fault.code != GPU_IS_LOST:
-                raise
-
-
-def _answering() -> Iterator[tuple[str, Any]]:
-    """(UUID, handle) of each GPU; one that fell off the bus may have neither."""
-    for index in range(call(pynvml.nvmlDeviceGetCount)):
-        target = f"GPU index {index}"
-        try:
-            handle = call(pynvml.nvmlDeviceGetHandleByIndex, index, target=target)
-            yield text(call(pynvml.nvmlDeviceGetUUID, handle, target=target)), handle
         except NVMLFault as fault:
             if fault.code != GPU_IS_LOST:
                 raise

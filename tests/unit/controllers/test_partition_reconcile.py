@@ -233,3 +233,10 @@ def test_news_are_told_once() -> None:
     again = judged({**obj, "status": first.status}, one_h100(obj))
     assert again.news == ()
     assert again.status == first.status
+
+
+def test_who_else_manages_the_gpus_is_worth_an_event() -> None:
+    obj = partition_object()
+    report = gpu_node_object("n1", gpu_report("n1"), ready=("False", "ManagedByOthers", "remove it"))
+    plan = judged(obj, cluster([obj], nodes=[node("n1")], gpu_nodes=[report]))
+    assert [(item.type, item.message) for item in plan.news] == [("Warning", "node n1: remove it")]

@@ -8,13 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tessera.api.mig_partition import BEGUN_LIMIT, Update
-from tessera.controllers.rollout import allowed
+from tessera.controllers.gpu_layout import GPUPlan
+from tessera.controllers.gpu_view import GPU, Layout
+from tessera.controllers.rollout import Node, allowed, roll_out
+from tessera.relayout.plan import Place
 from unit.controllers.partition_objects import Object
-from unit.controllers.plan_words import said
+from unit.controllers.plan_words import NOW, said
 from unit.controllers.static_world import World
 
 SEVEN: Object = {"profile": "1g.10gb", "count": 7}
 THREES: Object = {"profile": "3g.40gb", "count": 2}
+WITH_LAYOUT = GPU(
+    node="n", uuid="GPU-n", index=0, model="H100-80GB", mig_mode="Enabled", healthy=True, memory_slices=8,
+    layout=Layout(places=(Place(0, "7g.80gb"),), state=None),
+)  # fmt: skip
 EVICT: Object = {"update": {"drain": {"policy": "Evict", "timeoutSeconds": 60}}}
 
 
@@ -24,6 +31,17 @@ EVICT: Object = {"update": {"drain": {"policy": "Evict", "timeoutSeconds": 60}}}
 )
 def test_a_percentage_is_rounded_down_and_is_one_at_least(limit: int | str, nodes: int, number: int) -> None:
     assert allowed(Update(max_unavailable=limit), nodes) == number
+
+
+def test_the_record_holds_no_more_nodes_than_it_may_when_all_are_in_change() -> None:
+    place = Place(0, "7g.80gb")
+    nodes = [
+        Node(name=f"n{number}", plans=(GPUPlan(gpu=WITH_LAYOUT, target=(place,)),))
+        for number in range(BEGUN_LIMIT + 1)
+    ]
+    rollout = roll_out(nodes, update=Update(), begun={"n7": NOW}, now=NOW)
+    assert len(rollout.begun) == BEGUN_LIMIT
+    assert "n7" in rollout.begun
 
 
 ACTIONS = st.lists(

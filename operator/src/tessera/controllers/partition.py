@@ -72,6 +72,7 @@ TOLD: Mapping[Reason, str] = {
     Reason.NVML_ERROR: "Warning",
     Reason.MIG_DISABLED: "Warning",
     Reason.GPU_UNHEALTHY: "Warning",
+    Reason.MANAGED_BY_OTHERS: "Warning",
     Reason.KUBELET_NOT_REGISTERED: "Warning",
     Reason.RESERVES_NOT_MET: "Warning",
 }

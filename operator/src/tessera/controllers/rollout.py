@@ -172,6 +172,7 @@ def _next(
     """Nodes to begin. One that is in change already, for what was asked before, takes no other's turn."""
     others = [node for node in nodes if node.name not in kept and (node.asked or _may_begin(node, update))]
     turning = [node.name for node in others if states[node.name] is NodeState.CHANGING]
+    turning = turning[: BEGUN_LIMIT - len(kept)]
     if NodeState.FAILED in states.values():
         return turning
     unavailable = sum(state in (NodeState.CHANGING, NodeState.FAILED) for state in states.values())

@@ -67,6 +67,7 @@ TOLD: Mapping[Reason, str] = {
     Reason.NVML_ERROR: "Warning",
     Reason.MIG_DISABLED: "Warning",
     Reason.GPU_UNHEALTHY: "Warning",
+    Reason.MANAGED_BY_OTHERS: "Warning",
     Reason.KUBELET_NOT_REGISTERED: "Warning",
     Reason.IMAGE_UNAVAILABLE: "Warning",
     Reason.OUTPUT_CLAIM_MISSING: "Warning",

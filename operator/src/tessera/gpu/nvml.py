@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -96,7 +96,8 @@ class NVML:
     def instances(self, gpu_uuid: str) -> tuple[GPUInstance, ...]:
         """The GPU's instances, by start."""
         with self._session():
-            return _instances(_gpu_handle(gpu_uuid), gpu_uuid)
+            handle = _gpu_handle(gpu_uuid)
+            return _instances(handle, gpu_uuid, _profiles(handle, gpu_uuid))
 
     def processes(self, mig_uuid: str) -> tuple[int, ...]:
         """Process ids that run on the MIG device."""
@@ -182,8 +183,10 @@ def _gpu(index: int, uuid: str, handle: Any) -> GPU:
         if mode is not None:
             current, pending = mode
             pci = _call(pynvml.nvmlDeviceGetPciInfo, handle, target=uuid)
-            geometry = _geometry(handle, uuid, model_name_by_pci(int(pci.pciDeviceId) >> 16, product))
-            instances = _instances(handle, uuid) if current else ()
+            profiles = _profiles(handle, uuid)
+            name = model_name_by_pci(int(pci.pciDeviceId) >> 16, product)
+            geometry = _geometry(handle, uuid, name, profiles)
+            instances = _instances(handle, uuid, profiles) if current else ()
             action = _recovery_action(handle, uuid)
             virtualization = _virtualization(handle, uuid)
     except NVMLFault as error:
@@ -245,28 +248,30 @@ def _virtualization(handle: Any, uuid: str) -> int:
         raise
 
 
-def _profiles(handle: Any, uuid: str) -> Iterator[tuple[int, Any]]:
-    """(enum, info) of every profile of the board. The driver says where its list ends: an older one knows
+def _profiles(handle: Any, uuid: str) -> dict[int, Any]:
+    """Enum -> info of every profile of the board. The driver says where its list ends: an older one knows
     fewer enums than this binding, a newer one more.
     """
+    found: dict[int, Any] = {}
     for enum in range(_MOST_PROFILES):
         try:
-            yield enum, _call(pynvml.nvmlDeviceGetGpuInstanceProfileInfo, handle, enum, target=uuid)
+            found[enum] = _call(pynvml.nvmlDeviceGetGpuInstanceProfileInfo, handle, enum, target=uuid)
         except NVMLFault as fault:
             if fault.code == INVALID_ARGUMENT:
-                return
+                break
             if fault.code != NOT_SUPPORTED:
                 raise
+    return found
 
 
-def _geometry(handle: Any, uuid: str, name: str) -> GPUModel:
-    """Ask the driver for every profile and its legal starts."""
-    profiles = [
+def _geometry(handle: Any, uuid: str, name: str, profiles: Mapping[int, Any]) -> GPUModel:
+    """Ask the driver for the legal starts of every profile."""
+    placeable = [
         _profile(enum, info, placements)
-        for enum, info in _profiles(handle, uuid)
+        for enum, info in profiles.items()
         if (placements := _possible_placements(handle, uuid, int(info.id)))
     ]
-    return GPUModel.from_profiles(name, profiles)
+    return GPUModel.from_profiles(name, placeable)
 
 
 def _profile(enum: int, info: Any, placements: tuple[tuple[int, int], ...]) -> Profile:
@@ -304,10 +309,10 @@ def _possible_placements(handle: Any, uuid: str, profile_id: int) -> tuple[tuple
     return tuple(sorted((int(item.start), int(item.size)) for item in buffer[: count.value]))
 
 
-def _instances(handle: Any, uuid: str) -> tuple[GPUInstance, ...]:
+def _instances(handle: Any, uuid: str, profiles: Mapping[int, Any]) -> tuple[GPUInstance, ...]:
     """Walk all profiles: NVML lists GPU instances by profile id only."""
     found: list[GPUInstance] = []
-    for _, profile in _profiles(handle, uuid):
+    for profile in profiles.values():
         buffer = (pynvml.c_nvmlGpuInstance_t * _MAX_INSTANCES)()
         count = ctypes.c_uint(_MAX_INSTANCES)
         _call(

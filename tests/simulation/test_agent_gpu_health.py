@@ -31,7 +31,7 @@ async def test_a_gpu_lost_under_a_claim_stays_published_and_its_claim_can_be_rel
     reason, message = await agent.look()
     assert reason == "GPUUnhealthy"
     assert "GPU_IS_LOST" in message
-    assert "after Xid 79 at 2" in message
+    assert ": after Xid 79 at 2" in message and message.endswith("remedy: reset the GPU or reboot the node")
     assert set(agent.taints().values()) == {"lost:NoExecute"}
     assert len(agent.taints()) == len(before) == ALL_H100
     (gpu,) = agent.status["gpus"]

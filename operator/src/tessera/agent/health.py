@@ -215,17 +215,18 @@ class Health:
 
     def _ailments(self, gpu: GPU) -> Iterable[Ailment]:
         notes = self._notes.get(gpu.uuid, {}).values()
-        after = "".join(f", after {_words(note)}" for note in notes if note.mask is None)
+        after = " and ".join(f"after {_words(note)}" for note in notes if note.mask is None)
         if gpu.fault:
             yield Ailment(
                 cause="lost" if gpu.lost else "unreachable",
-                message=f"{gpu.fault}{after}",
+                message=f"{after}: {gpu.fault}" if after else gpu.fault,
                 harm=Harm.RESET if gpu.lost else Harm.DRAIN,
             )
             return
         action = gpu.recovery_action
         if action is not None and (harm := harm_of_action(action)) is not Harm.NONE:
-            told = f"the driver asks to {words_of_action(action)}{after}; {_remedy(gpu, harm)}"
+            asked = ", ".join(filter(None, [words_of_action(action), after]))
+            told = f"the driver asks to {asked}; {_remedy(gpu, harm)}"
             yield Ailment(cause=f"recovery-action-{action}", message=told, harm=harm)
         for note in notes:
             if note.mask is not None or gpu.recovery_action is None:

@@ -1,8 +1,8 @@
 """Carry out a plan: the only place of the operator that writes to the API server.
 
 Children by server-side apply, then changes of fields, then the status once and only when it differs, then
-evictions, then the events, last the object's own deletion. Every step may be repeated, so a crash between two
-of them costs nothing: the next reconciliation plans what is left.
+the events that tell of it, then evictions, last the object's own deletion. Every step may be repeated, so a
+crash between two of them costs nothing: the next reconciliation plans what is left.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Executor:
             _log.info("changed %s %s", change.resource.kind, change.name, extra=about(obj))
         if plan.status is not None and plan.status != (obj.get("status") or {}):
             await self._write_status(resource, obj, plan.status, decides=plan.decides)
-        for eviction in plan.evictions:
-            await self._evictor.evict(eviction, wanted_by=obj)
         for item in plan.news:
             self._events.emit(
                 obj, type=item.type, reason=item.reason, action=item.action, message=item.message
             )
+        for eviction in plan.evictions:
+            await self._evictor.evict(eviction, wanted_by=obj)
         if plan.delete:
             await self._delete(resource, obj)
 

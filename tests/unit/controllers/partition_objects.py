@@ -134,7 +134,10 @@ def static_partition(*layout: Object, **spec: Any) -> Object:
 
 def claim_on(name: str, device: str) -> Object:
     results = [{"driver": "gpu.tessera.dev", "pool": name, "device": device}]
-    return {"status": {"allocation": {"devices": {"results": results}}}}
+    return {
+        "metadata": {"namespace": "default", "name": device, "uid": f"uid-{device}"},
+        "status": {"allocation": {"devices": {"results": results}}},
+    }
 
 
 def cluster(

@@ -16,6 +16,7 @@ from tessera.controllers.partition import ClusterView
 from tessera.controllers.plan import Plan
 from unit.controllers.partition_objects import (
     Object,
+    claim_on,
     cluster,
     device_name,
     gpu_node_object,
@@ -57,14 +58,11 @@ class World:
         device = device_name(name, index, profile, start)
         instance = {"device": device, "profile": profile, "start": start, "state": "InUse"}
         self._gpu(name, index)["instances"].append(instance)
-        results = [{"driver": "gpu.tessera.dev", "pool": name, "device": device}]
+        claim = claim_on(name, device)
+        claim["metadata"] = {"namespace": "team", "name": f"claim-{name}-{index}-{start}"}
         pod = {"resource": "pods", "name": f"pod-{name}-{start}", "uid": f"uid-{name}-{index}-{start}"}
-        self.claims.append(
-            {
-                "metadata": {"namespace": "team", "name": f"claim-{name}-{index}-{start}"},
-                "status": {"allocation": {"devices": {"results": results}}, "reservedFor": [pod]},
-            }
-        )
+        claim["status"]["reservedFor"] = [pod]
+        self.claims.append(claim)
 
     def holdable(self, name: str) -> bool:
         """Whether a pod may come to a slice of the first GPU that is in no layout."""

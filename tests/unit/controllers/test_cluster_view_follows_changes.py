@@ -37,7 +37,7 @@ def changed(caches: Caches, dice: random.Random) -> None:
         case _:
             device = device_name(name, 0, "1g.10gb", dice.randrange(7))
             metadata = {"name": f"c{dice.randrange(4)}", "namespace": "default"}
-            caches.claims._take(kind, {"metadata": metadata, **claim_on(name, device)})
+            caches.claims._take(kind, {**claim_on(name, device), "metadata": metadata})
 
 
 @pytest.mark.parametrize("seed", range(5))

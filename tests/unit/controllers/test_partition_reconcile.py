@@ -207,7 +207,8 @@ def test_there_is_no_room_on_devices_that_the_agent_bars(key: str) -> None:
 
 def test_a_foreign_instance_takes_room_and_is_nobodys_slice() -> None:
     obj = partition_object()
-    instance = {"device": device_name("n1", 0, "4g.40gb", 0), "profile": "4g.40gb", "state": "Foreign"}
+    device = device_name("n1", 0, "4g.40gb", 0)
+    instance = {"device": device, "profile": "4g.40gb", "start": 0, "state": "Foreign"}
     view = cluster(
         [obj],
         nodes=[node("n1")],

@@ -260,7 +260,7 @@ def _gpu(
 
 
 def _place(item: Object) -> Place:
-    return Place(int(item.get("start") or 0), str(item["profile"]))
+    return Place(item["start"], item["profile"])
 
 
 def layouts_of(gpu_node: Object) -> dict[str, Layout]:
@@ -281,18 +281,14 @@ def layouts_of(gpu_node: Object) -> dict[str, Layout]:
 
 
 def _slice_held(place: Place, claim: Object) -> Held:
-    metadata = claim.get("metadata") or {}
-    return Held(
-        place=place,
-        claim=f"{metadata.get('namespace')}/{metadata.get('name')}",
-        pods=_pods_of(claim),
-    )
+    metadata = claim["metadata"]
+    return Held(place=place, claim=f"{metadata['namespace']}/{metadata['name']}", pods=_pods_of(claim))
 
 
 def _pods_of(claim: Object) -> tuple[Pod, ...]:
-    namespace = str((claim.get("metadata") or {}).get("namespace") or "")
+    namespace = claim["metadata"]["namespace"]
     return tuple(
-        Pod(namespace=namespace, name=str(consumer["name"]), uid=str(consumer["uid"]))
+        Pod(namespace=namespace, name=consumer["name"], uid=consumer["uid"])
         for consumer in claim["status"].get("reservedFor") or ()
         if consumer.get("resource") == "pods"
     )

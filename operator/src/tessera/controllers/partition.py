@@ -8,50 +8,35 @@ partition has no children; what it decides reaches the agents through the spec o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 
 from tessera.api.mig_partition import (
     MIGPartitionStatus,
     PartitionGPUs,
     ProfileCount,
-    Update,
 )
 from tessera.api.reasons import Reason
 from tessera.controllers.conditions import judge, news_of
-from tessera.controllers.gpu_layout import plan_gpu, wishes_of
 from tessera.controllers.gpu_view import GPU, by_node
-from tessera.controllers.node_trouble import is_silent, node_trouble
 from tessera.controllers.partition_verdicts import (
     PartitionFacts,
-    gpus_in_trouble,
     profiles_valid,
     verdicts_of,
 )
 from tessera.controllers.plan import Object, Plan
-from tessera.controllers.rollout import Node, Rollout, begun_in, is_judged, preview, roll_out
+from tessera.controllers.rollout import Rollout
+from tessera.controllers.rollout_nodes import next_step
 from tessera.controllers.rollout_report import layout_applied, progress_of
 from tessera.controllers.selection import selected_gpus, selected_nodes, spec_of
 from tessera.kube.resources import MIG_PARTITIONS
-from tessera.relayout.plan import Wish
 
 KIND = MIG_PARTITIONS.kind
 
 NODES_SHOWN = 1000
 CONFLICTS_SHOWN = 64
-
-ANSWER_TIME = timedelta(seconds=60)
-"""How soon an agent says how far it is with a new layout; at work it does so within seconds."""
-MUTE = (
-    "its agent has said nothing of the layout for a minute; look at the pod of DaemonSet tessera-agent there "
-    "(kubectl get pods -n tessera-system -o wide)"
-)
-SILENT = "its kubelet has stopped reporting; bring the node back, or take it out of spec.nodeSelector"
-UNKNOWN = (
-    "its agent does not say what its GPUs can be cut into; it may be older than this operator: upgrade it"
-)
 
 TOLD: Mapping[Reason, str] = {
     Reason.PARTITIONED: "Normal",
@@ -117,20 +102,8 @@ def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
         every_gpu=view.gpus,
     )
     valid = profiles_valid(facts)
-    rollout, layout = None, None
-    if spec.static is not None:
-        if facts.counted and valid.status != "False":
-            begun = begun_in(obj)
-            overdue = {name for name, since in begun.items() if now - since >= ANSWER_TIME}
-            counted = _nodes(facts.counted, view, wishes_of(spec.static), overdue=overdue)
-            update = spec.update or Update()
-            if spec.dry_run:
-                rollout = preview(counted, update=update)
-            else:
-                if not is_judged(obj):  # another spec: the time to drain counts anew
-                    begun = dict.fromkeys(begun, now)
-                rollout = roll_out(counted, update=update, begun=begun, now=now)
-        layout = layout_applied(rollout, valid, dry_run=spec.dry_run)
+    rollout = None if valid.status == "False" else next_step(obj, facts, nodes=view.nodes, now=now)
+    layout = None if spec.static is None else layout_applied(rollout, valid, dry_run=spec.dry_run)
     verdicts = verdicts_of(facts, valid=valid, layout=layout)
     before = (obj.get("status") or {}).get("conditions")
     generation = obj["metadata"].get("generation")
@@ -144,29 +117,6 @@ def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
         news=news_of(before, verdicts, told=TOLD),
         requeue_seconds=rollout.look_again_seconds if rollout is not None else None,
     )
-
-
-def _nodes(
-    gpus: Sequence[GPU], view: ClusterView, wishes: tuple[Wish, ...], *, overdue: Collection[str]
-) -> list[Node]:
-    """The nodes of these GPUs, as a rollout sees them. `overdue` are those that were begun a while ago."""
-    silent = {node["metadata"]["name"] for node in view.nodes if is_silent(node)}
-    nodes = []
-    for name, own in by_node(gpus).items():
-        plans = [plan_gpu(gpu, wishes) for gpu in own]
-        known = tuple(plan for plan in plans if plan is not None)
-        unknown = len(known) < len(own)
-        trouble = node_trouble({name: view.gpu_nodes[name]}) or gpus_in_trouble(own)
-        if name in silent:
-            why = f"node {name}: {SILENT}"
-        elif trouble is not None:
-            why = trouble[1]
-        elif name in overdue and any(gpu.layout is not None and gpu.layout.state is None for gpu in own):
-            why = f"node {name}: {MUTE}"
-        else:
-            why = f"node {name}: {UNKNOWN}" if unknown else ""
-        nodes.append(Node(name=name, plans=known, trouble=why, unknown=unknown))
-    return nodes
 
 
 def _conflicts(uid: str, selected: Sequence[GPU], owners: Mapping[str, Object]) -> list[str]:

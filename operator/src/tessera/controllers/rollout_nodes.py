@@ -1,0 +1,71 @@
+"""The nodes of a static partition as its rollout sees them: what each GPU is to get, and what hinders it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import datetime, timedelta
+
+from tessera.api.mig_partition import Update
+from tessera.controllers.gpu_layout import plan_gpu, wishes_of
+from tessera.controllers.gpu_view import GPU, by_node
+from tessera.controllers.node_trouble import is_silent, node_trouble
+from tessera.controllers.partition_verdicts import PartitionFacts, gpus_in_trouble
+from tessera.controllers.plan import Object
+from tessera.controllers.rollout import Node, Rollout, begun_in, is_judged, preview, roll_out
+
+_ANSWER_TIME = timedelta(seconds=60)
+"""How soon an agent says how far it is with a new layout; at work it does so within seconds."""
+_MUTE = (
+    "its agent has said nothing of the layout for a minute; look at the pod of DaemonSet tessera-agent there "
+    "(kubectl get pods -n tessera-system -o wide)"
+)
+_SILENT = "its kubelet has stopped reporting; bring the node back, or take it out of spec.nodeSelector"
+_UNKNOWN = (
+    "its agent does not say what its GPUs can be cut into; it may be older than this operator: upgrade it"
+)
+
+
+def next_step(
+    obj: Object, facts: PartitionFacts, *, nodes: Iterable[Object], now: datetime
+) -> Rollout | None:
+    """The rollout's next step, which a dry run shows only; None without a layout or a GPU to give it to.
+
+    `nodes` are the Nodes of the cluster.
+    """
+    if facts.spec.static is None or not facts.counted:
+        return None
+    wishes = wishes_of(facts.spec.static)
+    update = facts.spec.update or Update()
+    begun = begun_in(obj)
+    overdue = {name for name, since in begun.items() if now - since >= _ANSWER_TIME}
+    silent = {node["metadata"]["name"] for node in nodes if is_silent(node)}
+    found = []
+    for name, gpus in by_node(facts.counted).items():
+        plans = [plan_gpu(gpu, wishes) for gpu in gpus]
+        known = tuple(plan for plan in plans if plan is not None)
+        unknown = len(known) < len(plans)
+        trouble = _trouble(name, gpus, facts, silent=silent, overdue=overdue)
+        if unknown and not trouble:
+            trouble = f"node {name}: {_UNKNOWN}"
+        found.append(Node(name=name, plans=known, trouble=trouble, unknown=unknown))
+    if facts.spec.dry_run:
+        return preview(found, update=update)
+    if not is_judged(obj):  # another spec: the time to drain counts anew
+        begun = dict.fromkeys(begun, now)
+    return roll_out(found, update=update, begun=begun, now=now)
+
+
+def _trouble(
+    name: str, gpus: list[GPU], facts: PartitionFacts, *, silent: Collection[str], overdue: Collection[str]
+) -> str:
+    """What keeps these GPUs of the node from being changed, whoever uses them; empty when nothing does.
+    `overdue` are nodes that were begun a while ago.
+    """
+    if name in silent:
+        return f"node {name}: {_SILENT}"
+    told = node_trouble({name: facts.gpu_nodes[name]}) or gpus_in_trouble(gpus)
+    if told is not None:
+        return told[1]
+    if name in overdue and any(gpu.layout is not None and gpu.layout.state is None for gpu in gpus):
+        return f"node {name}: {_MUTE}"
+    return ""

@@ -115,3 +115,13 @@ def test_a_gpu_that_cannot_do_mig_is_none_of_a_partition(mode: str) -> None:
     assert (plan.status or {})["gpus"] == {"selected": 1, "owned": 1, "ready": 1}
     assert said(plan, "Ready")[1] != "MIGDisabled"
     assert "GPU-display" not in view.owners
+
+
+def test_a_node_in_change_says_whom_it_waits_for() -> None:
+    world = World(2, SEVEN, **EVICT)
+    world.hold("n0", "2g.20gb", 0)
+    world.turn()
+    assert said(world.turn(), "Ready")[2] == (
+        "0 of 2 nodes have the layout; in change: n0 (GPU 0 of node n0: 2g.20gb@0 is held by claim "
+        "team/claim-n0-0-0 (pods: team/pod-n0-0)), 1 wait for their turn"
+    )

@@ -56,10 +56,9 @@ def layout_applied(rollout: Rollout | None, valid: Verdict, *, dry_run: bool) ->
     if changing or waiting:
         others = f", {len(waiting)} wait for their turn" if waiting else ""
         others += f", {len(blocked)} cannot be begun ({_first_blocker(blocked)})" if blocked else ""
-        stuck = [node for node in changing if node.trouble]
-        hindrance = f" ({stuck[0].trouble}{_more(stuck)})" if stuck else ""
+        awaited = next((f" ({line})" for node in changing for line in _blockers(node)), "")
         names = _few([node.name for node in changing])
-        return _said("False", Reason.UPDATING, f"{done}; in change: {names}{hindrance}{others}")
+        return _said("False", Reason.UPDATING, f"{done}; in change: {names}{awaited}{others}")
     return _said("False", Reason.BLOCKED, f"{done}; none can be begun: {_first_blocker(blocked)}")
 
 

@@ -120,6 +120,11 @@ def test_what_a_partition_cannot_say_is_refused(entries: str, says: str) -> None
         of_entries(entries)
 
 
+def test_a_configuration_of_which_no_name_can_be_made_is_refused() -> None:
+    with pytest.raises(BadLayout, match="Rename the configuration"):
+        as_partitions({"+?": whole_file()["all-disabled"]}, source="f", labels={})
+
+
 def test_two_configurations_with_the_same_name_as_an_object_are_refused() -> None:
     configs = parse_mig_parted(f"mig-configs: {{A_b: {OFF}, a-b: {OFF}}}", source="f", every=True)
     with pytest.raises(BadLayout, match="the name a-b already"):

@@ -65,6 +65,12 @@ def as_partitions(
         selector = {**labels, MIG_MANAGER_CONFIG_LABEL: configuration} if by_label else dict(labels)
         for at, entry in enumerate(entries):
             name = _name(configuration if len(entries) == 1 else f"{configuration}-{at}")
+            if not name:
+                raise BadLayout(
+                    f"{entry.where} cannot be imported",
+                    "its name has no letter or digit, and a partition is named after it",
+                    "Rename the configuration",
+                )
             if name in manifests:
                 raise BadLayout(
                     f"{entry.where} cannot be imported",

@@ -3,7 +3,7 @@ contains its requests, its watches, TLS and the JSON of both, and nothing of the
 
     PYTHONPATH=tests python -m bench.scheduler_rounds.api_over_http --port N --nodes 100 --gpus 8 --pki FOLDER
 
-The folder has what `make_pki` writes.
+`served` starts it so; the folder has what `_make_pki` writes.
 
 `POST /bench/pods?count=N` makes pods, `GET /bench/bound` answers when all of them are bound.
 """
@@ -15,14 +15,21 @@ import asyncio
 import json
 import re
 import ssl
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from bench.scheduler_rounds.api_in_memory import Store, StoreClient
-from tessera.kube.errors import ApiError
+from tessera.kube.client import KubeClient
+from tessera.kube.credentials import Credentials
+from tessera.kube.errors import ApiError, Unreachable
 from tessera.kube.resources import EVENTS, LEASES, NODES, PODS, RESOURCE_CLAIMS, RESOURCE_SLICES, Resource
 from tessera.local.certificates import Authority
+from tessera.local.ports import free_ports
 
 RESOURCES = {r.plural: r for r in (PODS, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES, LEASES, EVENTS)}
 CERTIFICATE = "server"
@@ -93,7 +100,7 @@ class Server:
         return web.json_response({"writes": self._store.writes, "events": self._store.events})
 
 
-def make_pki(folder: Path) -> ssl.SSLContext:
+def _make_pki(folder: Path) -> ssl.SSLContext:
     """Write an authority and a server certificate into the folder; what a client is to trust. To be called
     before the server starts.
     """
@@ -106,6 +113,34 @@ def _tls(pki: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pki / f"{CERTIFICATE}.crt", pki / f"{CERTIFICATE}.key")
     return context
+
+
+@asynccontextmanager
+async def served(*, nodes: int, gpus: int) -> AsyncIterator[KubeClient]:
+    """Start the server in a process of its own; a client of it, once it answers."""
+    (port,) = free_ports(1)
+    with tempfile.TemporaryDirectory() as pki:
+        tls = _make_pki(Path(pki))
+        options = (f"--port={port}", f"--nodes={nodes}", f"--gpus={gpus}", f"--pki={pki}")
+        command = (sys.executable, "-m", "bench.scheduler_rounds.api_over_http", *options)
+        server = await asyncio.create_subprocess_exec(*command)
+        try:
+            async with KubeClient(Credentials(server=f"https://127.0.0.1:{port}", tls=tls)) as client:
+                await _ready(client)
+                yield client
+        finally:
+            server.kill()
+            await server.wait()
+
+
+async def _ready(client: KubeClient) -> None:
+    for _ in range(600):
+        try:
+            await client.list(PODS)
+            return
+        except Unreachable:
+            await asyncio.sleep(0.1)
+    raise SystemExit("the server does not answer")
 
 
 def serve(*, port: int, nodes: int, gpus: int, pki: Path) -> None:

@@ -10,17 +10,11 @@ pods, over HTTPS to `api_over_http` in a process of its own, several times each,
 from __future__ import annotations
 
 import asyncio
-import sys
-import tempfile
 import time
-from pathlib import Path
 
-from bench.scheduler_rounds.api_over_http import make_pki
-from bench.scheduler_rounds.main import ready
+from bench.scheduler_rounds.api_over_http import served
 from tessera.kube.client import KubeClient
-from tessera.kube.credentials import Credentials
 from tessera.kube.resources import PODS, RESOURCE_CLAIMS
-from tessera.local.ports import free_ports
 
 TIMES, WRITERS, WRITES, NEW_PODS = 8, 8, 25, 200
 BODY = {"metadata": {"labels": {"one": "two"}}}
@@ -60,20 +54,10 @@ async def watch_ms(client: KubeClient) -> list[float]:
 
 async def measure() -> None:
     """Print both."""
-    (port,) = free_ports(1)
-    with tempfile.TemporaryDirectory() as pki:
-        tls = make_pki(Path(pki))
-        command = ["-m", "bench.scheduler_rounds.api_over_http", f"--port={port}", f"--pki={pki}"]
-        server = await asyncio.create_subprocess_exec(sys.executable, *command, "--nodes=1", "--gpus=1")
-        try:
-            async with KubeClient(Credentials(f"https://127.0.0.1:{port}", tls)) as client:
-                await ready(client)
-                await client.raw("POST", "/bench/pods", params={"count": "1"})
-                for what, found in (("patch", await patch_ms(client)), ("event", await watch_ms(client))):
-                    print(what, *(f"{ms:.3f}" for ms in sorted(found)))
-        finally:
-            server.kill()
-            await server.wait()
+    async with served(nodes=1, gpus=1) as client:
+        await client.raw("POST", "/bench/pods", params={"count": "1"})
+        for what, found in (("patch", await patch_ms(client)), ("event", await watch_ms(client))):
+            print(what, *(f"{ms:.3f}" for ms in sorted(found)))
 
 
 if __name__ == "__main__":

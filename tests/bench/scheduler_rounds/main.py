@@ -23,18 +23,14 @@ import logging
 import platform
 import statistics
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
+from background import in_background
 from bench.scheduler_rounds.api_in_memory import NAMESPACE, Store, StoreClient
-from bench.scheduler_rounds.api_over_http import make_pki
+from bench.scheduler_rounds.api_over_http import served
 from tessera.kube.client import KubeClient
-from tessera.kube.credentials import Credentials
-from tessera.kube.errors import Unreachable
 from tessera.kube.resources import PODS
-from tessera.local.ports import free_ports
 from tessera.scheduler.loop import Scheduler, Settings
 from tessera.scheduler.planner import Planner
 
@@ -141,24 +137,10 @@ def _spread(values: list[float]) -> dict[str, float] | None:
     }
 
 
-async def run_over_http(rounds: Rounds, *, nodes: int, gpus: int, bursts: int, pki: Path) -> dict[str, Any]:
+async def run_over_http(rounds: Rounds, *, nodes: int, gpus: int, bursts: int) -> dict[str, Any]:
     """Bursts of 1,000 pods, with HTTP, TLS and JSON; the server is a process of its own."""
-    (port,) = free_ports(1)
-    command = [
-        sys.executable,
-        "-m",
-        "bench.scheduler_rounds.api_over_http",
-        f"--port={port}",
-        f"--nodes={nodes}",
-    ]
-    tls = make_pki(pki)
-    server = await asyncio.create_subprocess_exec(*command, f"--gpus={gpus}", f"--pki={pki}")
-    client = KubeClient(Credentials(server=f"https://127.0.0.1:{port}", tls=tls))
-    task = asyncio.create_task(Scheduler(client, SETTINGS).run())
     per_pod, rates, writes, events = [], [], [], []
-    told = {"writes": 0, "events": 0}
-    try:
-        await ready(client)
+    async with served(nodes=nodes, gpus=gpus) as client, in_background(Scheduler(client, SETTINGS).run()):
         await client.raw("POST", "/bench/pods", params={"count": "1"})
         told = await _bound_over_http(client)
         for _ in range(bursts):
@@ -172,12 +154,6 @@ async def run_over_http(rounds: Rounds, *, nodes: int, gpus: int, bursts: int, p
             writes.append((told["writes"] - before["writes"]) / BURST)
         told = await _bound_over_http(client)
         events.append(told["events"] / (BURST * bursts + 1))
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await client.close()
-        server.kill()
-        await server.wait()
     return {
         "nodes": nodes,
         "cpu_ms_per_pod": _spread(per_pod),
@@ -190,17 +166,6 @@ async def run_over_http(rounds: Rounds, *, nodes: int, gpus: int, bursts: int, p
 async def _bound_over_http(client: KubeClient) -> dict[str, int]:
     # A 503 is asked again by the client itself, six times in all.
     return dict(await client.raw("GET", "/bench/bound"))
-
-
-async def ready(client: KubeClient) -> None:
-    """Wait until the server answers."""
-    for _ in range(600):
-        try:
-            await client.list(PODS)
-            return
-        except Unreachable:
-            await asyncio.sleep(0.1)
-    raise SystemExit("the server does not answer")
 
 
 async def run(rounds: Rounds, *, nodes: int, gpus: int, bound: int) -> dict[str, Any]:
@@ -230,11 +195,8 @@ def main() -> None:
     logging.disable(logging.INFO)
     rounds = Rounds()
     if options.wire:
-        with tempfile.TemporaryDirectory() as pki:
-            over_http = run_over_http(
-                rounds, nodes=options.nodes, gpus=options.gpus, bursts=options.bursts, pki=Path(pki)
-            )
-            results = [asyncio.run(over_http)]
+        over_http = run_over_http(rounds, nodes=options.nodes, gpus=options.gpus, bursts=options.bursts)
+        results = [asyncio.run(over_http)]
     else:
         results = [
             asyncio.run(run(rounds, nodes=options.nodes, gpus=options.gpus, bound=bound))

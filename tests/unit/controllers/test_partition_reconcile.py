@@ -73,7 +73,7 @@ WRONG = [
         {},
         {"gpu_nodes": [gpu_node_object("n1", gpu_report("n1", migMode="EnablePending"))]},
         "MIGDisabled",
-        "MIG mode is EnablePending",
+        "MIG mode is EnablePending; `kubectl describe gn n1` says what is in the way",
         id="MIG is off",
     ),
     pytest.param(

@@ -145,7 +145,7 @@ def gpus_in_trouble(gpus: Sequence[GPU]) -> tuple[Reason, str] | None:
         return (
             Reason.MIG_DISABLED,
             f"{_gpu_list(off)}: MIG mode is {off[0].mig_mode}; "
-            "drain the node and switch it on (nvidia-smi -i INDEX -mig 1), then reset the GPU or reboot",
+            f"`kubectl describe gn {off[0].node}` says what is in the way",
         )
     return None
 

@@ -116,3 +116,10 @@ ENV_SIMULATED: Final = "TESSERA_SIMULATED"
 
 PROFILE_PATTERN: Final = r"^[1-9][0-9]?g\.[0-9]+gb(\+me(\.all)?|-me|\+gfx)?$"
 """A MIG profile's name as NVML spells it: 2g.20gb, 1g.10gb+me, 1g.24gb-me, 1g.24gb+me.all, 1g.24gb+gfx."""
+
+
+def bars_everybody(taint_key: str) -> bool:
+    """Whether an agent bars a device with this taint from everybody, whatever they tolerate; not so with the
+    first of its taints, which bars kube-scheduler.
+    """
+    return taint_key.startswith(f"{GROUP}/") and taint_key != DEVICE_TAINT_KEY

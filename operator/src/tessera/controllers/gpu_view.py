@@ -22,8 +22,6 @@ from tessera.relayout.plan import Place
 
 Object = Mapping[str, Any]
 
-_BARRING = {names.FOREIGN_TAINT_KEY, names.LEAVING_TAINT_KEY, names.UNHEALTHY_TAINT_KEY}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
@@ -335,7 +333,7 @@ def _device(device: Object, consumed: Object) -> Device:
         memory_slices=number(names.ATTRIBUTE_MEMORY_SLICES),
         compute_slices=number(names.ATTRIBUTE_COMPUTE_SLICES),
         uses=_amounts(consumed.get("counters") or {}),
-        barred=any(taint["key"] in _BARRING for taint in device.get("taints") or ()),
+        barred=any(names.bars_everybody(taint["key"]) for taint in device.get("taints") or ()),
     )
 
 

@@ -25,11 +25,6 @@ class Taint:
     value: str
     effect: str
 
-    @property
-    def of_agent(self) -> bool:
-        """Whether an agent bars its device with it from everybody, whatever they tolerate."""
-        return self.key.startswith(f"{names.GROUP}/") and self.key != names.DEVICE_TAINT_KEY
-
 
 @dataclass(frozen=True, slots=True)
 class Device:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 
+from tessera.api import names
 from tessera.api.reasons import Reason
 from tessera.metrics import registry as metrics
 from tessera.placement.engine import Engine
@@ -286,7 +287,7 @@ class Placing:
             device = self._inventory.device(pool, name)
             if device is None:
                 why = "is not published any more"
-            elif taints := [taint for taint in device.taints if taint.of_agent]:
+            elif taints := [taint for taint in device.taints if names.bars_everybody(taint.key)]:
                 why = f"takes nobody new ({taints[0].key}={taints[0].value})"
             else:
                 continue

@@ -156,7 +156,7 @@ def _admission(part: Mapping[str, Any], compiled: Sequence[Selector]) -> Callabl
             all(
                 taint.key == names.DEVICE_TAINT_KEY
                 or taint.effect not in ("NoSchedule", "NoExecute")
-                or (not taint.of_agent and tolerates(tolerations, taint))
+                or (not names.bars_everybody(taint.key) and tolerates(tolerations, taint))
                 for taint in device.taints
             )
             and all(device.view.capacity.get(name, 0) >= amount for name, amount in wanted.items())

@@ -51,7 +51,7 @@ def test_a_wish_alone_and_what_a_removed_mig_manager_leaves_are_no_manager(label
     assert others(node(labels), []) == ()
 
 
-@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "nvidia.com/mig-1g.10gb"])
+@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-1g.10gb"])
 def test_the_device_plugin_is_known_by_what_it_offers(resource: str) -> None:
     (message,) = others(node(allocatable={"cpu": "8", resource: "7"}), [])
     assert message.startswith(f"NVIDIA's device plugin (allocatable {resource}=7); remove it")

@@ -24,7 +24,8 @@ _STATE = "nvidia.com/mig.config.state"
 _DEPLOY = "nvidia.com/gpu.deploy.mig-manager"
 _DEPLOY_PLUGIN = "nvidia.com/gpu.deploy.device-plugin"
 _WHOLE_GPUS = "nvidia.com/gpu"
-_MIG_SLICES = "nvidia.com/mig-"
+_PARTS = ("nvidia.com/mig-", "nvidia.com/gpu.shared")
+"""MIG instances, and GPUs in time slices (the plugin's renameByDefault)."""
 _DRA_DRIVER = "gpu.nvidia.com"
 
 
@@ -94,7 +95,7 @@ def _device_plugin(node: str, allocatable: Mapping[str, Any]) -> Iterator[str]:
     offered = [
         f"{resource}={amount}"
         for resource, amount in sorted(allocatable.items())
-        if (resource == _WHOLE_GPUS or resource.startswith(_MIG_SLICES)) and str(amount) != "0"
+        if (resource == _WHOLE_GPUS or resource.startswith(_PARTS)) and str(amount) != "0"
     ]
     if offered:
         yield (

@@ -53,6 +53,20 @@ def test_a_gpu_that_cannot_be_cut_takes_nobodys_turn(changes: Object) -> None:
     assert (plan.status or {})["layout"]["summary"] == "2/3"
 
 
+def test_a_node_that_others_manage_takes_nobodys_turn() -> None:
+    world = World(2, SEVEN)
+    world.settle()
+    status = world.gpu_nodes["n0"]["status"]
+    del status["gpus"][0]["layout"]  # the agent tries none there
+    status["conditions"][0] |= {"status": "False", "reason": "ManagedByOthers", "message": "remove it"}
+    world.ask(THREES)
+    for _ in range(4):
+        plan = world.turn(agents=False)
+        world.agent("n1")
+    assert world.layout("n1") == ["3g.40gb@0", "3g.40gb@4"]
+    assert (plan.status or {})["layout"]["begun"] == []
+
+
 def test_an_agent_that_says_nothing_of_its_layout_is_named_after_a_minute() -> None:
     world = World(2, SEVEN)
     world.turn(agents=False)

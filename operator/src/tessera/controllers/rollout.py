@@ -65,11 +65,12 @@ class Node:
 
     @property
     def in_progress(self) -> bool:
-        """Whether the agent has not brought a GPU to the layout that its spec has, this one or another. One
-        that cannot be cut now is not in change: it waits for a repair, for as long as that takes.
+        """Whether the agent has not brought a GPU to the layout that its spec has, this one or another. In
+        trouble it is at work on none: the node waits for a repair, for as long as that takes.
         """
-        layouts = (plan.gpu.layout for plan in self.plans if plan.gpu.ready)
-        return any(layout is not None and layout.state != "Applied" for layout in layouts)
+        layouts = (plan.gpu.layout for plan in self.plans)
+        behind = any(layout is not None and layout.state != "Applied" for layout in layouts)
+        return behind and not self.trouble
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,30 +91,28 @@ class Layouts:
         if not self._known:  # a look at the node that came meanwhile has read a newer one
             self.demand(found.items[0] if found.items else {})
 
-    def due(self, inventory: Inventory, ledger: Ledger) -> list[str]:
-        """UUIDs of the GPUs whose layout is to be tried now."""
-        return [
-            uuid
-            for uuid, progress in self.progress(inventory, ledger).items()
-            if progress.state == "Changing"
-        ]
-
     def progress(self, inventory: Inventory, ledger: Ledger) -> dict[str, Progress]:
-        """The state of every layout, by GPU UUID."""
+        """The state of every layout, by GPU UUID. One that is `Changing` is to be tried now."""
         gpus = {gpu.uuid: gpu for gpu in inventory.gpus}
-        return {layout.gpu_uuid: self._of(layout, gpus, ledger) for layout in self._here(gpus)}
+        layouts = self._transactions.layouts.items()
+        return {uuid: self._of(layout, gpus, ledger) for uuid, layout in layouts if uuid in gpus}
 
-    def offers(self, inventory: Inventory, ledger: Ledger) -> dict[str, Offer]:
+    def offers(
+        self, inventory: Inventory, ledger: Ledger, progress: Mapping[str, Progress]
+    ) -> dict[str, Offer]:
         """What the GPUs with a layout offer, by GPU UUID. One that has failed offers what is there until it
         has come about, also while it is tried again.
         """
-        gpus = {gpu.uuid: gpu for gpu in inventory.gpus}
-        found = {}
-        for layout in self._here(gpus):
-            uuid = layout.gpu_uuid
-            failed = uuid in self._failures or self._of(layout, gpus, ledger).state == "Failed"
-            found[uuid] = offer(layout, gpus[uuid], ledger, failed=failed)
-        return found
+        return {
+            gpu.uuid: offer(
+                self._transactions.layouts[gpu.uuid],
+                gpu,
+                ledger,
+                failed=gpu.uuid in self._failures or progress[gpu.uuid].state == "Failed",
+            )
+            for gpu in inventory.gpus
+            if gpu.uuid in progress
+        }
 
     async def bring_about(self, gpu_uuid: str) -> None:
         """Try the layout of that GPU; what it comes to is seen at the next look."""
@@ -126,9 +124,6 @@ class Layouts:
             self._failures[gpu_uuid] = _Failure(layout, str(error), self._clock())
         else:
             self._failures.pop(gpu_uuid, None)
-
-    def _here(self, gpus: Mapping[str, GPU]) -> Iterator[Layout]:
-        return (layout for uuid, layout in self._transactions.layouts.items() if uuid in gpus)
 
     def _of(self, layout: Layout, gpus: Mapping[str, GPU], ledger: Ledger) -> Progress:
         try:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tessera.agent.health import how_to_reset
 from tessera.agent.layouts import Progress
-from tessera.gpu.driver import GPU, Driver
+from tessera.gpu.driver import GPU, Driver, Inventory
 from tessera.gpu.faults import IN_USE, NOT_SUPPORTED, RESET_REQUIRED, NVMLFault, symbol
 
 log = logging.getLogger(__name__)
@@ -80,12 +80,12 @@ async def _switch(driver: Driver, gpu: GPU, *, enable: bool) -> str:
 
 
 def waiting(
-    gpus: Iterable[GPU], wished: Mapping[str, bool], layouts: Mapping[str, Progress]
+    inventory: Inventory | None, wished: Mapping[str, bool], layouts: Mapping[str, Progress]
 ) -> dict[str, str]:
     """Who is in the way on each GPU that is to be switched off and is not empty, by GPU UUID."""
     return {
         gpu.uuid: f"GPU {gpu.index}: MIG mode is to be switched off; {layouts[gpu.uuid].message}"
-        for gpu in gpus
+        for gpu in (inventory.gpus if inventory else ())
         if wished.get(gpu.uuid) is False and gpu.uuid in layouts and layouts[gpu.uuid].message
     }
 

@@ -248,7 +248,8 @@ class NodeAgent:
             fault = error
             if self._faulty_since is None:
                 self._faulty_since = self._clock()
-        await self._publish(ledger)
+        progress = self._progress(ledger)
+        await self._publish(ledger, progress)
         view = View(
             inventory=self._inventory,
             ledger=ledger,
@@ -258,9 +259,9 @@ class NodeAgent:
             others=self._coexistence.found,
             ailments=self._ailments,
             mig_wishes=self._wished,
-            mig_notes=notes,
+            mig_notes=notes | waiting(self._inventory, self._wished, progress),
             prepare_failures=self._prepare_failures.current(now=datetime.now(UTC)),
-            layouts=self._progress(ledger),
+            layouts=progress,
         )
         await writer.write(view, present=gpu_node)
         self._gauges.show(view)
@@ -275,7 +276,7 @@ class NodeAgent:
     async def _bring_in_line(self, gpu_node: Mapping[str, Any]) -> tuple[Ledger, dict[str, str]]:
         """Undo what was cut off, switch MIG modes, release orphans, lay out: all that is due.
 
-        Returns the ledger after that, and what keeps MIG mode from being as it is wanted, by GPU UUID.
+        Returns the ledger after that, and what the driver has against a MIG mode, by GPU UUID.
         """
         inventory, ledger = await self._look()
         self._wished = wishes(gpu_node, inventory.gpus, enable=self._options.enable_mig)
@@ -285,9 +286,9 @@ class NodeAgent:
         if await self._release_orphans() or await self._take_away(inventory, ledger):
             inventory, ledger = await self._look()
         if await self._lay_out(inventory, ledger):
-            inventory, ledger = await self._look()
+            _, ledger = await self._look()
             self.poke()  # a GPU that is empty now may be one to be switched off
-        return ledger, notes | waiting(inventory.gpus, self._wished, self._progress(ledger))
+        return ledger, notes
 
     async def _look(self) -> tuple[Inventory, Ledger]:
         """The GPUs, those that do not answer as they were, and the ledger, at one moment."""
@@ -317,9 +318,10 @@ class NodeAgent:
 
     async def _lay_out(self, inventory: Inventory, ledger: Ledger) -> bool:
         """Try the layouts that are due; whether there were any. What goes is withdrawn before."""
-        due = self._layouts.due(inventory, ledger)
+        progress = self._layouts.progress(inventory, ledger)
+        due = [uuid for uuid, so_far in progress.items() if so_far.state == "Changing"]
         if due:
-            await self._publish(ledger)
+            await self._publish(ledger, progress)
         for uuid in due:
             await self._layouts.bring_about(uuid)
         return bool(due)
@@ -342,7 +344,7 @@ class NodeAgent:
         ready = is_true((gpu_node.get("status") or {}).get("conditions"), READY)
         return ready and time.monotonic() - self._started < _REGISTRATION_SECONDS
 
-    async def _publish(self, ledger: Ledger) -> None:
+    async def _publish(self, ledger: Ledger, progress: Mapping[str, Progress]) -> None:
         """Publish the GPUs, none where others manage them. A failed look changes nothing, until all have
         failed for `withdraw_seconds`."""
         if self._coexistence.found:
@@ -350,7 +352,7 @@ class NodeAgent:
         elif self._faulty_since is None:
             assert self._inventory is not None
             foreign = foreign_instances(self._inventory, ledger)
-            offers = self._layouts.offers(self._inventory, ledger)
+            offers = self._layouts.offers(self._inventory, ledger, progress)
             await self._publisher.publish(
                 self._inventory.gpus, foreign=foreign, offers=offers, ailments=self._ailments
             )

@@ -16,12 +16,20 @@ from typing import Any, Literal, NamedTuple, Self
 
 from tessera.kube.credentials import Credentials, load_credentials
 from tessera.kube.errors import Gone, error_from_status
+from tessera.kube.request_parts import (
+    Propagation,
+    delete_options,
+    name_of,
+    namespace_of,
+    object_path,
+    selectors,
+    typed,
+)
 from tessera.kube.resources import PODS, Resource
 from tessera.kube.transport import MAX_ATTEMPTS, Transport
 
 Object = dict[str, Any]
 PatchKind = Literal["merge", "json", "strategic"]
-Propagation = Literal["Foreground", "Background", "Orphan"]
 
 # The server sends a bookmark about every minute to a quiet watch; longer silence means a dead connection.
 WATCH_INACTIVITY_SECONDS = 75.0
@@ -103,7 +111,7 @@ class KubeClient:
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
         """One object, read from the store (never from a stale cache). Raises NotFound."""
-        path = _object_path(resource, name, namespace)
+        path = object_path(resource, name, namespace)
         return await self._json("GET", path, resource)
 
     async def list(
@@ -134,7 +142,7 @@ class KubeClient:
         field_selector: str | None,
         resource_version: str | None,
     ) -> ObjectList:
-        params = _selectors(label_selector, field_selector)
+        params = selectors(label_selector, field_selector)
         params["limit"] = str(PAGE_SIZE)
         if resource_version is not None:
             params["resourceVersion"] = resource_version
@@ -170,7 +178,7 @@ class KubeClient:
         even a bookmark, came for `inactivity_seconds`: then watch again from the last resourceVersion seen.
         Raises Gone when that one is too old: list again.
         """
-        params = _selectors(label_selector, field_selector)
+        params = selectors(label_selector, field_selector)
         params |= {"watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SERVER_SECONDS)}
         if resource_version is not None:
             params["resourceVersion"] = resource_version
@@ -204,13 +212,13 @@ class KubeClient:
 
         `strict` refuses unknown and doubled fields; `dry_run` only asks. Raises AlreadyExists, Invalid.
         """
-        space = _namespace(resource, obj, namespace)
+        space = namespace_of(resource, obj, namespace)
         return await self._json(
             "POST",
             resource.path(namespace=space),
             resource,
             params=self._write_params(strict, dry_run),
-            body=_typed(resource, obj),
+            body=typed(resource, obj),
         )
 
     async def replace(
@@ -227,9 +235,9 @@ class KubeClient:
 
         With `metadata.resourceVersion` set, raises Conflict when it changed since.
         """
-        path = _object_path(resource, _name(obj), _namespace(resource, obj, namespace), subresource)
+        path = object_path(resource, name_of(obj), namespace_of(resource, obj, namespace), subresource)
         return await self._json(
-            "PUT", path, resource, params=self._write_params(strict, dry_run), body=_typed(resource, obj)
+            "PUT", path, resource, params=self._write_params(strict, dry_run), body=typed(resource, obj)
         )
 
     async def apply(
@@ -247,10 +255,10 @@ class KubeClient:
 
         Without `force`, raises Conflict when another manager owns one of them.
         """
-        path = _object_path(resource, _name(obj), _namespace(resource, obj, namespace), subresource)
+        path = object_path(resource, name_of(obj), namespace_of(resource, obj, namespace), subresource)
         params = self._write_params(strict, dry_run) | {"force": "true" if force else "false"}
         return await self._json(
-            "PATCH", path, resource, params=params, body=_typed(resource, obj), patch="apply", verb="apply"
+            "PATCH", path, resource, params=params, body=typed(resource, obj), patch="apply", verb="apply"
         )
 
     async def patch(
@@ -268,7 +276,7 @@ class KubeClient:
 
         Put `metadata.resourceVersion` into a merge patch to demand that nothing changed since.
         """
-        path = _object_path(resource, name, namespace, subresource)
+        path = object_path(resource, name, namespace, subresource)
         return await self._json(
             "PATCH", path, resource, params=self._write_params(False, dry_run), body=body, patch=kind
         )
@@ -287,9 +295,9 @@ class KubeClient:
         """Delete an object. Raises NotFound, and Conflict when `uid` or `resource_version` do not match."""
         await self._json(
             "DELETE",
-            _object_path(resource, name, namespace),
+            object_path(resource, name, namespace),
             resource,
-            body=_delete_options(uid, resource_version, propagation, grace_seconds),
+            body=delete_options(uid, resource_version, propagation, grace_seconds),
         )
 
     async def evict(
@@ -303,7 +311,7 @@ class KubeClient:
             "apiVersion": "policy/v1",
             "kind": "Eviction",
             "metadata": {"name": name, "namespace": namespace},
-            "deleteOptions": _delete_options(uid, None, None, grace_seconds),
+            "deleteOptions": delete_options(uid, None, None, grace_seconds),
         }
         path = PODS.path(namespace=namespace, name=name, subresource="eviction")
         await self._json("POST", path, PODS, body=body, verb="evict", attempts=1)
@@ -364,51 +372,3 @@ class KubeClient:
         if dry_run:
             params["dryRun"] = "All"
         return params
-
-
-def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, str]:
-    params: dict[str, str] = {}
-    if label_selector:
-        params["labelSelector"] = label_selector
-    if field_selector:
-        params["fieldSelector"] = field_selector
-    return params
-
-
-def _delete_options(
-    uid: str | None, resource_version: str | None, propagation: Propagation | None, grace_seconds: int | None
-) -> Object:
-    options: Object = {"apiVersion": "v1", "kind": "DeleteOptions"}
-    preconditions = {"uid": uid, "resourceVersion": resource_version}
-    if any(preconditions.values()):
-        options["preconditions"] = {key: value for key, value in preconditions.items() if value}
-    if propagation is not None:
-        options["propagationPolicy"] = propagation
-    if grace_seconds is not None:
-        options["gracePeriodSeconds"] = grace_seconds
-    return options
-
-
-def _typed(resource: Resource, obj: Mapping[str, Any]) -> Object:
-    # Callers may leave these two out; custom resources are refused without them.
-    return {"apiVersion": resource.api_version, "kind": resource.kind} | dict(obj)
-
-
-def _name(obj: Mapping[str, Any]) -> str:
-    name = (obj.get("metadata") or {}).get("name")
-    if not name:
-        raise ValueError(f"the {obj.get('kind', 'object')} has no metadata.name")
-    return str(name)
-
-
-def _namespace(resource: Resource, obj: Mapping[str, Any], namespace: str | None) -> str | None:
-    space = namespace or (obj.get("metadata") or {}).get("namespace")
-    if resource.namespaced and not space:
-        raise ValueError(f"a {resource.kind} needs a namespace: give namespace= or set metadata.namespace")
-    return space
-
-
-def _object_path(resource: Resource, name: str, namespace: str | None, subresource: str | None = None) -> str:
-    if resource.namespaced and not namespace:
-        raise ValueError(f"{resource.kind} {name} needs a namespace")
-    return resource.path(namespace=namespace, name=name, subresource=subresource)

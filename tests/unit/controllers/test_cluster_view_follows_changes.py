@@ -81,3 +81,16 @@ def test_a_heartbeat_moves_nothing_and_a_node_that_goes_silent_does(reason: str,
     status = {"conditions": [{"type": "Ready", "status": "Unknown", "reason": reason}]}
     caches.nodes._take("MODIFIED", node("n1") | {"status": status})
     assert len(looked) == looks
+
+
+def test_a_report_that_makes_no_gpu_leaves_out_its_own_node_only() -> None:
+    client: Any = None
+    caches = Caches(client, on_job=lambda _: None, on_fleet=lambda: None)
+    for name in NODES:
+        report = gpu_node_object(name, gpu_report(name))
+        if name == "n2":
+            report["status"]["models"][0]["profiles"] = []
+        caches.gpu_nodes._take("ADDED", report)
+    assert [gpu.node for gpu in caches.cluster_view().gpus] == ["n1", "n3"]
+    caches.gpu_nodes._take("MODIFIED", gpu_node_object("n2", gpu_report("n2")))
+    assert [gpu.node for gpu in caches.cluster_view().gpus] == list(NODES)

@@ -8,6 +8,7 @@ from, and then only the GPUs of the nodes that the change is about are read agai
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -42,6 +43,8 @@ SYNC_SECONDS = 30.0
 OWNER_INDEX = "training-job"
 DEVICE_INDEX = "device"
 NODE_INDEX = "node"
+
+_log = logging.getLogger(__name__)
 
 
 class Caches:
@@ -159,7 +162,13 @@ class Caches:
             self._gpus.pop(name, None)
             return
         slices, claims = (informer.by_index(NODE_INDEX, name) for informer in (self.slices, self.claims))
-        self._gpus[name] = gpus_of([gpu_node], slices, claims)
+        try:
+            self._gpus[name] = gpus_of([gpu_node], slices, claims)
+        except (KeyError, ValueError) as error:  # what one node's agent writes must not stop the others
+            _log.error(
+                "the GPUs of node %s are left out until its agent reports what can be read: %r", name, error
+            )
+            self._gpus.pop(name, None)
 
     def _devices(self, claims: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
         found: dict[tuple[str, str], Mapping[str, Any]] = {}

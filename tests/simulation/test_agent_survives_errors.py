@@ -101,10 +101,13 @@ async def test_every_write_of_a_release_is_refused_once(tmp_path: Path) -> None:
     assert number == 6
 
 
-def every_error(effects: Effects) -> list[Effects]:
-    """Of this work: calls that change something fail with and without effect, the first question of each
-    request to the driver fails, and every write is refused.
+async def every_error(node: AgentNode) -> list[Effects]:
+    """Of a look at the node: calls that change something fail with and without effect, the first question of
+    each request to the driver fails, and every write is refused.
     """
+    effects = Effects()
+    with node.fresh("recorded").start(effects) as process:
+        await process.agent.refresh()
     changing = [number for number, symbol in enumerate(effects.calls, start=1) if symbol in CHANGING]
     assert len(changing) >= 3
     errors = [Effects(fail_call=number, fail_after=after) for number in changing for after in (False, True)]
@@ -129,10 +132,7 @@ async def test_every_error_of_a_start_is_mended_by_the_next_look(tmp_path: Path)
     case = scenario("start after a kill")
     node = await case.node(tmp_path / "node")
     pids = node.pids()
-    effects = Effects()
-    with node.fresh("recorded").start(effects) as process:
-        await process.agent.refresh()
-    for number, tried in enumerate(every_error(effects)):
+    for number, tried in enumerate(await every_error(node)):
         copy = node.fresh(f"{number}")
         with copy.start(tried) as process:
             await look_once(process)
@@ -146,11 +146,8 @@ async def test_after_every_error_of_a_layout_there_is_the_old_or_the_new_one(tmp
     case = scenario("layout")
     node = await case.node(tmp_path / "node")
     pids = node.pids()
-    effects = Effects()
-    with node.fresh("recorded").start(effects) as process:
-        await process.agent.refresh()
     states = set()
-    for number, tried in enumerate(every_error(effects)):
+    for number, tried in enumerate(await every_error(node)):
         copy = node.fresh(f"{number}")
         with copy.start(tried) as process:
             await look_once(process)

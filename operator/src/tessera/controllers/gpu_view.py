@@ -105,11 +105,6 @@ class GPU:
     """None: it is cut on demand."""
 
     @property
-    def ready(self) -> bool:
-        """Whether it can be cut now: it is healthy, with MIG mode on."""
-        return self.healthy and self.mig_mode == "Enabled"
-
-    @property
     def without_mig(self) -> bool:
         """Whether it is no GPU for MIG, such as one for a display: it is well, and has no mode."""
         return self.healthy and self.mig_mode == "Unknown"

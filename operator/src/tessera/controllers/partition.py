@@ -146,7 +146,7 @@ def _status(facts: PartitionFacts, rollout: Rollout | None) -> dict[str, object]
         gpus=PartitionGPUs(
             selected=len(facts.selected),
             owned=len(facts.owned),
-            ready=sum(1 for gpu in facts.owned if gpu.ready),
+            ready=sum(gpu.healthy and gpu.mig_mode == "Enabled" for gpu in facts.owned),
         ),
         slices=[
             ProfileCount(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tessera.agent.devices import Owner, slices_for
 from tessera.agent.health import Ailment, Health, Struck, healthy, struck
-from tessera.agent.published import gpus_in, struck_in
+from tessera.agent.published import gpus_in, struck_in, told_in
 from tessera.gpu.device_names import encode
 from tessera.gpu.driver import GPU, Inventory
 from tessera.gpu.profiles import models
@@ -242,3 +242,12 @@ def test_what_was_told_of_an_xid_is_read_back(bench: Workbench) -> None:
 
 def test_slices_of_other_drivers_are_no_gpus_of_ours() -> None:
     assert gpus_in([{"spec": {"driver": "gpu.nvidia.com", "devices": [{"name": "gpu-0"}]}}]) == ()
+
+
+@pytest.mark.parametrize("attribute", ["productName", "gpuUUID"])
+def test_slices_of_another_version_that_cannot_be_read_tell_nothing(attribute: str, bench: Workbench) -> None:
+    slices = slices_for(Owner("n", "u"), [bench.gpu()], generation=7)
+    for item in slices:
+        for device in item["spec"].get("devices", []):
+            del device["attributes"][attribute]
+    assert told_in(slices, {}) == ((), ())

@@ -29,7 +29,7 @@ from tessera.agent.layout_plan import layout_without
 from tessera.agent.layouts import Layouts, Progress
 from tessera.agent.mig_mode import switch, waiting, wishes
 from tessera.agent.orphans import Orphans
-from tessera.agent.published import gpus_in, struck_in
+from tessera.agent.published import told_in
 from tessera.agent.publisher import Publisher
 from tessera.agent.recovery import published_uuids, rebuild
 from tessera.agent.transactions import Transactions
@@ -231,7 +231,7 @@ class NodeAgent:
         writer = GPUNodeWriter(self._client, owner)
         gpu_node = await writer.ensure()
         if not self.refreshed:
-            self._health.remember(gpus_in(slices), struck_in(slices, gpu_node))
+            self._health.remember(*told_in(slices, gpu_node))
         self._layouts.demand(gpu_node)
         fault: NVMLFault | None = None
         notes: dict[str, str] = {}

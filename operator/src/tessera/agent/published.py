@@ -6,8 +6,9 @@ publish the very same devices again, now with the taint by which the pods on the
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,10 +18,24 @@ from tessera.gpu.device_names import counter_set_name
 from tessera.gpu.driver import GPU
 from tessera.gpu.profiles import GPUModel, Profile
 
+log = logging.getLogger(__name__)
+
 Object = Mapping[str, Any]
 
 _NOT_TOLD = -1
 """NVML's numbers of a profile: only a GPU that answers is cut, and it tells them."""
+
+
+def told_in(slices: Sequence[Object], gpu_node: Object) -> tuple[tuple[GPU, ...], tuple[Struck, ...]]:
+    """What an agent before this one has told: its GPUs, and what has struck them.
+
+    Nothing where it cannot be read, as after an agent of another version: GPUs that answer need none of it.
+    """
+    try:
+        return gpus_in(slices), tuple(struck_in(slices, gpu_node))
+    except (KeyError, ValueError) as error:
+        log.error("what was published before cannot be read, lost GPUs are not offered: %r", error)
+        return (), ()
 
 
 def struck_in(slices: Iterable[Object], gpu_node: Object) -> Iterator[Struck]:

@@ -170,7 +170,8 @@ def test_every_process_shows_in_its_metrics_what_it_does(
     before = total(scrape(kubectl, "agent"), "tessera_prepare_errors_total")
     holders = {"left": "4g.40gb", "right": "4g.40gb"}
     hold_slices(kubectl, holders, image=real_node.worker_image)
-    kubectl.apply(training_job("measured", profile="7g.80gb"))
+    # It runs for longer than the operator waits between two questions: the loss is told while it runs only.
+    kubectl.apply(training_job("measured", profile="7g.80gb", parameters={"steps": 1200, "hidden": 16}))
     wait_until_true(lambda: scrape(kubectl, "scheduler"), SCHEDULER_WHILE_A_JOB_WAITS)
     wait_until_true(lambda: scrape(kubectl, "agent"), AGENT_WHILE_TWO_SLICES_ARE_HELD)
 

@@ -28,6 +28,8 @@ from tessera.local.progress import Progress
 from tessera.local.versions import GO_DISTRIBUTION, KUBERNETES_VERSION, MINIMUM_GO_VERSION
 
 MAJOR, MINOR = KUBERNETES_VERSION.split(".")[:2]
+INSTALLED_GO = Path("/usr/local/go/bin/go")
+"""Where Go's own instructions put it, without a PATH as a rule."""
 
 # Without these stamps the binaries call themselves v0.0.0-master, which version checks of clients refuse.
 KUBERNETES_STAMPS = " ".join(
@@ -141,9 +143,9 @@ def find_go() -> GoToolchain:
         MissingToolError: none of the three is there.
     """
     candidates: list[tuple[str, ...]] = []
-    for path in (shutil.which("go"), "/usr/local/go/bin/go"):
+    for path in (shutil.which("go"), INSTALLED_GO):
         if path and Path(path).exists():
-            candidates.append((path,))
+            candidates.append((str(path),))
     if uv := shutil.which("uv"):
         candidates.append((uv, "tool", "run", "--quiet", "--from", GO_DISTRIBUTION, "go"))
     for command in candidates:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cluster_traces import REAL_NODE, directories_called, traces
+from forked import in_a_fork
 from tessera.local.cluster import LocalCluster
 from tessera.local.errors import NotOursError
 from tessera.local.journal import JOURNAL_NAME, KILL_AFTER_VARIABLE, Journal, Kind
@@ -39,20 +39,14 @@ def cluster(cluster_directory: Path) -> Iterator[LocalCluster]:
 
 def run_up(cluster: LocalCluster, *, kill_after: str) -> int:
     """`up` in a process of its own, told to kill itself; returns the exit status, negative for a signal."""
-    child = os.fork()
-    if child == 0:
+
+    def up() -> None:
         os.environ[KILL_AFTER_VARIABLE] = kill_after
-        status = 1
-        try:
-            LocalCluster(
-                cluster.state.name, state_dir=cluster.state.directory.parent, progress=Progress.silent()
-            ).up()
-            status = 0
-        except Exception:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        LocalCluster(
+            cluster.state.name, state_dir=cluster.state.directory.parent, progress=Progress.silent()
+        ).up()
+
+    return in_a_fork(up)
 
 
 def test_the_search_goes_on_when_the_control_group_of_another_cluster_goes(

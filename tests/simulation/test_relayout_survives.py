@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
+from forked import in_a_fork
 from relayout_bench import NEW, OLD, Bench, old_node
 from tessera.gpu.driver import LocalDriver
 from tessera.gpu.simulator.faults import ENVIRONMENT, EVERY_SYMBOL, Fault, FaultInjector
@@ -79,16 +80,12 @@ def counted(node: Bench, work: Callable[[Bench], object], monkeypatch: pytest.Mo
 
 def killed(node: Bench, work: Callable[[Bench], object], fault: Fault) -> int:
     """Run the work in a process of its own under the fault; returns its exit status."""
-    child = os.fork()
-    if child == 0:
+
+    def under_the_fault() -> None:
         os.environ[ENVIRONMENT] = json.dumps([asdict(fault)])
-        status = 1
-        try:
-            work(node)
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        work(node)
+
+    return in_a_fork(under_the_fault)
 
 
 def everything_is_well(node: Bench, before: str) -> tuple[str, ...]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import traceback
 from typing import Any
 
 import pytest
+from forked import in_a_fork
 from tessera.agent.checkpoint import Phase
 from tessera.agent.claims import PrepareError
 from tessera.agent.transactions import Transactions
@@ -321,21 +321,15 @@ async def test_a_driver_that_does_not_answer_refuses_and_keeps_everything(bench:
 
 def _prepare_in_a_process(bench: Workbench, name: str, profile: str, start: int) -> int:
     """Run one prepare in a process of its own, which knows what is on disk; return its exit code."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            library = SimulatedLibrary.at(bench.simulator, model="H100-80GB", count=2, seed="node-a")
-            transactions = Transactions(
-                driver=LocalDriver(NVML(library), simulated=True),
-                checkpoint=bench.checkpoint,
-                cdi=bench.cdi,
-                ledger=bench.checkpoint.load(),
-            )
-            asyncio.run(transactions.prepare(bench.claim(name, (profile, start))))
-            status = 0
-        except Exception:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def prepare() -> None:
+        library = SimulatedLibrary.at(bench.simulator, model="H100-80GB", count=2, seed="node-a")
+        transactions = Transactions(
+            driver=LocalDriver(NVML(library), simulated=True),
+            checkpoint=bench.checkpoint,
+            cdi=bench.cdi,
+            ledger=bench.checkpoint.load(),
+        )
+        asyncio.run(transactions.prepare(bench.claim(name, (profile, start))))
+
+    return in_a_fork(prepare)

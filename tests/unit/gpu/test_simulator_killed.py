@@ -9,10 +9,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from forked import in_a_fork
 from tessera.gpu.simulator import faults, rules, state
 from tessera.gpu.simulator.faults import Fault, FaultInjector
 from tessera.gpu.simulator.state import Node, StateFile
@@ -28,12 +30,9 @@ def killed_at_every_line(action: Callable[[], None], *, module: Any) -> Iterator
     number = 0
     while True:
         number += 1
-        child = os.fork()
-        if child == 0:
-            _run_and_die(action, module.__file__, number)
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status):
-            assert os.WEXITSTATUS(status) == 0, "the action failed in the child"
+        status = in_a_fork(partial(_run_and_die, action, module.__file__, number))
+        if status >= 0:
+            assert status == 0, "the action failed in the child"
             return
         yield number
 
@@ -51,12 +50,8 @@ def _run_and_die(action: Callable[[], None], path: str, number: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         return trace
 
-    try:
-        sys.settrace(trace)
-        action()
-        os._exit(0)
-    finally:
-        os._exit(1)
+    sys.settrace(trace)
+    action()
 
 
 def create(directory: Path, start: int) -> None:

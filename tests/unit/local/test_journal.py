@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from forked import in_a_fork
 from tessera.local.errors import NotOursError
 from tessera.local.journal import (
     JOURNAL_NAME,
@@ -53,15 +54,13 @@ def test_a_journal_that_does_not_exist_is_empty(journal: Journal) -> None:
 
 
 def test_the_line_is_on_disk_when_the_kill_hook_strikes(journal: Journal) -> None:
-    child = os.fork()
-    if child == 0:
+    def announce() -> None:
         os.environ[KILL_AFTER_VARIABLE] = "2"
         dying = Journal(journal.path)
         for role in ("one", "two", "three"):
             dying.announce(Kind.PROCESS, role)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status == -signal.SIGKILL
+
+    assert in_a_fork(announce) == -signal.SIGKILL
     assert [entry.name for entry in journal.entries()] == ["one", "two"]
 
 

@@ -37,6 +37,12 @@ def cluster(cluster_directory: Path) -> Iterator[LocalCluster]:
     running.down()
 
 
+@pytest.fixture
+def marked_before() -> set[str]:
+    """Mount targets that are there already: a demo of another home directory may run beside the tests."""
+    return marked_host_directories()
+
+
 def run_up(cluster: LocalCluster, *, kill_after: str) -> int:
     """`up` in a process of its own, told to kill itself; returns the exit status, negative for a signal."""
 
@@ -66,17 +72,19 @@ def test_the_search_goes_on_when_the_control_group_of_another_cluster_goes(
 
 
 @pytest.mark.parametrize("point", KILL_POINTS)
-def test_down_after_up_was_killed(cluster: LocalCluster, cluster_directory: Path, point: str) -> None:
+def test_down_after_up_was_killed(
+    cluster: LocalCluster, cluster_directory: Path, marked_before: set[str], point: str
+) -> None:
     assert run_up(cluster, kill_after=point) == -signal.SIGKILL
     identity = cluster.state.identity()
     assert identity is not None
     assert cluster.down()
     assert traces(identity, cluster.state.directory) == []
-    assert host_directories_of_nobody(cluster_directory) == []
+    assert host_directories_of_nobody(cluster_directory, before=marked_before) == []
 
 
 def test_up_killed_after_every_line_goes_on_and_down_leaves_nothing(
-    cluster: LocalCluster, cluster_directory: Path
+    cluster: LocalCluster, cluster_directory: Path, marked_before: set[str]
 ) -> None:
     """Each `up` gets one line further than the one before; the last one completes a working cluster."""
     kinds = []
@@ -99,17 +107,21 @@ def test_up_killed_after_every_line_goes_on_and_down_leaves_nothing(
 
     assert cluster.down()
     assert traces(identity, cluster.state.directory) == []
-    assert host_directories_of_nobody(cluster_directory) == []
+    assert host_directories_of_nobody(cluster_directory, before=marked_before) == []
 
 
-def host_directories_of_nobody(cluster_directory: Path) -> list[str]:
-    """Directories that some cluster made on this machine and that no other cluster will remove."""
+def host_directories_of_nobody(cluster_directory: Path, *, before: set[str]) -> list[str]:
+    """Directories that some cluster made on this machine since then and that no other cluster will remove."""
     # An owner may come or go while we look. It announces a directory before it makes it, and its journal
     # goes after it, so one of the two looks at the journals sees it.
     claimed = announced_host_directories(cluster_directory)
-    made = [path for path in SHADOWED.values() if is_ours(Path(path))]
+    made = marked_host_directories() - before
     claimed |= announced_host_directories(cluster_directory)
-    return [path for path in made if path not in claimed]
+    return sorted(made - claimed)
+
+
+def marked_host_directories() -> set[str]:
+    return {path for path in SHADOWED.values() if is_ours(Path(path))}
 
 
 def announced_host_directories(cluster_directory: Path) -> set[str]:
@@ -120,18 +132,24 @@ def announced_host_directories(cluster_directory: Path) -> set[str]:
 
 
 def test_a_host_directory_that_is_left_is_seen_also_beside_other_clusters(
-    cluster_directory: Path, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cluster_directory: Path,
+    cluster: LocalCluster,
+    marked_before: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setitem(SHADOWED, "left", str(tmp_path))
-    assert str(tmp_path) not in host_directories_of_nobody(cluster_directory)
+    assert str(tmp_path) not in host_directories_of_nobody(cluster_directory, before=marked_before)
     if REAL_NODE:
         os.setxattr(tmp_path, OWNER_ATTRIBUTE, b"1")
     else:  # The kernel lets only root make such a mark.
         monkeypatch.setitem(globals(), "is_ours", tmp_path.__eq__)
-    assert host_directories_of_nobody(cluster_directory) == [str(tmp_path)]
+    assert host_directories_of_nobody(cluster_directory, before=marked_before) == [str(tmp_path)]
     cluster.state.create(cluster.state.journal)
     cluster.state.journal.announce(Kind.HOST_DIRECTORY, str(tmp_path))
-    assert host_directories_of_nobody(cluster_directory) == [], "its owner will remove it"
+    assert host_directories_of_nobody(cluster_directory, before=marked_before) == [], (
+        "its owner will remove it"
+    )
 
 
 def test_a_teardown_that_was_killed_can_be_repeated(cluster: LocalCluster) -> None:

@@ -15,7 +15,12 @@ from typing import Any
 import pytest
 from tessera.local import mount_namespace
 from tessera.local.journal import Entry, Kind
-from tessera.local.mount_namespace import turn_at_host_directories, undo_host_directory
+from tessera.local.mount_namespace import (
+    SHADOWED,
+    remove_orphaned_host_directories,
+    turn_at_host_directories,
+    undo_host_directory,
+)
 from tessera.local.state import ClusterState, Identity
 
 IDENTITY = Identity("one", "0" * 32)
@@ -61,6 +66,23 @@ def test_it_stays_while_another_node_is_repaired(tmp_path: Path, roles: dict[str
     """Its namespace lives on in containerd after the process that made it was killed."""
     undo_host_directory(Entry(Kind.HOST_DIRECTORY, str(tmp_path)), Identity("beside-a-repair", "1" * 32))
     assert tmp_path.exists()
+
+
+def test_what_a_vanished_cluster_left_goes_with_the_next_one(
+    tmp_path: Path, roles: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes were killed and its state directory is gone, so no journal names what it made."""
+    left, of_the_machine = tmp_path / "kubelet", tmp_path / "cni"
+    left.mkdir()
+    of_the_machine.mkdir()
+    for name in SHADOWED:
+        monkeypatch.setitem(SHADOWED, name, str(tmp_path / name))
+    monkeypatch.setattr(mount_namespace, "is_ours", left.__eq__)
+    remove_orphaned_host_directories(Identity("beside-a-repair", "1" * 32))
+    assert left.exists()
+    remove_orphaned_host_directories(IDENTITY)
+    assert not left.exists()
+    assert of_the_machine.exists()
 
 
 def test_a_namespace_is_made_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,15 @@ def undo_host_directory(entry: Entry, identity: Identity) -> None:
             path.rmdir()
 
 
+def remove_orphaned_host_directories(identity: Identity) -> None:
+    """Removes the marked ones that are in no journal here: say, of a cluster that was killed and whose state
+    directory was then removed by hand.
+    """
+    for target in SHADOWED.values():
+        if is_ours(Path(target)):
+            undo_host_directory(Entry(Kind.HOST_DIRECTORY, target), identity)
+
+
 @contextmanager
 def turn_at_host_directories() -> Iterator[None]:
     """Makes the clusters of this machine wait for each other, whatever their state directories.

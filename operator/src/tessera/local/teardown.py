@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from tessera.local.cgroups import undo_cgroup
 from tessera.local.journal import Entry, Kind, refuse_foreign_directory
-from tessera.local.mount_namespace import undo_host_directory
+from tessera.local.mount_namespace import remove_orphaned_host_directories, undo_host_directory
 from tessera.local.network import undo_bridge, undo_rule
 from tessera.local.processes import find, kill_all
 from tessera.local.progress import Progress
@@ -50,6 +50,7 @@ def _undo_all(state: ClusterState, identity: Identity) -> None:
         undo = UNDO.get(entry.kind)
         if undo is not None:
             undo(entry, identity)
+    remove_orphaned_host_directories(identity)
     # Children that a process started, under a role of nobody's line.
     kill_all(lambda: find(identity=identity), identity=identity)
 

@@ -51,6 +51,12 @@ class InvalidParameter(InvalidRequest):
     reason = "InvalidParameter"
 
 
+class NotOffered(InvalidRequest):
+    """The workload exists and does not do what was asked of it."""
+
+    reason = "NotOffered"
+
+
 class ThreadCountChanged(InvalidRequest):
     """The checkpoint is from another number of threads: the result would differ in its last bits."""
 

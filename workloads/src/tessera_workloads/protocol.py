@@ -8,8 +8,12 @@ Everything random comes from the generator in `Step`, which depends on (seed, ph
 micro-batch) alone: a resumed run draws the numbers that the uninterrupted one would have drawn.
 
 The simplest workload writes `name`, `version`, `Parameters`, `make_data`, `build_model`, `phases`, `loss`,
-`evaluate` and `checks`. `runner` owns the rest: device, checkpoints, signals, progress, results. Importing
-this module does not import torch.
+`evaluate` and `checks`. `runner` owns the rest: device, checkpoints, signals, progress, results.
+
+A workload that also says what a batch looks like (`example_batch`) can be planned and measured without its
+data: `footprint` traces its training step without memory or arithmetic, `bench` times it. What else it can
+do has a default or is refused in one sentence: `example_artefacts`, `build_serving`, `infer_batch`, `infer`,
+`federated`. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -17,8 +21,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
+from tessera_workloads.errors import NotOffered
 from tessera_workloads.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -39,6 +45,9 @@ repeats it.
 """
 
 Split = Literal["train", "test"]
+
+Mode = Literal["train", "infer"]
+"""What an example batch is for: one training step, or one request to the serving model."""
 
 
 class Loss(NamedTuple):
@@ -123,6 +132,20 @@ class Step:
     device: torch.device
 
 
+@dataclass(frozen=True)
+class FederatedView:
+    """What of the model travels when clients train one phase together (shell patterns on names).
+
+    Every parameter matches either `shared` (averaged over the clients) or `personal` (stays with its client).
+    Every buffer that is saved matches `buffers`; buffers stay with their client, too.
+    """
+
+    phase: str
+    shared: tuple[str, ...]
+    personal: tuple[str, ...] = ()
+    buffers: tuple[str, ...] = ()
+
+
 class Dataset(Protocol):
     """Seeded, offline data."""
 
@@ -190,7 +213,6 @@ class Workload(Generic[P]):
 
     name: ClassVar[str]
     version: ClassVar[str]
-    classes: ClassVar[frozenset[str]] = frozenset({"train", "evaluate"})
     Parameters: ClassVar[type[Parameters]]
 
     def make_data(self, p: P, *, split: Split, seed: int, shard: Shard | None = None) -> Dataset:
@@ -229,12 +251,15 @@ class Workload(Generic[P]):
 
     def apply_artefacts(self, model: nn.Module, phase: str, artefacts: Artefacts) -> nn.Module:
         """The model that continues after `phase`. On a resume it runs once per finished phase, then weights
-        are loaded.
+        are loaded. It may read the values of the artefacts, never those of the model: in a trace the model
+        has none.
         """
         return model
 
     def prepare(self, model: nn.Module, batch: Batch, step: Step) -> Batch:
-        """What the loss needs and no gradient flows through: rollouts, rewards, matching."""
+        """What the loss needs and no gradient flows through: rollouts, rewards, matching. Traceable like
+        `loss`: a solver from outside torch goes into a `torch.library.custom_op` with a fake.
+        """
         return batch
 
     def loss(self, p: P, model: nn.Module, batch: Batch, step: Step) -> Loss:
@@ -248,3 +273,58 @@ class Workload(Generic[P]):
     def checks(self, p: P, metrics: Metrics) -> list[Check]:
         """Judge the metrics. Pure."""
         return []
+
+    def example_batch(self, p: P, size: int, mode: Mode, step: Step) -> Batch:
+        """A batch like those of the data set, made without it: the right names, shapes and types, any values.
+
+        For "train": what `Dataset.batch` gives in phase `step.phase`. For "infer": what `infer_batch` takes.
+        Drawn from `step.generator` on `step.device`. Must work on fake tensors: no values are read.
+        """
+        raise NotOffered(
+            f'workload "{self.name}" says not what a batch looks like, so it cannot be traced or benchmarked '
+            "without its data: write `example_batch`"
+        )
+
+    def example_artefacts(self, p: P, phase: Phase) -> Artefacts:
+        """What `compute_artefacts` could leave after `phase`, made without training: real tensors of the right
+        shape and density, and facts that `next_phase` goes on from (a search may end at once).
+        """
+        return Artefacts()
+
+    def items(self, batch: Batch) -> int:
+        """How many things a batch processes, for throughput: samples, unless tokens or boxes say more."""
+        return next(iter(batch.values())).shape[0]
+
+    def build_serving(self, p: P, artefacts: Mapping[str, Artefacts]) -> nn.Module:
+        """The structure that answers requests once all phases are done: by default the trained model's own.
+
+        A cheaper form of it is welcome (sparse, a part of it); its parameters and buffers keep the trained
+        model's names, by which their values are loaded.
+        """
+        return build_finished(self, p, artefacts)
+
+    def infer_batch(self, model: nn.Module, batch: Batch) -> Any:
+        """The serving model's answer to a batch of mode "infer": by default it is called with its tensors, in
+        order.
+        """
+        return model(*batch.values())
+
+    def infer(self, p: P, model: nn.Module, path: Path, device: torch.device) -> Metrics:
+        """Answer a user's own file with the trained serving model: what was measured, and files by name.
+
+        Raises:
+            InvalidRequest: when the file is not what this workload reads.
+        """
+        raise NotOffered(f'workload "{self.name}" takes no file of its own: it can be trained and evaluated')
+
+    def federated(self, p: P) -> FederatedView | None:
+        """What clients would share when they train together; None when this workload does not fit that."""
+        return None
+
+
+def build_finished(workload: Workload[P], p: P, artefacts: Mapping[str, Artefacts]) -> nn.Module:
+    """The structure of the model as the finished phases left it, in the order of `artefacts`."""
+    model = workload.build_model(p, artefacts)
+    for phase, left in artefacts.items():
+        model = workload.apply_artefacts(model, phase, left)
+    return model

@@ -286,8 +286,8 @@ class Workload(Generic[P]):
         )
 
     def example_artefacts(self, p: P, phase: Phase) -> Artefacts:
-        """What `compute_artefacts` could leave after `phase`, made without training: real tensors of the right
-        shape and density, and facts that `next_phase` goes on from (a search may end at once).
+        """What `compute_artefacts` could leave after `phase`, made without training: real tensors of the
+        right shape and density, and facts that `next_phase` goes on from (a search may end at once).
         """
         return Artefacts()
 

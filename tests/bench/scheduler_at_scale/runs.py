@@ -219,7 +219,9 @@ class ArmRun:
         waiting = [request for request in requests if request not in bound]
         large = [
             PodRequest(f"large-{n}", LARGE, job="large", index=n)
-            for n in range(freed // MEMORY_SLICES[LARGE])
+            for n in range(
+                max(1, freed // MEMORY_SLICES[LARGE])
+            )  # Few small ones may have left a small cluster.
         ]
         await load.prepare(large)
         await asyncio.gather(*(load.leave(request) for request in (*waiting, *leaving)))

@@ -217,12 +217,8 @@ class ArmRun:
         leaving = random.Random(self._seed).sample(bound, round(LEAVING_SHARE * len(bound)))
         freed = sum(request.memory_slices for request in leaving)
         waiting = [request for request in requests if request not in bound]
-        large = [
-            PodRequest(f"large-{n}", LARGE, job="large", index=n)
-            for n in range(
-                max(1, freed // MEMORY_SLICES[LARGE])
-            )  # Few small ones may have left a small cluster.
-        ]
+        count = max(1, freed // MEMORY_SLICES[LARGE])  # In a small cluster few small ones may leave.
+        large = [PodRequest(f"large-{n}", LARGE, job="large", index=n) for n in range(count)]
         await load.prepare(large)
         await asyncio.gather(*(load.leave(request) for request in (*waiting, *leaving)))
         await load.post(large, selector={FILL_LABEL: "true"})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
+from tessera.placement.budget import BudgetRule
+from tessera.placement.moves import UNDER_BUDGET
 from tessera.scheduler.move_records import (
     MoveRecord,
     PodRef,
@@ -16,6 +18,7 @@ from tessera.scheduler.move_records import (
     write_move,
     write_room,
 )
+from tessera.scheduler.moving.plans import PRICE
 from tessera.scheduler.moving.ration import Account
 from tessera.scheduler.reserves import MoveRule, wanted_moves
 
@@ -118,3 +121,8 @@ def test_a_changed_ration_begins_with_an_empty_account() -> None:
     assert account.movable_now(0.0) == 2
     account.follow(MoveRule(per_100=5), gpus=4)
     assert account.movable_now(0.0) == 0
+
+
+def test_a_plan_costs_in_the_cluster_what_the_ration_says_it_does() -> None:
+    assert PRICE.per_value == UNDER_BUDGET.per_value == BudgetRule().value_price
+    assert not PRICE.fewest_first

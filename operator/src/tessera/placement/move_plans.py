@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
+from tessera.placement.budget import BudgetRule
 from tessera.placement.geometry import Geometry, LegalPlacement
 from tessera.placement.openings import Opening
 from tessera.placement.request import Offer, Placement
@@ -44,7 +45,7 @@ class PlanPrice:
     fewest_first: bool = True
 
 
-UNDER_BUDGET = PlanPrice(per_value=0.3, fewest_first=False)
+UNDER_BUDGET = PlanPrice(per_value=BudgetRule().value_price, fewest_first=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tessera.placement.move_plans import PlanPrice, Victim
+from tessera.placement.move_plans import UNDER_BUDGET, Victim
 from tessera.placement.moves import MovePlanner
 from tessera.placement.policies_value import ValuePolicy
 from tessera.placement.preemption import plan_preemption
@@ -25,7 +25,7 @@ from tessera.scheduler.objects import Pod
 from tessera.scheduler.placing import Placing
 from tessera.scheduler.reserves import MoveRule
 
-PRICE = PlanPrice(fewest_first=False, per_gpu_second=1 / 3600)
+PRICE = replace(UNDER_BUDGET, per_gpu_second=1 / 3600)
 """An hour of a whole GPU lost weighs as much as one more move."""
 MOST_ASKED = 512
 """Slices that one search looks at as possible victims."""

@@ -60,3 +60,26 @@ def test_gauges_show_what_is_left_of_the_rations_of_moves() -> None:
     assert sample("moves_left_this_hour", partition="pool") is None
     clear_state()
     assert sample("moves_earned", partition="other") is None
+
+
+def test_every_slice_of_a_pod_counts_for_the_acceptance_of_its_profile(
+    world: Any, planner: Planner, request_for: Any
+) -> None:
+    def counted() -> dict[tuple[str, str], float]:
+        labels = [(p, o) for p in ("1g.10gb", "3g.40gb", "other") for o in ("at_once", "later")]
+        return {(p, o): sample("requests_total", profile=p, outcome=o) or 0.0 for p, o in labels}
+
+    before = counted()
+    for i in range(5):
+        world.add_claim(f"c{i}", request_for("1g.10gb", name="small"), request_for("3g.40gb", name="half"))
+        world.add_pod(f"p{i}", f"c{i}", created=float(i))
+    for _ in range(2):
+        # On either GPU one pair fits, and a half beside it cannot have its 1g.
+        planner.plan(world.snapshot())
+    news = {key: now - before[key] for key, now in counted().items() if now != before[key]}
+    assert news == {
+        ("1g.10gb", "at_once"): 2,
+        ("3g.40gb", "at_once"): 2,
+        ("1g.10gb", "later"): 3,
+        ("3g.40gb", "later"): 3,
+    }

@@ -143,7 +143,8 @@ STRANDED_SLICES = _gauge(
 )
 REQUESTS_TOTAL = _counter(
     "requests_total",
-    "Pods by the profile that they asked for and their first answer: at_once (placed) or later (refused).",
+    "Slices by the profile that was asked for and the first answer to their pod: at_once (placed) or later "
+    "(refused).",
     "profile",
     "outcome",
 )

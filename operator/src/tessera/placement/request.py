@@ -49,6 +49,15 @@ class Request:
     alternatives: tuple[Alternative, ...]
 
 
+def smallest_slices(request: Request) -> tuple[LegalPlacement, ...]:
+    """The smallest placement that would do for each slice of the first alternative; none where no GPU offers
+    one.
+    """
+    first = request.alternatives[0]
+    admitted = [offer.geometry.placements[i] for offer in first.offers for i in offer.placements]
+    return (min(admitted, key=lambda p: (p.width, p.compute, p.profile)),) * first.count if admitted else ()
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """The answer for one slice: `legal` on GPU `gpu`, for alternative `alternative` of request `request`."""

@@ -8,31 +8,34 @@ What a unit gets counts at once for the next one in the same round.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from tessera.api import names
 from tessera.api.reasons import Reason
 from tessera.metrics import registry as metrics
 from tessera.placement.engine import Engine
+from tessera.placement.geometry import LegalPlacement
 from tessera.placement.policies import Policy
+from tessera.placement.request import smallest_slices
 from tessera.scheduler.actions import Action, GiveUp, Place, PodPlacement, Protect, Refuse
 from tessera.scheduler.changes import Changes
 from tessera.scheduler.gangs import place_together
 from tessera.scheduler.index import Index
 from tessera.scheduler.moving.steps import Moving
 from tessera.scheduler.node_load import NodeLoad
-from tessera.scheduler.objects import Claim, Key
+from tessera.scheduler.objects import Key, Pod
 from tessera.scheduler.occupancy import Occupancy
 from tessera.scheduler.placing import Placing
 from tessera.scheduler.queue import Queue
 from tessera.scheduler.refusals import NotYet, Unserved
-from tessera.scheduler.requests import ClaimRequests, RequestReader
+from tessera.scheduler.requests import RequestReader
 from tessera.scheduler.reserves import PartitionReserves, Reserves
 from tessera.scheduler.retries import Attempt, Retries
 from tessera.scheduler.selectors import SelectorCache
 from tessera.scheduler.snapshot import Snapshot
 from tessera.scheduler.takeback import Avoidance, Clearings, find_take_backs, identity
 from tessera.scheduler.units import Unit, check_gang, unit_claims
+from tessera.scheduler.wanted import Wanted
 
 GANG_TIME_LIMIT_SECONDS = 600.0
 _FORGET_SECONDS = 60.0
@@ -74,6 +77,7 @@ class Planner:
         self._load = NodeLoad()
         self._clearings = Clearings()
         self._counted: dict[Key, str] = {}
+        self._asked: dict[str, tuple[LegalPlacement, ...]] = {}
         self._followed: Snapshot | None = None
         self._forgot_at = float("-inf")
 
@@ -159,8 +163,7 @@ class Planner:
         check_gang(unit)
         everyone = [placing.wanted(pod) for pod in unit.pods]
         for wanted in everyone:
-            for claim, read in zip(wanted.todo, wanted.read, strict=True):
-                self._count_arrival(claim, read)
+            self._note_what_is_asked(wanted)
         if unit.gang:
             return place_together(unit.pods, placing)
         return (self.moving.place_held(unit.pods[0]) or placing.place_alone(everyone[0]),)
@@ -191,7 +194,7 @@ class Planner:
                 yield from self._give_back(unit, placing)
         except Unserved as refused:
             self._remember_refusal(unit, attempt, placing)
-            self.queue.refused(unit, self._known_profile(refused.profile))
+            self.queue.refused(unit, self._known_profile(refused.profile), self._profiles_asked)
             yield from self.moving.lost_targets()
             made = self._make_room(unit, refused, placing)
             if made is not None:
@@ -273,9 +276,11 @@ class Planner:
 
     # What has changed since the last round.
 
-    def _forget(self, snapshot: Snapshot, changes: Changes, gone: Iterable[str]) -> None:
+    def _forget(self, snapshot: Snapshot, changes: Changes, gone: Sequence[str]) -> None:
         self._retries.forget(gone)
         self.queue.forget(gone)
+        for uid in gone:
+            self._asked.pop(uid, None)
         for key in changes.claims:
             claim = snapshot.claims.get(key)
             if claim is None or self._counted.get(key) != claim.uid:
@@ -284,20 +289,19 @@ class Planner:
             self._forgot_at = snapshot.now
             self.avoidance.forget(lambda: {identity(p) for p in snapshot.pods.values()}, now=snapshot.now)
 
-    def _count_arrival(self, claim: Claim, read: ClaimRequests) -> None:
-        """Tell the policy once per claim what was asked for: by its first alternative, the smallest profile
-        that would do.
-        """
-        if self._counted.get(claim.key) == claim.uid:
-            return
-        self._counted[claim.key] = claim.uid
-        for request in read.requests:
-            first = request.alternatives[0]
-            admitted = [o.geometry.placements[i] for o in first.offers for i in o.placements]
-            if admitted:
-                smallest = min(admitted, key=lambda p: (p.width, p.compute, p.profile))
-                for _ in range(first.count):
-                    self.engine.policy.record(smallest.profile)
+    def _note_what_is_asked(self, wanted: Wanted) -> None:
+        """What the pod asks for, and once per claim an arrival for the policy."""
+        if wanted.pod.uid not in self._asked:
+            self._asked[wanted.pod.uid] = tuple(s for r in wanted.requests for s in smallest_slices(r))
+        for claim, read in zip(wanted.todo, wanted.read, strict=True):
+            if self._counted.get(claim.key) == claim.uid:
+                continue
+            self._counted[claim.key] = claim.uid
+            for placement in (s for r in read.requests for s in smallest_slices(r)):
+                self.engine.policy.record(placement.profile)
+
+    def _profiles_asked(self, pod: Pod) -> Sequence[str]:
+        return [placement.profile for placement in self._asked.get(pod.uid, ())]
 
     def _known_profile(self, label: str) -> str:
         """A profile for a metric label: only those that GPUs offer, so that users' text cannot grow the

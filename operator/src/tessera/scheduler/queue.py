@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.metrics import registry as metrics
 from tessera.scheduler.actions import PodPlacement
-from tessera.scheduler.objects import Key
+from tessera.scheduler.objects import Key, Pod
 from tessera.scheduler.snapshot import Snapshot
 from tessera.scheduler.units import Unit
 
@@ -53,12 +53,14 @@ class Queue:
             self._known.setdefault(pod.uid, _Waiting(self._now))
             self._waits[pod.uid] = None
 
-    def refused(self, unit: Unit, profile: str) -> None:
-        """The unit waits for room for this profile."""
+    def refused(self, unit: Unit, profile: str, asked: Callable[[Pod], Sequence[str]]) -> None:
+        """The unit waits for room for this profile; `asked` says which ones a pod asks for, one for each
+        slice, or none while that is not known.
+        """
         self.still_waits(unit)
         for pod in unit.pods:
             self._known[pod.uid].profile = profile
-            self._judge(pod.uid, profile, LATER)
+            self._judge(pod.uid, asked(pod) or (profile,), LATER)
 
     def placed(self, placements: Sequence[PodPlacement], now: float) -> tuple[PodPlacement, ...]:
         """The placements with the time since when each pod has waited."""
@@ -68,8 +70,7 @@ class Queue:
             self._waits.pop(uid, None)
             since = self._known[uid].since if uid in self._known else now
             done.append(replace(placed, waiting_since=since))
-            for result in (r for c in placed.claims for r in c.results):
-                self._judge(uid, result.profile, AT_ONCE)
+            self._judge(uid, [r.profile for c in placed.claims for r in c.results], AT_ONCE)
         return tuple(done)
 
     def forget(self, uids: Iterable[str]) -> None:
@@ -93,10 +94,14 @@ class Queue:
             metrics.QUEUE_DEPTH.labels(profile).set(count)
             metrics.QUEUE_OLDEST_SECONDS.labels(profile).set(oldest[profile])
 
-    def _judge(self, uid: str, profile: str, outcome: str) -> None:
-        """Count a pod's first answer, once: the share that is served at once is the acceptance."""
-        if uid not in self._judged:
-            self._judged.add(uid)
+    def _judge(self, uid: str, profiles: Sequence[str], outcome: str) -> None:
+        """Count the slices of a pod by its first answer: the share that is served at once is the acceptance
+        of a profile.
+        """
+        if not profiles or uid in self._judged:
+            return
+        self._judged.add(uid)
+        for profile in profiles:
             metrics.REQUESTS_TOTAL.labels(profile, outcome).inc()
 
 

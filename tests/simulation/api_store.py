@@ -139,7 +139,8 @@ class Store:
         if uid not in (None, pod["metadata"]["uid"]):
             raise Conflict(409, "Conflict", f"{name}: uid does not match")
         if not self.may_be_disrupted(pod):
-            raise TooManyRequests(429, "TooManyRequests", "it would violate the pod's disruption budget")
+            cause = {"reason": "DisruptionBudget", "message": "it would violate the pod's disruption budget"}
+            raise TooManyRequests(429, "TooManyRequests", "no", {"details": {"causes": [cause]}})
         for told in self.after_eviction:
             told(pod, writer)
         self.delete(PODS, name, namespace)

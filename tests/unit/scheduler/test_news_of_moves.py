@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from tessera.api import names
 from tessera.api.reasons import Reason
 from tessera.kube.client import KubeClient
-from tessera.kube.errors import TooManyRequests
+from tessera.kube.errors import ApiError, TooManyRequests
 from tessera.kube.events import EventRecorder
 from tessera.scheduler.actions import Action, Evict, Refuse
 from tessera.scheduler.objects import Pod, read_pod
@@ -29,14 +30,16 @@ class Told(EventRecorder):
 
 
 class Client(KubeClient):
-    """Refuses every eviction, with the causes that are given, and can do nothing else."""
+    """Refuses every eviction with the same answer, and can do nothing else."""
 
     def __init__(self) -> None:
-        self.causes: list[dict[str, str]] = []
+        self.answer = ApiError(500, "InternalError", "etcd")
 
     async def evict(self, name: str, **more: Any) -> None:
-        body = {"details": {"causes": self.causes}}
-        raise TooManyRequests(429, "TooManyRequests", "Cannot evict pod", body)
+        raise self.answer
+
+    async def get(self, *_: Any, **__: Any) -> dict[str, Any]:
+        return {"metadata": {"name": "small", "namespace": "team", "uid": "uid-of-small"}}
 
 
 class Room:
@@ -74,24 +77,31 @@ async def test_that_room_is_made_is_good_news_and_that_there_is_none_is_not() ->
 
 
 BUDGET = {"reason": "DisruptionBudget", "message": "The disruption budget calm needs 3 healthy pods"}
+FORBIDDEN = TooManyRequests(429, "TooManyRequests", "no", {"details": {"causes": [BUDGET]}})
+TWO_BUDGETS = ApiError(500, "", "This pod has more than one PodDisruptionBudget, which is not supported.")
 
 
 def evict(victim: str, *, waiting: str) -> Evict:
     return Evict(pod(victim), "for another", Reason.MOVED, pod(waiting))
 
 
-async def test_a_waiting_pod_is_told_whose_disruption_budget_keeps_its_room() -> None:
+@pytest.mark.parametrize(
+    ("answer", "words"), [(FORBIDDEN, BUDGET["message"]), (TWO_BUDGETS, TWO_BUDGETS.message)]
+)
+async def test_a_waiting_pod_is_told_whose_disruption_budget_keeps_its_room(
+    answer: ApiError, words: str
+) -> None:
     room = Room()
-    room.client.causes = [BUDGET]
+    room.client.answer = answer
     [(name, kind, reason, message)] = await room.round(evict("small", waiting="wide"))
     assert (name, kind, reason) == ("wide", "Warning", "EvictionRefused")
     assert "pod team/small" in message
-    assert f"its PodDisruptionBudget refuses ({BUDGET['message']})" in message
+    assert f"its PodDisruptionBudget refuses ({words})" in message
 
 
 async def test_a_refusal_is_told_every_half_minute_at_most_to_each_waiting_pod() -> None:
     room = Room()
-    room.client.causes = [BUDGET]
+    room.client.answer = FORBIDDEN
     told: list[tuple[int, str]] = []
     for second in range(0, 65, 5):
         news = await room.round(
@@ -102,5 +112,10 @@ async def test_a_refusal_is_told_every_half_minute_at_most_to_each_waiting_pod()
     assert told == [(0, "wide"), (10, "tall"), (30, "wide"), (60, "wide")]
 
 
-async def test_a_server_that_sheds_load_is_no_disruption_budget() -> None:
-    assert await Room().round(evict("small", waiting="wide")) == []
+@pytest.mark.parametrize(
+    "answer", [TooManyRequests(429, "TooManyRequests", "later"), ApiError(500, "InternalError", "etcd")]
+)
+async def test_a_server_in_trouble_is_no_disruption_budget(answer: ApiError) -> None:
+    room = Room()
+    room.client.answer = answer
+    assert await room.round(evict("small", waiting="wide")) == []

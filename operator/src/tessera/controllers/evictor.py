@@ -13,7 +13,7 @@ from collections.abc import Callable
 from tessera.api.reasons import Reason
 from tessera.controllers.plan import Eviction, Object
 from tessera.kube.client import KubeClient
-from tessera.kube.errors import ApiError, Conflict, NotFound, TooManyRequests
+from tessera.kube.errors import ApiError, Conflict, NotFound
 from tessera.kube.events import EventRecorder
 from tessera.kube.resources import PODS
 
@@ -48,8 +48,7 @@ class Evictor:
         except (NotFound, Conflict) as error:
             _log.info("pod %s is gone: %s", pod, error)
         except ApiError as error:
-            refusal = _refusal_in(error)
-            if not refusal:
+            if not error.disruption_budget:
                 raise
             self._events.emit(
                 wanted_by,
@@ -57,7 +56,7 @@ class Evictor:
                 reason=Reason.EVICTION_REFUSED,
                 action="Evict",
                 message=f"pod {pod} may not be evicted for now: its PodDisruptionBudget refuses "
-                f"({refusal}); it is asked again",
+                f"({error.disruption_budget}); it is asked again",
             )
         else:
             _log.info("evicted pod %s: %s", pod, eviction.why)
@@ -70,14 +69,3 @@ class Evictor:
                 regarding, type="Normal", reason=Reason.DRAINED, action="Evict", message=eviction.why
             )
         self._asked[pod.uid] = now
-
-
-def _refusal_in(error: ApiError) -> str:
-    """What PodDisruptionBudgets have against it; "" when the server has trouble of its own.
-
-    A pod that two of them select cannot be evicted at all, and that is answered as a fault of the server
-    (pkg/registry/core/pod/storage/eviction.go in Kubernetes).
-    """
-    if isinstance(error, TooManyRequests):
-        return error.disruption_budget
-    return error.message if error.status == 500 and "PodDisruptionBudget" in error.message else ""

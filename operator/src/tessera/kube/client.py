@@ -305,7 +305,7 @@ class KubeClient:
     ) -> None:
         """Ask for a pod's eviction.
 
-        Raises TooManyRequests, without a retry, when a disruption budget forbids it now.
+        Raises ApiError, without a retry; its `disruption_budget` says whether one forbids it now.
         """
         body: Object = {
             "apiVersion": "policy/v1",

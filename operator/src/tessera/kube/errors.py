@@ -29,6 +29,21 @@ class ApiError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.reason or 'Error'}, HTTP {self.status})"
 
+    @property
+    def disruption_budget(self) -> str:
+        """What PodDisruptionBudgets have against an eviction, in the words of the API server; "" when they
+        have nothing against it, such as when the server only sheds load.
+
+        A pod that two of them select cannot be evicted at all, and that is answered as a fault of the server
+        (pkg/registry/core/pod/storage/eviction.go in Kubernetes).
+        """
+        if self.status == 500 and "PodDisruptionBudget" in self.message:
+            return self.message
+        for cause in (self.body.get("details") or {}).get("causes") or ():
+            if cause.get("reason") == "DisruptionBudget":
+                return str(cause.get("message") or self.message)
+        return ""
+
 
 class NotFound(ApiError):
     """404: the object, or its kind, does not exist."""
@@ -59,14 +74,6 @@ class Invalid(ApiError):
 
 class TooManyRequests(ApiError):
     """429: the server sheds load, or a disruption budget forbids an eviction."""
-
-    @property
-    def disruption_budget(self) -> str:
-        """In the words of the API server which budget refuses; "" when the server only sheds load."""
-        for cause in (self.body.get("details") or {}).get("causes") or ():
-            if cause.get("reason") == "DisruptionBudget":
-                return str(cause.get("message") or self.message)
-        return ""
 
 
 class Unreachable(TesseraError):

@@ -10,7 +10,7 @@ import logging
 
 from tessera.api.reasons import Reason
 from tessera.kube.client import Object
-from tessera.kube.errors import AlreadyExists, ApiError, NotFound, TooManyRequests, Unreachable
+from tessera.kube.errors import AlreadyExists, ApiError, NotFound, Unreachable
 from tessera.kube.resources import JOBS, PODS, RESOURCE_CLAIMS, Resource
 from tessera.metrics import registry as metrics
 from tessera.scheduler.actions import (
@@ -188,7 +188,9 @@ class MoveWriter:
             await self._pen.check_lease()
             try:
                 await self._pen.client.evict(pod.key[1], namespace=pod.key[0], uid=pod.uid)
-            except TooManyRequests as error:
+            except ApiError as error:
+                if not error.disruption_budget:
+                    raise
                 _log.info("pod %s may not be evicted now: %s", "/".join(pod.key), error)
                 self._tell_refusal(evict, error, now)
                 return
@@ -198,16 +200,16 @@ class MoveWriter:
 
         await self._pen.write(PODS, pod.key, write)
 
-    def _tell_refusal(self, evict: Evict, error: TooManyRequests, now: float) -> None:
+    def _tell_refusal(self, evict: Evict, error: ApiError, now: float) -> None:
         """Tell the waiting pod, if there is one, what keeps its room."""
-        waiting, budget = evict.waiting, error.disruption_budget
+        waiting = evict.waiting
         told = {uid: at for uid, at in self._refusals_told.items() if now - at < _REFUSALS_SECONDS}
-        if budget and waiting is not None and waiting.uid not in told:
+        if waiting is not None and waiting.uid not in told:
             told[waiting.uid] = now
             victim = "/".join(evict.pod.key)
             message = (
                 f"pod {victim}, which is to make room for this one, may not be evicted for now: "
-                f"its PodDisruptionBudget refuses ({budget}); it is asked again"
+                f"its PodDisruptionBudget refuses ({error.disruption_budget}); it is asked again"
             )
             self._pen.tell(waiting.raw, "Warning", Reason.EVICTION_REFUSED, "Evict", message)
         self._refusals_told = told

@@ -10,13 +10,16 @@ Object = Mapping[str, Any]
 
 def is_in_change(gpu_node: Object) -> bool:
     """Whether its spec has a layout that its agent has not reported as applied."""
-    status = gpu_node.get("status") or {}
+    told = (gpu_node.get("status") or {}).get("gpus") or ()
+    layouts = {gpu["uuid"]: gpu.get("layout") or {} for gpu in told}
+    applied = {
+        (uuid, layout.get("generation"))
+        for uuid, layout in layouts.items()
+        if layout.get("state") == "Applied"
+    }
     asked = (gpu_node.get("spec") or {}).get("gpus") or ()
-    demanded = {gpu["uuid"] for gpu in asked if gpu.get("layout") is not None}
-    told = status.get("gpus") or ()
-    applied = {gpu["uuid"] for gpu in told if (gpu.get("layout") or {}).get("state") == "Applied"}
-    current = status.get("observedGeneration") == gpu_node["metadata"]["generation"]
-    return bool(demanded) and not (current and demanded <= applied)
+    demanded = {(gpu["uuid"], gpu.get("layoutGeneration")) for gpu in asked if gpu.get("layout") is not None}
+    return not demanded <= applied
 
 
 class NodesInChange:

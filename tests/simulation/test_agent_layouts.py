@@ -218,6 +218,17 @@ async def test_the_status_names_the_generation_that_was_acted_upon(
     assert (gpu.status["observedGeneration"], gpu.stands()) == (8, MIXED)
 
 
+async def test_the_status_names_the_layout_that_it_is_about(gpu: Serving) -> None:
+    await gpu.look()
+    assert await gpu.claim("held", "2g.20gb@4") == ""
+    asked = {"layout": [{"profile": "3g.40gb", "start": 4}], "layoutGeneration": 7}
+    gpu.node.api.specify({"uuid": gpu.uuid, "partition": "fixed", **asked})
+    told = await gpu.look()
+    assert (told["state"], told["generation"]) == ("Blocked", 7)
+    await gpu.process.unprepare("held")
+    assert await gpu.look() == APPLIED | {"generation": 7}
+
+
 async def test_a_process_on_one_slice_runs_on_while_the_rest_of_the_gpu_changes(gpu: Serving) -> None:
     await gpu.look()
     assert await gpu.claim("runs", "1g.10gb@6") == ""

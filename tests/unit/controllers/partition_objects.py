@@ -104,7 +104,7 @@ def gpu_node_object(
         conditions = [{"type": "Ready", "status": ready[0], "reason": ready[1], "message": ready[2]}]
     models = {gpu["model"]: A30 if gpu["model"].startswith("A30") else H100 for gpu in gpus}
     return {
-        "metadata": {"name": name, "uid": f"uid-{name}", "generation": 1},
+        "metadata": {"name": name, "uid": f"uid-{name}", "generation": 1, "resourceVersion": "1"},
         "status": {
             "observedGeneration": 1,
             "conditions": conditions,

@@ -80,9 +80,10 @@ class World:
         """The agent looks at its spec."""
         obj = self.gpu_nodes[name]
         obj["status"]["observedGeneration"] = obj["metadata"]["generation"]
-        asked = {gpu["uuid"]: gpu.get("layout") for gpu in obj.get("spec", {}).get("gpus", [])}
+        asked = {gpu["uuid"]: gpu for gpu in obj.get("spec", {}).get("gpus", [])}
         for gpu in obj["status"]["gpus"]:
-            layout = asked.get(gpu["uuid"])
+            demand = asked.get(gpu["uuid"], {})
+            layout = demand.get("layout")
             if layout is None:
                 gpu.pop("layout", None)
                 continue
@@ -100,6 +101,7 @@ class World:
                 ]
                 gpu["instances"] = in_use + [{**instance, "state": "Warm"} for instance in made]
                 gpu["layout"] = {"state": "Applied"}
+            gpu["layout"]["generation"] = demand["layoutGeneration"]
 
     # The operator.
 

@@ -132,6 +132,31 @@ def test_nodes_go_by_name_and_show_how_far_they_are() -> None:
     assert world.layout("n2", 1) == [f"1g.10gb@{start}" for start in range(7)]
 
 
+def test_a_layout_stands_whatever_else_changes_in_the_spec_of_its_node() -> None:
+    world = World(2, SEVEN)
+    world.settle()
+    world.gpu_nodes["n0"]["metadata"]["generation"] += 1  # as for the GPU of another partition
+    plan = world.turn(agents=False)
+    assert said(plan, "LayoutApplied")[1] == "Applied"
+    assert (plan.status or {})["layout"]["changing"] == 0
+
+
+def test_a_layout_that_is_taken_back_before_its_agent_has_seen_it_is_one_to_wait_for() -> None:
+    """The agent may be at work with what it has read before."""
+    world = World(2, SEVEN)
+    world.settle()
+    world.ask(THREES)
+    world.turn(agents=False)
+    world.ask(SEVEN)
+    world.turn(agents=False)
+    assert world.layout("n0") == [f"1g.10gb@{start}" for start in range(7)]
+    assert world.in_change() == {"n0"}
+    plan = world.turn(agents=False)
+    assert said(plan, "LayoutApplied")[1] == "Updating"
+    world.agent("n0")
+    assert said(world.settle(), "LayoutApplied")[0] == "True"
+
+
 def test_the_diff_names_each_gpu_until_it_is_changed() -> None:
     world = World(2, THREES)
     world.settle()

@@ -196,6 +196,8 @@ def _gpu(gpu: GPU, view: View) -> Object:
 
 def _layout(progress: Progress) -> Object:
     entry: Object = {"state": progress.state}
+    if progress.generation is not None:
+        entry["generation"] = progress.generation
     if progress.message:
         entry["message"] = progress.message[:1024]
     if progress.blockers:

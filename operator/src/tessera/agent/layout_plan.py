@@ -27,6 +27,8 @@ class Layout:
 
     gpu_uuid: str
     places: tuple[tuple[str, int], ...]
+    generation: int | None = None
+    """What the spec calls it by."""
 
     def __str__(self) -> str:
         return ", ".join(f"{profile} at {start}" for profile, start in self.places) or "no slices"
@@ -81,7 +83,9 @@ def layouts_in(gpu_node: Mapping[str, Any]) -> dict[str, Layout]:
         places = () if gpu.get("migMode") == "Disabled" else gpu.get("layout")
         if places is not None:
             found[gpu["uuid"]] = Layout(
-                gpu["uuid"], tuple((item["profile"], item["start"]) for item in places)
+                gpu["uuid"],
+                tuple((item["profile"], item["start"]) for item in places),
+                gpu.get("layoutGeneration"),
             )
     return found
 

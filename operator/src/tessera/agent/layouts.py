@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tessera.agent.checkpoint import Ledger
@@ -42,6 +42,8 @@ class Progress:
     state: LayoutState
     message: str = ""
     blockers: tuple[ClaimKey, ...] = ()
+    generation: int | None = None
+    """Which layout that is."""
 
 
 @dataclass(slots=True)
@@ -95,7 +97,11 @@ class Layouts:
         """The state of every layout, by GPU UUID. One that is `Changing` is to be tried now."""
         gpus = {gpu.uuid: gpu for gpu in inventory.gpus}
         layouts = self._transactions.layouts.items()
-        return {uuid: self._of(layout, gpus, ledger) for uuid, layout in layouts if uuid in gpus}
+        return {
+            uuid: replace(self._of(layout, gpus, ledger), generation=layout.generation)
+            for uuid, layout in layouts
+            if uuid in gpus
+        }
 
     def offers(
         self, inventory: Inventory, ledger: Ledger, progress: Mapping[str, Progress]

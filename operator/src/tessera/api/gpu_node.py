@@ -49,6 +49,8 @@ class DesiredGPU(ApiModel):
         | None
     ) = None
     """The slices that are to exist, these and no others. Absent: they are cut on demand."""
+    layout_generation: Annotated[int, Field(ge=0)] | None = None
+    """The generation of this object that gave the GPU its layout: it tells one layout from the next."""
 
 
 class GPUNodeSpec(ApiModel):
@@ -124,6 +126,8 @@ class PrepareFailure(ApiModel):
 class ObservedLayout(ApiModel):
     """How far the agent is with the layout that the spec demands."""
 
+    generation: Annotated[int, Field(ge=0)] | None = None
+    """Which layout that is: its `layoutGeneration` in the spec."""
     state: LayoutState
     """Applied: it stands. Changing: it is not there yet, because the driver does not answer now (a change
     takes seconds and is told when it is done). Blocked: slices that have to go are in use or not Tessera's,
@@ -160,8 +164,7 @@ class ObservedGPU(ApiModel):
     instances: Annotated[list[Instance], Field(max_length=64)] = Field(default_factory=list)
     """What it is cut into now."""
     layout: ObservedLayout | None = None
-    """Present where the spec demands a layout, or MIG mode off, which is one without slices. It is about the
-    spec of `observedGeneration`."""
+    """Present where the spec demands a layout, or MIG mode off, which is one without slices."""
 
 
 class CuttableProfile(ApiModel):

@@ -22,6 +22,7 @@ from tessera.controllers.rollout import begun_in, is_judged
 from tessera.controllers.selection import spec_of
 from tessera.kube.resources import GPU_NODES
 from tessera.relayout.errors import ImpossibleLayout
+from tessera.relayout.plan import Place as Placed
 
 KIND = GPU_NODES.kind
 
@@ -43,13 +44,22 @@ def reconcile(obj: Object, *, gpus: Iterable[GPU], owners: Mapping[str, Object])
         name = owners[gpu.uuid]["metadata"]["name"]
         owner = known[name] = known.get(name) or _owner(owners[gpu.uuid], node=gpu.node)
         # The layout as it is now, not as it was when the view was made.
-        layout = _layout(replace(gpu, layout=layouts.get(gpu.uuid)), owner)
-        entry = DesiredGPU(uuid=gpu.uuid, partition=name, mig_mode=owner.spec.mig_mode, layout=layout)
+        now = layouts.get(gpu.uuid)
+        places = _places(replace(gpu, layout=now), owner)
+        entry = DesiredGPU(uuid=gpu.uuid, partition=name, mig_mode=owner.spec.mig_mode)
+        if places is not None:
+            entry.layout = [Place(profile=place.profile, start=place.start) for place in places]
+            if now is not None and now.places == places:
+                entry.layout_generation = now.generation
+            else:
+                entry.layout_generation = metadata["generation"] + 1
         desired.append(entry.to_json())
     present = sorted((obj.get("spec") or {}).get("gpus") or [], key=lambda entry: str(entry["uuid"]))
     if present == desired:
         return Plan()
-    body = {"metadata": {"name": metadata["name"], "uid": metadata["uid"]}, "spec": {"gpus": desired}}
+    # It is refused when the object has changed since it was read: the generation that it will have is said.
+    identity = {field: metadata[field] for field in ("name", "uid", "resourceVersion")}
+    body = {"metadata": identity, "spec": {"gpus": desired}}
     return Plan(children=(Child(resource=GPU_NODES, body=body, owned=False),))
 
 
@@ -64,7 +74,7 @@ def _owner(partition: Object, *, node: str) -> _Owner:
     return _Owner(spec_of(partition), is_judged(partition) and node in begun_in(partition))
 
 
-def _layout(gpu: GPU, owner: _Owner) -> list[Place] | None:
+def _places(gpu: GPU, owner: _Owner) -> tuple[Placed, ...] | None:
     if owner.spec.static is None:
         return None
     places = gpu.layout.places if gpu.layout is not None else None
@@ -76,4 +86,4 @@ def _layout(gpu: GPU, owner: _Owner) -> list[Place] | None:
             _log.warning("GPU %s of node %s keeps its layout: %s", gpu.index, gpu.node, error)
         else:
             places = plan.target if plan is not None else places
-    return None if places is None else [Place(profile=p.profile, start=p.start) for p in places]
+    return places

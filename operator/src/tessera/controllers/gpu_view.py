@@ -67,8 +67,10 @@ class Layout:
 
     places: tuple[Place, ...]
     state: LayoutState | None
-    """None until the agent has reported about this spec."""
+    """None until the agent has reported about this layout."""
     message: str = ""
+    generation: int | None = None
+    """What the spec calls it by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,19 +260,24 @@ def _place(item: Object) -> Place:
 
 def layouts_of(gpu_node: Object) -> dict[str, Layout]:
     """GPU UUID -> the layout in the spec, with what the agent says of it."""
-    status = gpu_node.get("status") or {}
-    told: Mapping[str, Object] = {}
-    if status.get("observedGeneration") == gpu_node["metadata"].get("generation"):
-        told = {gpu["uuid"]: gpu.get("layout") or {} for gpu in status.get("gpus") or ()}
+    reported = (gpu_node.get("status") or {}).get("gpus") or ()
+    told = {gpu["uuid"]: gpu.get("layout") or {} for gpu in reported}
     return {
-        gpu["uuid"]: Layout(
-            places=tuple(sorted(map(_place, gpu["layout"]))),
-            state=told.get(gpu["uuid"], {}).get("state"),
-            message=told.get(gpu["uuid"], {}).get("message") or "",
-        )
+        gpu["uuid"]: _layout(gpu, told.get(gpu["uuid"], {}))
         for gpu in (gpu_node.get("spec") or {}).get("gpus") or ()
         if gpu.get("layout") is not None
     }
+
+
+def _layout(asked: Object, told: Object) -> Layout:
+    generation = asked.get("layoutGeneration")
+    current = told.get("generation") == generation
+    return Layout(
+        places=tuple(sorted(map(_place, asked["layout"]))),
+        state=told.get("state") if current else None,
+        message=(told.get("message") or "") if current else "",
+        generation=generation,
+    )
 
 
 def _slice_held(place: Place, claim: Object) -> Held:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tessera.placement.engine import Engine
-from tessera.placement.geometry import Geometry
+from tessera.placement.geometry import Geometry, LegalPlacement, geometry_of
 from tessera.placement.policies import FirstFit
 from tessera.placement.request import Feasible, Unplaceable, request_for_profile
 from tessera.placement.state import ClusterState
@@ -43,6 +45,35 @@ def test_no_room_names_the_slice_whose_release_helps(w8: Geometry) -> None:
         in str(refusal)
     )
     assert refusal.remedy == "freeing gpu-0-2g-20gb-0 on gpu-0 would make room"
+
+
+def test_no_room_says_what_else_fits_on_which_gpus_and_how_many_nodes_pass(
+    w8: Geometry, w4: Geometry
+) -> None:
+    state = _two_gpus(w8)
+    state.add_gpu("gpu-2", node="node-2", geometry=w8)
+    state.add_gpu("gpu-3", node="node-3", geometry=w4)
+    of_two_nodes = Feasible(0b1011, {"insufficient cpu": 1})
+    message = _refusal(state, "4g.40gb", feasible=of_two_nodes).message
+    assert "8 are free on 2 GPUs (2 W8)" in message
+    # What the third GPU and the A30 offer is of no use to it.
+    assert "; room: 1g.10gb 6, 2g.20gb 2; 3 of 4 nodes pass (insufficient cpu excluded 1)" in message
+    assert "7g" not in message
+
+
+def test_a_message_about_many_profiles_is_cut_with_a_mark(w8: Geometry) -> None:
+    state = ClusterState()
+    for number in range(5):
+        legal = [replace(p, profile=f"{p.profile}+{number}") for p in w8.placements]
+        whole = [LegalPlacement("7g.80gb", 0, 8, 7)]
+        more = geometry_of(
+            model=f"H100-{number}", memory_slices=8, compute_slices=7, placements=tuple(legal + whole)
+        )
+        state.add_gpu(f"gpu-{number}", node="node", geometry=more)
+        state.occupy(f"gpu-{number}", more.placements_of(f"1g.10gb+{number}")[0], owner=number)
+    message = _refusal(state, "7g.80gb").message
+    assert message.count("+") == 12
+    assert ", …; 1 of 1 nodes pass" in message
 
 
 def test_no_single_release_helps(w8: Geometry) -> None:

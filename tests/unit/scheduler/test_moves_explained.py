@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from tessera.placement.policies import FragmentationTenancy
+from tessera.scheduler.actions import Refuse
 from tessera.scheduler.departures import Departures, write_departures
 from tessera.scheduler.explain import explain_pod
-from unit.scheduler.two_crowded_gpus import A, B, Cluster, nowhere_to_move_to
+from unit.scheduler.two_crowded_gpus import A, B, Cluster, nowhere_to_move_to, of
 
 
 def explained(cluster: Cluster, name: str = "waiting", note: str | None = None) -> Any:
@@ -74,3 +75,23 @@ def test_an_explanation_says_why_there_is_no_move(
     for obj in (*cluster.world.partitions.values(), cluster.world.pods["victim"]):
         cluster.world.touch(obj)
     assert words in explained(cluster).move
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.world.allow_moves("pool", A), "; move: none: moving up to 2 pods makes no room for it"),
+        (
+            lambda c: c.world.allow_moves("pool", A, B, perHour=0),
+            "the ration of MIGPartition pool is used up",
+        ),
+    ],
+    ids=["nowhere to go", "no ration"],
+)
+def test_a_refusal_says_why_no_move_makes_room(
+    cluster: Cluster, change: Callable[[Cluster], None], words: str
+) -> None:
+    cluster.ask()
+    change(cluster)
+    (refusal,) = of(cluster.round(), Refuse)
+    assert words in refusal.message

@@ -141,9 +141,11 @@ def test_refusals_name_profile_room_and_remedy(world: Any, planner: Planner) -> 
     told = refused(planner.plan(world.snapshot()))
     assert told["big"] == (
         "Unplaceable",
-        "no GPU has room for 7g.80gb: it needs 8 free memory slices at a legal start, 14 are free on 2 GPUs, "
-        "the largest placement that still fits has 4; "
-        "freeing gpu-aaaaaaaa-1g-10gb-0 (claim default/used0) on node-a/gpu-aaaaaaaa would make room",
+        "no GPU has room for 7g.80gb: it needs 8 free memory slices at a legal start, 14 are free on 2 GPUs "
+        "(2 H100-80GB), the largest placement that still fits has 4; "
+        "room: 1g.10gb 12, 1g.10gb+me 2, 1g.20gb 6, 2g.20gb 4, 3g.40gb 2; 2 of 2 nodes pass; "
+        "freeing gpu-aaaaaaaa-1g-10gb-0 (claim default/used0) on node-a/gpu-aaaaaaaa would make room; "
+        "move: none: no MIGPartition allows moves (spec.dynamic.moves)",
     )
     assert told["odd"][0] == "UnknownProfile"
     assert told["odd"][1].startswith(

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tessera.api import names
 from tessera.placement.policies import BestFit, FirstFit
+from tessera.placement.room_counts import most_slices
 from tessera.scheduler.actions import Place, Refuse
 from tessera.scheduler.planner import Planner
-from tessera.scheduler.reserves import most_slices
 from unit.scheduler import decisions
 
 

@@ -200,7 +200,7 @@ def render(found: Explanation, *, leader: str | None) -> Iterator[str]:
     yield from _wrapped(f"{'Move':<{LABEL_WIDTH}} {found.move}")
     if leader == "":
         yield from _wrapped("No scheduler leads: nothing is placed until one does.")
-    if found.told and found.told.get("message") != found.message:
+    if found.told and not found.told.get("message", "").startswith(found.message):
         yield from _wrapped(
             f"Last told on its claim: {found.told.get('reason', '')}: {found.told.get('message')}"
         )

@@ -6,11 +6,13 @@ that a hundred requests that wait for room cost little.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 from tessera.placement.gpu_sets import Filter, filter_of, filter_of_given
 from tessera.placement.layouts import LayoutTable
 from tessera.placement.request import Alternative, Feasible, Offer, Request, Unplaceable
+from tessera.placement.room_counts import room_by_profile
 from tessera.placement.state import ClusterState, Gpu
 
 UNKNOWN_PROFILE = "UnknownProfile"
@@ -19,6 +21,8 @@ NO_NODE = "NoFeasibleNode"
 NO_ROOM = "NoRoom"
 
 _LARGEST = "the largest placement that still fits has"
+_MOST_ROOMS = 12
+"""Profiles that one message names; an event holds 1,024 bytes."""
 
 
 def explain(state: ClusterState, requests: Sequence[Request], *, feasible: Feasible | None) -> Unplaceable:
@@ -39,19 +43,19 @@ def explain(state: ClusterState, requests: Sequence[Request], *, feasible: Feasi
     for request in requests:
         if not any(offer.placements for a in request.alternatives for offer in a.offers):
             return _not_offered(state, request)
-    excluded = _excluded(feasible)
+    passing = _passing(state, feasible)
     reachable = allowed & _offered_on(state, wanted)
     if not reachable:
         free, largest = _room(state, allowed)
         return Unplaceable(
             reason=NO_NODE,
             profile=label,
-            message=f"no node with a GPU that offers {label} passes the node filters{excluded}",
+            message=f"no node with a GPU that offers {label} passes the node filters: {passing}",
             remedy="free CPU and memory there, or change the pod's requests, tolerations or node selection",
             free_slices=free,
             largest_room=largest,
         )
-    return _no_room(state, requests, label, reachable, excluded)
+    return _no_room(state, requests, label, reachable, passing)
 
 
 def _not_offered(state: ClusterState, request: Request) -> Unplaceable:
@@ -81,13 +85,14 @@ def _not_offered(state: ClusterState, request: Request) -> Unplaceable:
 
 
 def _no_room(
-    state: ClusterState, requests: Sequence[Request], label: str, reachable: int, excluded: str
+    state: ClusterState, requests: Sequence[Request], label: str, reachable: int, passing: str
 ) -> Unplaceable:
     needed = sum(min((_slices(a) for a in r.alternatives if a.offers), default=0) for r in requests)
     free, largest = _room(state, reachable)
     message = (
         f"no GPU has room for {label}: it needs {needed} free memory slices at a legal start, "
-        f"{_on_gpus(free, reachable.bit_count())}, {_LARGEST} {largest}{excluded}"
+        f"{_on_gpus(free, reachable.bit_count())} ({_models(state, reachable)}), {_LARGEST} {largest}; "
+        f"room: {_room_words(state, reachable)}; {passing}"
     )
     return Unplaceable(
         reason=NO_ROOM,
@@ -189,8 +194,23 @@ def _label(request: Request) -> str:
     return " or ".join(dict.fromkeys(parts))
 
 
-def _excluded(feasible: Feasible | None) -> str:
-    if feasible is None or not feasible.excluded:
-        return ""
-    parts = [f"{filter_name} excluded {count}" for filter_name, count in sorted(feasible.excluded.items())]
-    return f" (node filters: {', '.join(parts)})"
+def _models(state: ClusterState, gpus: int) -> str:
+    counts: Counter[str] = Counter()
+    for geometry in state.geometries():
+        counts[geometry.model] += (gpus & state.bits_of_geometry(geometry)).bit_count()
+    return ", ".join(f"{count} {model}" for model, count in counts.items() if count)
+
+
+def _room_words(state: ClusterState, gpus: int) -> str:
+    rooms = [f"{profile} {slices}" for profile, slices in room_by_profile(state, gpus).items()]
+    more = ["…"] if len(rooms) > _MOST_ROOMS else []
+    return ", ".join([*rooms[:_MOST_ROOMS], *more]) or "none"
+
+
+def _passing(state: ClusterState, feasible: Feasible | None) -> str:
+    """How many of the nodes with GPUs pass the node filters, and what excluded the others."""
+    nodes = len(list(state.nodes()))
+    excluded = sorted(feasible.excluded.items()) if feasible is not None else []
+    passing = f"{nodes - sum(count for _, count in excluded)} of {nodes} nodes pass"
+    parts = [f"{filter_name} excluded {count}" for filter_name, count in excluded]
+    return f"{passing} ({', '.join(parts)})" if parts else passing

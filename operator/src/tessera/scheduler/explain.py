@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from tessera.api import names
 from tessera.api.reasons import Reason
 from tessera.placement.policies import Policy
+from tessera.placement.room_counts import most_slices
 from tessera.scheduler.moving.ration import Unlimited
 from tessera.scheduler.moving.steps import Moving
 from tessera.scheduler.moving.words import NOT_NEEDED, leaving_words, move_words
@@ -22,7 +23,6 @@ from tessera.scheduler.objects import Claim, Key, Pod
 from tessera.scheduler.placing import Placing
 from tessera.scheduler.planner import GANG_TIME_LIMIT_SECONDS, Planner
 from tessera.scheduler.refusals import NotYet, Unserved
-from tessera.scheduler.reserves import most_slices
 from tessera.scheduler.snapshot import Snapshot
 from tessera.scheduler.takeback import find_take_backs, pinned_node
 from tessera.scheduler.units import Unit, needs_us

@@ -14,6 +14,7 @@ from tessera.api import names
 from tessera.api.reasons import Reason
 from tessera.metrics import registry as metrics
 from tessera.placement.engine import Engine
+from tessera.placement.explain import NO_ROOM
 from tessera.placement.request import Feasible, Placement, Unplaceable
 from tessera.scheduler.actions import PodPlacement
 from tessera.scheduler.allocation import ClaimPlacement, Result
@@ -223,8 +224,12 @@ class Placing:
             unlimited = self._engine.place(self.state, requests, feasible=feasible, constraints=constraints)
         if isinstance(unlimited, Unplaceable):
             avoided = self._avoidance.explain(wanted.pod, now=self.snapshot.now)
-            message = words_of(unlimited, feasible, avoided=avoided)
-            raise Unserved(REASONS[unlimited.reason], message, profile=unlimited.profile)
+            raise Unserved(
+                REASONS[unlimited.reason],
+                words_of(unlimited, feasible, avoided=avoided),
+                profile=unlimited.profile,
+                lacks_room=unlimited.reason == NO_ROOM,
+            )
         profile = unlimited[0].legal.profile
         raise Unserved(
             Reason.UNPLACEABLE,

@@ -8,7 +8,7 @@ What a unit gets counts at once for the next one in the same round.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from tessera.api import names
 from tessera.api.reasons import Reason
@@ -22,6 +22,7 @@ from tessera.scheduler.changes import Changes
 from tessera.scheduler.gangs import place_together
 from tessera.scheduler.index import Index
 from tessera.scheduler.moving.steps import Moving
+from tessera.scheduler.moving.words import no_move_words
 from tessera.scheduler.node_load import NodeLoad
 from tessera.scheduler.objects import Key, Pod
 from tessera.scheduler.occupancy import Occupancy
@@ -200,7 +201,8 @@ class Planner:
             if made is not None:
                 yield from made
             elif not self._waits_for_room(unit):
-                yield from self._refuse(unit, self._in_time(refused, limit if overdue else None), placing)
+                told = self._in_time(self._with_moves(unit, refused, placing), limit if overdue else None)
+                yield from self._refuse(unit, told, placing)
         else:
             self._retries.placed(unit)
             yield from self.moving.lost_targets()
@@ -236,6 +238,13 @@ class Planner:
     def _waits_for_room(self, unit: Unit) -> bool:
         """Whether a move makes room for the unit already; it was told so."""
         return not unit.gang and self.moving.room_of(unit.pods[0]) is not None
+
+    def _with_moves(self, unit: Unit, refused: Unserved, placing: Placing) -> Unserved:
+        """The refusal with the reason why no move makes room, where room is what is missing."""
+        if unit.gang or not refused.lacks_room:
+            return refused
+        why = no_move_words(placing.wanted(unit.pods[0]), self.moving, placing)
+        return Unserved(refused.reason, f"{refused.message}; move: {why}", profile=refused.profile)
 
     @staticmethod
     def _in_time(refused: Unserved, limit: float | None) -> Unserved:

@@ -29,12 +29,15 @@ def words_of(answer: Unplaceable, feasible: Feasible, *, avoided: str) -> str:
 
 
 class Unserved(Exception):
-    """A pod cannot be placed now, and its user is told why."""
+    """A pod cannot be placed now, and its user is told why. `lacks_room`: nodes would take it, and GPUs there
+    offer what it asks for; only is there no room on them.
+    """
 
-    def __init__(self, reason: str, message: str, *, profile: str = "") -> None:
+    def __init__(self, reason: str, message: str, *, profile: str = "", lacks_room: bool = False) -> None:
         self.reason = reason
         self.message = message
         self.profile = profile
+        self.lacks_room = lacks_room
         super().__init__(message)
 
 

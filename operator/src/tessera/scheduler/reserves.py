@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from tessera.api import names
@@ -22,6 +21,7 @@ from tessera.api.mig_partition import Defragmentation, Moves
 from tessera.placement.geometry import Geometry
 from tessera.placement.gpu_sets import bits_of
 from tessera.placement.request import Constraint, Offer, Placement, Request
+from tessera.placement.room_counts import most_slices
 from tessera.placement.state import ClusterState
 from tessera.scheduler.inventory import Inventory
 
@@ -136,16 +136,6 @@ def _read(
         for name, p in sorted(by_name.items())
         if owned[name]
     )
-
-
-@lru_cache(maxsize=65536)
-def most_slices(geometry: Geometry, key: int, profile: str) -> int:
-    """How many more slices of a profile a GPU with this key can hold, at legal places."""
-    best = 0
-    for index in geometry.placements_of(profile):
-        if geometry.fits(key, index):
-            best = max(best, 1 + most_slices(geometry, geometry.with_placed(key, index), profile))
-    return best
 
 
 @dataclass(frozen=True, slots=True)

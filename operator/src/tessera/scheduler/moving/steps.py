@@ -287,6 +287,11 @@ class Moving:
             reluctant=self._reluctant.now(now),
         )
 
+    def may_begin(self, partition: str) -> bool:
+        """Whether the ration of a partition leaves a victim for a new plan."""
+        account, now = self._accounts[partition], self._now.placing.snapshot.now
+        return bool(account.movable_now(now) or account.preemptable_now(now))
+
     def compact(self, waiting: Callable[[], Iterable[Pod]]) -> Iterator[HoldTarget]:
         """The first steps of compactions that are due, where no `waiting` pod could use the GPUs."""
         now = self._now.placing.snapshot.now

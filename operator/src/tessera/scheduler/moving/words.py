@@ -22,6 +22,19 @@ def move_words(pod: Pod, wanted: Wanted, moving: Moving, placing: Placing) -> st
     room = moving.room_of(pod)
     if room is not None:
         return _room_words(room)
+    plan = moving.find_plan(pod, wanted)
+    if plan is not None:
+        return f"{describe(plan, placing)}, {_ration(plan, moving, placing)}"
+    bits = 0
+    for name in _partitions_in_reach(wanted, placing):
+        bits |= placing.reserves.movable[name][0]
+    if bits and asks_for_one_slice(wanted) and not _movable_on(bits, placing):
+        return f"none: no Indexed Job's pod on these GPUs is annotated {names.MOVABLE_ANNOTATION}"
+    return no_move_words(wanted, moving, placing)
+
+
+def no_move_words(wanted: Wanted, moving: Moving, placing: Placing) -> str:
+    """Why there is no plan of moves for a pod that fits nowhere, when none was found. Searches nothing."""
     movable = placing.reserves.movable
     if not movable:
         return "none: no MIGPartition allows moves (spec.dynamic.moves)"
@@ -29,24 +42,22 @@ def move_words(pod: Pod, wanted: Wanted, moving: Moving, placing: Placing) -> st
         return "none: only a pod with one claim of one slice, outside gangs, is helped by moves"
     if moving.under_way.waits_for_cleaning(wanted.todo[0]):
         return "none now: what is left of an earlier plan is being cleaned up"
-    plan = moving.find_plan(pod, wanted)
-    if plan is not None:
-        return f"{describe(plan, placing)}, {_ration(plan, moving, placing)}"
-    reach = placing.feasible(wanted).gpus
-    here = {name for name, (bits, _) in movable.items() if bits & reach}
+    here = _partitions_in_reach(wanted, placing)
     if not here:
         return "none: no GPU in reach belongs to a MIGPartition that allows moves (spec.dynamic.moves)"
     busy = sorted(here & moving.in_flight)
     if busy:
         return f"none now: MIGPartition {busy[0]} moves pods for another reason at this moment"
-    bits = 0
-    for name in here:
-        bits |= movable[name][0]
-    if not _movable_on(bits, placing):
-        return f"none: no Indexed Job's pod on these GPUs is annotated {names.MOVABLE_ANNOTATION}"
+    if not any(moving.may_begin(name) for name in here):
+        return f"none now: the ration of MIGPartition {min(here)} is used up (spec.dynamic.moves)"
     most = max(movable[name][1].most_victims for name in here)
     many = "moving one pod" if most == 1 else f"moving up to {most} pods"
     return f"none: {many} makes no room for it; what is in its way may not be moved or fits nowhere else"
+
+
+def _partitions_in_reach(wanted: Wanted, placing: Placing) -> set[str]:
+    reach = placing.feasible(wanted).gpus
+    return {name for name, (bits, _) in placing.reserves.movable.items() if bits & reach}
 
 
 def leaving_words(pod: Pod, moving: Moving) -> str:

@@ -19,6 +19,8 @@ H100 = {
     "7g.80gb": ((0,), 8, 7, "81152Mi"),
 }
 """Profile -> starts, memory slices, compute slices, memory."""
+NOT_CUT = {names.WHOLE_GPU: ((0,), 8, 7, "81559Mi")}
+"""The same for a GPU whose MIG mode is off."""
 FOUR_PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", "7g.80gb")
 """Enough where the profiles are not the subject."""
 
@@ -34,13 +36,16 @@ def resource_slices(
     profiles: Iterable[str] = tuple(H100),
     generation: int = 1,
     taints: Iterable[Object] = (),
+    whole: Sequence[str] = (),
 ) -> list[Object]:
-    """The ResourceSlices of a node with H100s, as docs/architecture.md says that the agent publishes them."""
-    table = {profile: H100[profile] for profile in profiles}
+    """The ResourceSlices of a node with H100s, as docs/architecture.md says that the agent publishes them. Of
+    the last ones, `whole`, MIG mode is off.
+    """
+    cut = {profile: H100[profile] for profile in profiles}
     managed = {"key": names.DEVICE_TAINT_KEY, "value": "true", "effect": "NoSchedule"}
 
     def device(gpu: str, at: int, profile: str, start: int) -> Object:
-        _, width, compute, memory = table[profile]
+        _, width, compute, memory = (cut | NOT_CUT)[profile]
         counters = {f"memory-slice-{start + i}": {"value": "1"} for i in range(width)}
         counters["compute-slices"] = {"value": str(compute)}
         if profile.endswith("+me"):
@@ -65,15 +70,16 @@ def resource_slices(
 
     devices = [
         device(gpu, at, profile, start)
-        for at, gpu in enumerate(gpus)
-        for profile, (starts, *_) in table.items()
+        for at, gpu in enumerate([*gpus, *whole])
+        for profile, (starts, *_) in (NOT_CUT if gpu in whole else cut).items()
         for start in starts
     ]
     shared = {f"memory-slice-{i}": "1" for i in range(8)} | {"compute-slices": "7"}
-    if any(profile.endswith("+me") for profile in table):
+    if any(profile.endswith("+me") for profile in cut):
         shared["media-extensions"] = "1"
     counter_sets = [
-        {"name": gpu, "counters": {name: {"value": value} for name, value in shared.items()}} for gpu in gpus
+        {"name": gpu, "counters": {name: {"value": value} for name, value in shared.items()}}
+        for gpu in (*gpus, *whole)
     ]
     parts: list[Object] = [
         {"sharedCounters": counter_sets[i : i + 8]} for i in range(0, len(counter_sets), 8)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -32,9 +32,11 @@ from tessera.kube.resources import (
 )
 
 
-def resource_slices(node: str, gpu: str) -> list[Object]:
-    """One H100."""
-    return scheduler_objects.resource_slices(node, [gpu], profiles=scheduler_objects.FOUR_PROFILES)
+def resource_slices(node: str, gpu: str, *, whole: Sequence[str] = ()) -> list[Object]:
+    """One H100 that is cut, and those whose MIG mode is off."""
+    return scheduler_objects.resource_slices(
+        node, [gpu], profiles=scheduler_objects.FOUR_PROFILES, whole=whole
+    )
 
 
 class Cluster:
@@ -46,8 +48,10 @@ class Cluster:
         self.nodes: list[str] = []
         self._heart: asyncio.Task[None] | None = None
 
-    async def add_node(self, letter: str, *, cpu: str = "8") -> str:
-        """A Ready node with one GPU; named after the namespace so that tests do not meet."""
+    async def add_node(self, letter: str, *, cpu: str = "8", whole: Sequence[str] = ()) -> str:
+        """A Ready node with one GPU, and those whose MIG mode is off; named after the namespace so that tests
+        do not meet.
+        """
         name = f"{self.namespace}-{letter}"
         self.nodes.append(name)
         if self._heart is None:
@@ -79,7 +83,7 @@ class Cluster:
             return not (await self.client.get(NODES, name))["spec"].get("taints")
 
         await eventually(f"node {name} without taints", untainted)
-        for obj in resource_slices(name, self.gpu(letter)):
+        for obj in resource_slices(name, self.gpu(letter), whole=whole):
             await self.client.create(RESOURCE_SLICES, obj)
         return name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -66,6 +67,14 @@ class Node:
             RESOURCE_CLAIMS, name, namespace=namespace, body={"status": status}, subresource="status"
         )
         return ClaimKey(namespace=namespace, name=name, uid=claim["metadata"]["uid"])
+
+    async def profiles(self) -> Counter[str]:
+        """How many devices of each profile are published."""
+        return Counter(
+            device["attributes"]["profile"]["string"]
+            for item in await self.slices()
+            for device in item["spec"].get("devices") or []
+        )
 
     async def ready(self) -> dict[str, Any]:
         status = (await self.client.get(GPU_NODES, self.name))["status"]
@@ -187,19 +196,21 @@ async def test_the_status_is_written_once_while_nothing_changes(h100: Node) -> N
     assert (await h100.client.get(GPU_NODES, h100.name))["metadata"]["resourceVersion"] == before
 
 
-async def test_mig_is_switched_on_where_the_operator_wants_it(admin: KubeClient, tmp_path: Path) -> None:
+async def test_mig_is_switched_on_where_the_operator_wants_it_and_other_gpus_are_offered_whole(
+    admin: KubeClient, tmp_path: Path
+) -> None:
     node = await _node(admin, tmp_path, "H100-80GB", 2, enable_mig=False)
     await node.agent.refresh()
-    condition = await node.ready()
-    assert (condition["status"], condition["reason"]) == ("False", "MIGDisabled")
-    assert await node.slices() == []
+    assert (await node.ready())["reason"] == "Published"
+    assert await node.profiles() == Counter(gpu=2)
     uuid_of_first = (await admin.get(GPU_NODES, node.name))["status"]["gpus"][0]["uuid"]
     desired = {"spec": {"gpus": [{"uuid": uuid_of_first, "partition": "default"}]}}
     await admin.patch(GPU_NODES, node.name, body=desired)
     await node.agent.refresh()
     status = (await admin.get(GPU_NODES, node.name))["status"]
     assert [gpu["migMode"] for gpu in status["gpus"]] == ["Enabled", "Disabled"]
-    assert sum(len(item["spec"].get("devices") or []) for item in await node.slices()) == 25
+    offered = await node.profiles()
+    assert (offered.total(), offered["gpu"]) == (25 + 1, 1)
     assert (await node.ready())["reason"] == "Published"
     await admin.delete(NODES, node.name)
 

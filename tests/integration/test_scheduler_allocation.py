@@ -164,6 +164,26 @@ async def test_what_does_not_fit_says_why_and_is_placed_when_room_is_made(
     assert await cluster.message("whole") == ""
 
 
+async def test_a_whole_gpu_is_placed_beside_a_slice_of_another(
+    cluster: Cluster, scheduler: Scheduler
+) -> None:
+    whole = cluster.gpu("w")
+    node = await cluster.add_node("a", whole=[whole])
+    await cluster.add_claim("both", exactly("gpu", name="big"), exactly("2g.20gb", name="small"))
+    await cluster.add_pod("train", claim="both")
+    assert await cluster.bound("train") == node
+    named = device_name(whole, "gpu", 0)
+    assert await cluster.devices("both") == [named, device_name(cluster.gpu("a"), "2g.20gb", 0)]
+    await cluster.add_claim("late", exactly("gpu"))
+    await cluster.add_pod("late", claim="late")
+    message = await cluster.refusal("late")
+    assert message["reason"] == "Unplaceable"
+    assert f"freeing {named} (claim {cluster.namespace}/both)" in message["message"]
+    await cluster.delete_pod("train")
+    await cluster.bound("late")
+    assert await cluster.devices("late") == [named]
+
+
 async def test_an_unknown_profile_and_a_broken_selector_are_named(
     cluster: Cluster, scheduler: Scheduler
 ) -> None:

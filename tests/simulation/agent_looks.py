@@ -70,7 +70,7 @@ class Looks(Looking):
 
     def want(self, mig_mode: str) -> None:
         """The operator writes the GPU's MIG mode into the spec."""
-        self.node.api.specify({"uuid": self.gpu.uuid, "partition": "p", "migMode": mig_mode})
+        self.node.want(mig_mode)
 
     def label(self, labels: dict[str, str]) -> None:
         """The Node has these labels and no others."""

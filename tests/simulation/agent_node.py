@@ -185,6 +185,11 @@ class AgentNode:
         """The operator gives the GPU this layout, e.g. `2g.20gb@4`."""
         self.api.demand(self.state.read().gpus[0].uuid, *places)
 
+    def want(self, mig_mode: str) -> None:
+        """The operator writes the GPU's MIG mode into the spec."""
+        uuid = self.state.read().gpus[0].uuid
+        self.api.specify({"uuid": uuid, "partition": "p", "migMode": mig_mode})
+
     def specs(self) -> dict[str, tuple[str, ...]]:
         """MIG UUIDs in each CDI spec, by claim UID."""
         return {
@@ -203,7 +208,7 @@ class AgentNode:
         }
         assert "half made" not in self.layout()
         held = [d.slice for record in ledger.claims.values() for d in record.devices if d.slice is not None]
-        known = [*held, *ledger.warm.values()]
+        known = [one for one in (*held, *ledger.warm.values()) if not one.is_whole_gpu]
         assert {
             made.uuid: (
                 made.gpu_instance_id,

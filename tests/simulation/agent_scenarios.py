@@ -31,6 +31,8 @@ class Scenario:
     asked: tuple[tuple[str, ...], ...] = ()
     mig: bool = True
     """MIG is on, an agent has been there before, and the neighbour is."""
+    whole: bool = False
+    """MIG is off, as the spec wants it; an agent has been there before, and no neighbour is."""
     releases: bool = False
     """The kubelet asks again for a release, not for a preparation."""
     damage: Callable[[AgentNode], Awaitable[None]] | None = None
@@ -47,14 +49,17 @@ class Scenario:
 
     async def node(self, directory: Path) -> AgentNode:
         """The state that the work begins in."""
-        node = AgentNode.new(directory, mig=self.mig)
+        node = AgentNode.new(directory, mig=self.mig and not self.whole)
         if not self.mig:
             return node
+        if self.whole:
+            node.want("Disabled")
         with node.start() as process:
             await process.agent.refresh()
-            node.allocate("neighbour", f"1g.10gb@{NEIGHBOUR}")
-            assert await process.prepare("neighbour") == {"neighbour": ""}
-            node.occupy(NEIGHBOUR, os.getpid())
+            if not self.whole:
+                node.allocate("neighbour", f"1g.10gb@{NEIGHBOUR}")
+                assert await process.prepare("neighbour") == {"neighbour": ""}
+                node.occupy(NEIGHBOUR, os.getpid())
             for number, placement in enumerate(self.warm):
                 node.allocate(f"warm-{number}", placement)
                 assert await process.prepare(f"warm-{number}") == {f"warm-{number}": ""}
@@ -115,6 +120,10 @@ async def _look(node: AgentNode, process: Process) -> None:
 async def _demand_layout(node: AgentNode) -> None:
     """The neighbour's slice is part of it; a claim will ask for the others."""
     node.demand(f"1g.10gb@{NEIGHBOUR}", "2g.20gb@2", "3g.40gb@4")
+
+
+async def _want_slices(node: AgentNode) -> None:
+    node.want("Enabled")
 
 
 SCENARIOS = (
@@ -185,4 +194,9 @@ SCENARIOS = (
         damage=_tear_checkpoint,
     ),
     Scenario("start for the first time", _start, ("", ""), mig=False),
+    Scenario("whole GPU", _prepare("asked-0"), ("", ""), asked=(("gpu@0",),), whole=True),
+    Scenario(
+        "whole GPU released", _unprepare("asked-0"), ("", ""), held=(("gpu@0",),), whole=True, releases=True
+    ),
+    Scenario("MIG mode switched on", _start, ("", ""), whole=True, damage=_want_slices),
 )

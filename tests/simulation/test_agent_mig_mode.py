@@ -1,4 +1,6 @@
-"""MIG mode is switched where nobody uses the GPU; elsewhere the condition says why not and what to do."""
+"""MIG mode is switched where nobody uses the GPU; elsewhere the condition says why not and what to do. A GPU
+whose MIG mode is off is offered as a whole.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,12 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from simulation.agent_looks import Looks, looking
 from simulation.agent_node import AgentNode
+from tessera.api.names import LEAVING_TAINT_KEY
 from tessera.gpu.simulator import control
 
 AMPERE, HOPPER = "A100-80GB", "H100-80GB"
@@ -42,6 +46,11 @@ def modes(agent: Looks) -> tuple[bool, bool]:
     return agent.gpu.mig_current, agent.gpu.mig_pending
 
 
+def offered(agent: Looks) -> list[str]:
+    """What is published, by the part of the name after the GPU's."""
+    return [device["name"][len("gpu-00000000-") :] for device in agent.devices()]
+
+
 async def settle(agent: Looks) -> tuple[str, str]:
     """Two looks: the first empties the GPU, and asks for the second."""
     await agent.look()
@@ -54,16 +63,15 @@ async def test_hopper_is_switched_off_when_only_warm_slices_are_there(start: Sta
     assert await agent.claim("a", "2g.20gb@0") == ""
     await agent.process.unprepare("a")
     agent.want("Disabled")
-    reason, message = await settle(agent)
+    assert await settle(agent) == ("Published", "1 of 1 GPUs are published")
     assert modes(agent) == (False, False)
-    assert reason == "MIGDisabled"
-    assert "MIG mode is off, as its partition wants" in message
     assert agent.node.layout() == ""
-    assert agent.devices() == []
+    assert offered(agent) == ["gpu-0"]
     assert agent.status["gpus"][0]["migMode"] == "Disabled"
     agent.want("Enabled")
     assert (await settle(agent))[0] == "Published"
     assert modes(agent) == (True, True)
+    assert len(agent.devices()) == 25
 
 
 async def test_ampere_waits_for_a_reset_either_way(start: Start) -> None:
@@ -80,12 +88,12 @@ async def test_ampere_waits_for_a_reset_either_way(start: Start) -> None:
     assert agent.status["gpus"][0]["migMode"] == "DisablePending"
     control.reset(agent.simulator, index=0)
     await agent.look()
-    assert modes(agent) == (False, False)
+    assert (modes(agent), offered(agent)) == ((False, False), ["gpu-0"])
     agent.want("Enabled")
     for _ in range(3):
         reason, message = await agent.look()
         assert modes(agent) == (False, True)
-        assert reason == "MIGDisabled"
+        assert (reason, agent.devices()) == ("MIGDisabled", [])
         assert "nvidia-smi -i 0 --gpu-reset" in message
     control.reset(agent.simulator, index=0)
     assert (await agent.look())[0] == "Published"
@@ -116,7 +124,7 @@ async def test_a_gpu_in_use_waits_and_the_condition_names_who_holds_it(start: St
     assert "default/a" in message
     assert agent.node.layout() == "2g.20gb@0 2g.20gb@2"
     assert [device["name"][-9:] for device in agent.devices()] == ["2g-20gb-0"]
-    assert "no slices" in await agent.claim("late", "1g.10gb@4")
+    assert "(the whole GPU)" in await agent.claim("late", "1g.10gb@4")
     await agent.process.unprepare("a")
     await settle(agent)
     assert (agent.node.layout(), agent.gpu.mig_pending) == ("", False)
@@ -176,3 +184,75 @@ async def test_an_unmanaged_gpu_keeps_its_mode(start: Start) -> None:
     assert (await settle(agent))[0] == "Published"
     assert modes(agent) == (True, True)
     assert "layout" not in agent.status["gpus"][0]
+
+
+@pytest.mark.parametrize("model", [AMPERE, HOPPER])
+async def test_the_mode_of_a_gpu_that_is_held_as_a_whole_is_not_switched(start: Start, model: str) -> None:
+    """Its device stays as long as its claim, and nobody new comes to it."""
+    agent = start(model, mig=False)
+    agent.want("Disabled")
+    await agent.look()
+    assert await agent.claim("a", "gpu@0") == ""
+    agent.want("Enabled")
+    for _ in range(2):
+        reason, message = await agent.look()
+        assert (reason, modes(agent)) == ("MIGDisabled", (False, False))
+        assert "MIG mode is to be switched on; claim default/a holds the GPU as a whole" in message
+        assert "nvmlDeviceSetMigMode" not in agent.process.effects.calls
+        ((place, taints),) = agent.node.api.taints().items()
+        assert (place, taints[-1]["key"]) == ("gpu@0", LEAVING_TAINT_KEY)
+    assert agent.status["slicesInUse"] == 1
+    await agent.process.unprepare("a")
+    await agent.look()
+    assert modes(agent) == (model == HOPPER, True)
+    assert "gpu-0" not in offered(agent)
+    assert "MIG mode" in await agent.claim("late", "gpu@0") or model == AMPERE
+
+
+async def test_a_layout_waits_for_who_holds_the_gpu_as_a_whole(start: Start) -> None:
+    agent = start(HOPPER, mig=False)
+    agent.want("Disabled")
+    await agent.look()
+    assert await agent.claim("a", "gpu@0") == ""
+    agent.node.demand("3g.40gb@4")
+    await agent.look()
+    told = agent.node.api.layout()
+    assert (told["state"], [one["name"] for one in told["blockers"]]) == ("Blocked", ["a"])
+    assert offered(agent) == ["gpu-0"]
+    await agent.process.unprepare("a")
+    await agent.look()
+    assert (agent.node.layout(), offered(agent)) == ("3g.40gb@4", ["3g-40gb-4"])
+
+
+async def test_a_claim_that_comes_while_its_gpu_is_withdrawn_keeps_it(start: Start) -> None:
+    """The kubelet asks between the look at the GPU and the change of its mode."""
+    agent = start(HOPPER, mig=False)
+    agent.want("Disabled")
+    await agent.look()
+    agent.want("Enabled")
+    api, told = agent.process.agent._client, []
+    delete = api.delete
+
+    async def claim_first(resource: object, name: str, **options: object) -> None:
+        if not told:
+            told.append(await agent.claim("a", "gpu@0"))
+        await delete(resource, name, **options)
+
+    with patch.object(api, "delete", claim_first):
+        reason, message = await agent.look()
+    assert (told, modes(agent)) == ([""], (False, False))
+    assert (reason, offered(agent)) == ("MIGDisabled", ["gpu-0"])
+    assert "claim default/a holds the GPU as a whole" in message
+
+
+async def test_a_lost_gpu_ends_the_pod_that_has_it_as_a_whole(start: Start) -> None:
+    agent = start(HOPPER, mig=False)
+    agent.want("Disabled")
+    await agent.look()
+    assert await agent.claim("a", "gpu@0") == ""
+    control.lose(agent.simulator, index=0)
+    await agent.look()
+    assert agent.taints() == {"gpu@0": "lost:NoExecute"}
+    with looking(agent.node) as another:
+        await another.look()
+        assert another.taints() == {"gpu@0": "lost:NoExecute"}

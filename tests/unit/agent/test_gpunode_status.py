@@ -60,10 +60,14 @@ def test_a_simulator_without_gpus_names_its_flag() -> None:
     assert "--simulate-count 1" in message
 
 
-def test_mig_mode_off_everywhere(bench: Workbench) -> None:
+def test_a_gpu_whose_mig_mode_is_off_is_published_and_the_message_says_how_to_have_slices(
+    bench: Workbench,
+) -> None:
     off = plain(bench, mig_current=False, mig_pending=False)
     ready, reason, message = readiness(View(inventory=inventory(off), ledger=Ledger(), registered=True))
-    assert (ready, reason) == (False, "MIGDisabled")
+    assert (ready, reason) == (True, "Published")
+    assert message.startswith("1 of 1 GPUs are published; GPU 0 ")
+    assert "MIG mode is off, so it is not cut" in message
     assert "nvidia-smi -i 0 -mig 1" in message
 
 

@@ -134,9 +134,46 @@ def _fit(gpu: GPU, one: dict[str, Any], other: dict[str, Any]) -> bool:
     return True
 
 
-def test_a_gpu_without_mig_mode_is_not_offered(tmp_path: Path) -> None:
+def test_a_gpu_without_mig_mode_is_one_device(tmp_path: Path) -> None:
+    cut, gpu = gpus_of(tmp_path, "H100-80GB", 2)
+    slices = slices_for(OWNER, [cut, replace(gpu, mig_current=False)], generation=1)
+    short, every = gpu.uuid[4:12], {f"memory-slice-{number}": {"value": "1"} for number in range(8)}
+    (whole,) = (d for d in devices_of(slices) if d["attributes"]["gpuUUID"]["string"] == gpu.uuid)
+    assert whole == {
+        "name": f"gpu-{short}-gpu-0",
+        "attributes": {
+            "profile": {"string": "gpu"},
+            "start": {"int": 0},
+            "memorySlices": {"int": 8},
+            "computeSlices": {"int": 7},
+            "gpuMemorySlices": {"int": 8},
+            "gpuUUID": {"string": gpu.uuid},
+            "gpuIndex": {"int": 1},
+            "model": {"string": "H100-80GB"},
+            "productName": {"string": "NVIDIA H100 80GB HBM3"},
+        },
+        "capacity": {"memory": {"value": f"{gpu.memory_mib}Mi"}, "multiprocessors": {"value": "132"}},
+        "consumesCounters": [
+            {"counterSet": f"gpu-{short}", "counters": every | {"compute-slices": {"value": "7"}}}
+        ],
+        "taints": [{"key": "tessera.dev/managed", "value": "true", "effect": "NoSchedule"}],
+    }
+    assert len(devices_of(slices)) == 25 + 1
+    assert counters_of(slices)[1] == {
+        "name": f"gpu-{short}",
+        "counters": whole["consumesCounters"][0]["counters"],
+    }
+
+
+def test_a_gpu_that_is_neither_cut_nor_offered_is_not_published(tmp_path: Path) -> None:
     (gpu,) = gpus_of(tmp_path, "H100-80GB", 1)
-    assert slices_for(OWNER, [replace(gpu, mig_current=False)], generation=1) == []
+    offers = {gpu.uuid: Offer(frozenset(), frozenset())}
+    assert slices_for(OWNER, [replace(gpu, mig_current=False)], generation=1, offers=offers) == []
+
+
+def test_a_gpu_that_is_no_board_for_mig_is_not_published(tmp_path: Path) -> None:
+    (gpu,) = gpus_of(tmp_path, "H100-80GB", 1)
+    assert slices_for(OWNER, [replace(gpu, mig_current=False, model=None)], generation=1) == []
 
 
 def test_a_lost_gpu_stays_listed_with_the_taint_that_ends_its_pods(tmp_path: Path) -> None:

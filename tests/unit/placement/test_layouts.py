@@ -7,7 +7,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tessera.placement.geometry import WHOLE, Geometry, whole_gpu
+from tessera.placement.geometry import Geometry, LegalPlacement, geometry_of
 from tessera.placement.layouts import EMPTY, DoesNotFit, layout_table
 
 
@@ -64,9 +64,9 @@ def test_layouts_are_named_by_profiles_and_by_what_they_cover(w8: Geometry) -> N
 
 
 def test_a_gpu_that_is_not_cut_is_free_or_taken() -> None:
-    geometry = whole_gpu("T4")
-    assert geometry is whole_gpu("T4")
-    assert geometry.profiles == (WHOLE,)
+    geometry = geometry_of(
+        model="H100-80GB", memory_slices=8, compute_slices=7, placements=(LegalPlacement("gpu", 0, 8, 7),)
+    )
     table = layout_table(geometry)
     assert table.fitting(EMPTY) == (0,)
     assert table.fitting(table.after_placed(EMPTY, 0)) == ()

@@ -56,6 +56,7 @@ class World:
         name: str,
         *,
         gpus: list[str],
+        whole: Sequence[str] = (),
         cpu: str = "16",
         taints: list[Object] | None = None,
         **labels: str,
@@ -69,7 +70,7 @@ class World:
             },
         }
         self.nodes[name] = self.touch(node)
-        self.slices += published_slices(name, gpus)
+        self.slices += published_slices(name, gpus, whole=whole)
         return node
 
     def add_claim(self, name: str, *requests: Object, finalizer: bool = True, **spec: Any) -> Object:

@@ -18,6 +18,7 @@ from typing import Any
 
 from tessera.agent.claims import ClaimKey
 from tessera.api.errors import TesseraError
+from tessera.api.names import WHOLE_GPU
 
 VERSION = 1
 
@@ -42,7 +43,9 @@ class UnreadableCheckpoint(TesseraError):
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """An instance that we made: GPU instance plus compute instance; start and size in memory slices."""
+    """An instance that we made: GPU instance plus compute instance; start and size in memory slices. Or a GPU
+    that is not cut (`whole`).
+    """
 
     gpu_uuid: str
     profile: str
@@ -53,10 +56,15 @@ class Slice:
     compute_instance_id: int
     uuid: str
 
+    @property
+    def is_whole_gpu(self) -> bool:
+        """Whether it is a GPU whose MIG mode is off: nothing was made for it."""
+        return self.profile == WHOLE_GPU
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceRecord:
-    """One device of a claim. `slice` is None until the instance exists; `reused` when it was warm before."""
+    """One device of a claim. `slice` is None until the instance exists; `reused` when it was there before."""
 
     request: str
     device: str

@@ -1,12 +1,12 @@
 """What a container needs to open a slice when NVIDIA's container runtime does not see to it.
 
 A process that uses a slice opens the control nodes, the node of the GPU, and one capability node each for the
-GPU instance and the compute instance; the driver tells their numbers below `/proc`. What else CUDA needs
-(libraries, hooks that link them) depends on driver and distribution: nvidia-container-toolkit knows it, and
-writes it into a CDI spec (`nvidia-ctk cdi generate`; the service nvidia-cdi-refresh does so at each change of
-the driver), in the part that holds for all devices. That part is read from its file each time and goes into
-our spec. NVIDIA's own DRA driver puts the same together, from the toolkit's Go library
-(kubernetes-sigs/dra-driver-nvidia-gpu, cmd/gpu-kubelet-plugin/cdi.go).
+GPU instance and the compute instance; the driver tells their numbers below `/proc`. A GPU as a whole has no
+capability nodes. What else CUDA needs (libraries, hooks that link them) depends on driver and distribution:
+nvidia-container-toolkit knows it, and writes it into a CDI spec (`nvidia-ctk cdi generate`; the service
+nvidia-cdi-refresh does so at each change of the driver), in the part that holds for all devices. That part is
+read from its file each time and goes into our spec. NVIDIA's own DRA driver puts the same together, from the
+toolkit's Go library (kubernetes-sigs/dra-driver-nvidia-gpu, cmd/gpu-kubelet-plugin/cdi.go).
 
 Nodes are given by their numbers, so that the runtime makes them: the host need not have them.
 """
@@ -82,6 +82,8 @@ class HostFiles:
             gpu = self._gpu_minor(made.gpu_uuid)
             instance = f"proc/driver/nvidia/capabilities/gpu{gpu}/mig/gi{made.gpu_instance_id}"
             nodes.append(_node(f"/dev/nvidia{gpu}", gpu_major, gpu))
+            if made.is_whole_gpu:
+                continue
             nodes += [
                 self._capability_node(f"{path}/access", _major(devices, "nvidia-caps"))
                 for path in (instance, f"{instance}/ci{made.compute_instance_id}")

@@ -2,8 +2,9 @@
 
 Every legal placement of every GPU is one device that consumes the counters of its GPU: one counter per
 memory slice (two devices that share a slice exclude each other), the compute slices, and on boards where
-they bind the media engines. The API server's limits shape the pool: counter sets and devices may not share
-a ResourceSlice; 8 counter sets, 64 devices per slice; 32 counters per set.
+they bind the media engines. A GPU whose MIG mode is off has one placement, itself (`whole`). The API server's
+limits shape the pool: counter sets and devices may not share a ResourceSlice; 8 counter sets, 64 devices per
+slice; 32 counters per set.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from operator import or_
 from typing import Any, TypeVar
 
 from tessera.agent.health import Ailment, Ailments
+from tessera.agent.whole import present_model
 from tessera.api import names
 from tessera.gpu.device_names import counter_set_name, encode
 from tessera.gpu.driver import GPU, GPUInstance
@@ -50,17 +52,12 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a GPU with a fixed layout offers, by name. `leaving` are those of its devices that claims hold and
-    that go with them: nothing new may be placed there.
+    """What a GPU offers that does not offer all it could, by name. `leaving` are those of its devices that
+    claims hold and that go with them: nothing new may be placed there.
     """
 
     devices: frozenset[str]
     leaving: frozenset[str]
-
-
-def publishable(gpu: GPU) -> bool:
-    """Whether the GPU has placements to offer: MIG on, geometry known."""
-    return gpu.model is not None and gpu.mig_current
 
 
 def device_at(gpu: GPU, instance: GPUInstance) -> str:
@@ -84,17 +81,20 @@ def slices_for(
     first those with counters, then those with devices. Empty without a usable GPU. Placements that overlap
     foreign instances stay listed, so that readers know the whole board, but carry a taint of their own.
     `offers`, by GPU UUID, are of the GPUs that do not offer all they could; what leaves has a taint too, and
-    what is broken has the taint of the worst of its `ailments`.
+    what is broken has the taint of the worst of its `ailments`. A GPU that is not cut and offers nothing is
+    left out.
     """
     taken = {
         uuid: reduce(or_, (instance.mask for instance in instances), 0)
         for uuid, instances in (foreign or {}).items()
     }
-    usable = [(gpu, gpu.model) for gpu in gpus if publishable(gpu) and gpu.model is not None]
-    counter_sets = [_counter_set(gpu, model) for gpu, model in usable]
-    devices = []
-    for gpu, model in usable:
+    counter_sets, devices = [], []
+    for gpu in gpus:
+        model = present_model(gpu)
+        if model is None:
+            continue
         few = (offers or {}).get(gpu.uuid)
+        offered = []
         for placement in model.placements():
             name = encode(gpu_uuid=gpu.uuid, profile=placement.profile.name, start=placement.start)
             if few is not None and name not in few.devices:
@@ -105,7 +105,10 @@ def slices_for(
             if few is not None and name in few.leaving:
                 taints.append(_taint(names.LEAVING_TAINT_KEY))
             taints += _unhealthy((ailments or {}).get(gpu.uuid, ()), placement)
-            devices.append(_device(gpu, model, placement, name=name, taints=taints))
+            offered.append(_device(gpu, model, placement, name=name, taints=taints))
+        if offered or gpu.mig_current:
+            counter_sets.append(_counter_set(gpu, model))
+            devices += offered
     bodies: list[Object] = [
         {"sharedCounters": chunk} for chunk in _chunks(counter_sets, COUNTER_SETS_PER_SLICE)
     ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from prometheus_client import Gauge
 
-from tessera.agent.gpunode import View, is_healthy, state_of
+from tessera.agent.gpunode import View, instances_on, is_healthy
 from tessera.metrics.registry import GPU_HEALTHY, LAYOUTS, SLICES
 
 
@@ -22,10 +22,7 @@ class NodeGauges:
         """Set all of them."""
         gpus = view.inventory.gpus if view.inventory else ()
         slices: Counter[tuple[str, ...]] = Counter(
-            (gpu.model.profile_name(instance.profile_id), state_of(instance, view.ledger))
-            for gpu in gpus
-            if gpu.model is not None
-            for instance in gpu.instances
+            (one["profile"], one["state"]) for gpu in gpus for one in instances_on(gpu, view.ledger)
         )
         layouts: Counter[tuple[str, ...]] = Counter((one.state,) for one in view.layouts.values())
         self._set(SLICES, slices)

@@ -16,12 +16,13 @@ from typing import Any
 
 from tessera.agent.checkpoint import Ledger
 from tessera.agent.claims import ClaimKey, PrepareFailure
-from tessera.agent.devices import Owner, device_at, publishable
+from tessera.agent.devices import Owner, device_at
 from tessera.agent.health import Ailments, healthy
 from tessera.agent.layouts import Progress
-from tessera.agent.mig_mode import describe
+from tessera.agent.mig_mode import describe, offers_new
+from tessera.agent.whole import whole_device
 from tessera.api.gpu_node import CuttableModel, CuttableProfile
-from tessera.api.names import API_VERSION
+from tessera.api.names import API_VERSION, WHOLE_GPU
 from tessera.api.reasons import Reason
 from tessera.gpu.driver import GPU, GPUInstance, Inventory
 from tessera.gpu.faults import NVMLFault
@@ -90,7 +91,8 @@ def readiness(view: View) -> tuple[bool, Reason, str]:
     usable = [
         gpu
         for gpu in capable
-        if publishable(gpu) and gpu not in sick and view.mig_wishes.get(gpu.uuid) is not False
+        if gpu not in sick
+        and offers_new(gpu, wish=view.mig_wishes.get(gpu.uuid), has_layout=gpu.uuid in view.layouts)
     ]
     notes = [
         f"GPU {gpu.index} ({gpu.uuid}): {trouble}" for gpu in capable if (trouble := _trouble(gpu, view))
@@ -152,11 +154,9 @@ def status_for(
             "nvml": view.inventory.nvml_version,
             "simulated": view.simulated,
         }
-        states = (
-            state_of(instance, view.ledger) for gpu in view.inventory.gpus for instance in gpu.instances
-        )
+        told = (one for gpu in view.inventory.gpus for one in instances_on(gpu, view.ledger))
         status["gpuCount"] = len(view.inventory.gpus)
-        status["slicesInUse"] = sum(state == "InUse" for state in states)
+        status["slicesInUse"] = sum(one["state"] == "InUse" for one in told)
     if view.prepare_failures:
         # Not the time of the last try: a status that says nothing new is not written.
         status["prepareFailures"] = [
@@ -188,7 +188,7 @@ def _gpu(gpu: GPU, view: View) -> Object:
             "memorySlices": gpu.model.memory_slices,
             "computeSlices": gpu.model.compute_slices,
         }
-        entry["instances"] = [_instance(gpu, instance, view.ledger) for instance in gpu.instances]
+        entry["instances"] = instances_on(gpu, view.ledger)
     if gpu.uuid in view.layouts:
         entry["layout"] = _layout(view.layouts[gpu.uuid])
     return entry
@@ -260,6 +260,25 @@ def foreign_instances(inventory: Inventory, ledger: Ledger) -> dict[str, list[GP
         gpu.uuid: [instance for instance in gpu.instances if state_of(instance, ledger) == "Foreign"]
         for gpu in inventory.gpus
     }
+
+
+def instances_on(gpu: GPU, ledger: Ledger) -> list[Object]:
+    """The GPU's instances; of a GPU as a whole that a claim holds, the one that it is itself."""
+    if gpu.model is None:
+        return []
+    holder = ledger.holder(gpu.uuid)
+    if holder is None or gpu.mig_current:
+        return [_instance(gpu, instance, ledger) for instance in gpu.instances]
+    whole = {
+        "device": whole_device(gpu.uuid),
+        "profile": WHOLE_GPU,
+        "start": 0,
+        "size": gpu.model.memory_slices,
+        "uuid": gpu.uuid,
+        "state": "InUse",
+        "claim": _claim(holder),
+    }
+    return [whole]
 
 
 def _instance(gpu: GPU, instance: GPUInstance, ledger: Ledger) -> Object:

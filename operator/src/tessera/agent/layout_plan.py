@@ -16,6 +16,7 @@ from tessera.agent.checkpoint import ClaimRecord, DeviceRecord, Ledger, Phase, S
 from tessera.agent.claims import AllocatedClaim, AllocatedDevice, ClaimKey, PrepareError
 from tessera.agent.devices import Offer, device_at
 from tessera.agent.plan import is_at, refuse_faulty, refuse_overlap_within, resolve, warm_at, whose
+from tessera.agent.whole import whole_device
 from tessera.api.reasons import Reason
 from tessera.gpu.device_names import encode
 from tessera.gpu.driver import GPU, GPUInstance
@@ -30,21 +31,29 @@ class Layout:
     generation: int | None = None
     """What the spec calls it by."""
 
+    whole: bool = False
+    """MIG mode is to be off: the GPU has no slices, and is offered as a whole."""
+
     def __str__(self) -> str:
+        if self.whole:
+            return "the whole GPU"
         return ", ".join(f"{profile} at {start}" for profile, start in self.places) or "no slices"
 
     @property
     def devices(self) -> tuple[str, ...]:
         """Names of its devices."""
+        if self.whole:
+            return (whole_device(self.gpu_uuid),)
         return tuple(
             encode(gpu_uuid=self.gpu_uuid, profile=profile, start=start) for profile, start in self.places
         )
 
     def as_claim(self) -> AllocatedClaim:
         """The same as what a claim asks, under a key that no claim has: so it is cut as claims are."""
+        cut = () if self.whole else self.devices
         return AllocatedClaim(
             key=ClaimKey(namespace="layout", name=self.gpu_uuid, uid=f"layout-{self.gpu_uuid}"),
-            devices=tuple(AllocatedDevice(request="layout", device=device) for device in self.devices),
+            devices=tuple(AllocatedDevice(request="layout", device=device) for device in cut),
         )
 
 
@@ -80,12 +89,14 @@ def layouts_in(gpu_node: Mapping[str, Any]) -> dict[str, Layout]:
     """The layouts that a GPUNode's spec demands, by GPU UUID. MIG mode off is one without slices."""
     found = {}
     for gpu in (gpu_node.get("spec") or {}).get("gpus") or []:
-        places = () if gpu.get("migMode") == "Disabled" else gpu.get("layout")
+        whole = gpu.get("migMode") == "Disabled"
+        places = () if whole else gpu.get("layout")
         if places is not None:
             found[gpu["uuid"]] = Layout(
                 gpu["uuid"],
                 tuple((item["profile"], item["start"]) for item in places),
                 gpu.get("layoutGeneration"),
+                whole,
             )
     return found
 
@@ -111,6 +122,9 @@ def plan_layout(layout: Layout, gpus: Mapping[str, GPU], ledger: Ledger) -> Layo
     if layout.gpu_uuid not in gpus:
         raise PrepareError(Reason.GPU_UNHEALTHY, f"GPU {layout.gpu_uuid} is not on this node now")
     refuse_faulty(gpus[layout.gpu_uuid])
+    holder = ledger.holder(layout.gpu_uuid)
+    if holder is not None and not layout.whole:
+        return LayoutPlan(create=(), remove=(), blockers=(holder,), foreign=())
     wanted = tuple(resolve(device, gpus) for device in layout.as_claim().devices)
     refuse_overlap_within(wanted)
     there: set[str] = set()
@@ -166,12 +180,17 @@ def offer(layout: Layout, gpu: GPU, ledger: Ledger, *, failed: bool) -> Offer:
     claims still hold beside it, until they release it.
     """
     wanted = frozenset(layout.devices)
-    held = frozenset(
+    held = held_on(gpu, ledger)
+    if failed and gpu.mig_current:
+        wanted &= {device_at(gpu, instance) for instance in gpu.instances}
+    return Offer(devices=wanted | held, leaving=held - frozenset(layout.devices))
+
+
+def held_on(gpu: GPU, ledger: Ledger) -> frozenset[str]:
+    """The devices of the GPU that claims hold."""
+    return frozenset(
         device.device
         for record in ledger.claims.values()
         for device in record.devices
         if device.gpu_uuid == gpu.uuid
     )
-    if failed:
-        wanted &= {device_at(gpu, instance) for instance in gpu.instances}
-    return Offer(devices=wanted | held, leaving=held - frozenset(layout.devices))

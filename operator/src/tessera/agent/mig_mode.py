@@ -1,9 +1,10 @@
 """MIG mode: switched where the GPUNode's spec wants it otherwise, and why it waits where it does.
 
 A GPU is switched off only when nothing is left on it: `layouts` clears it first, because MIG mode off is a
-layout without slices. A GPU is never reset. Hopper and newer switch at once unless a program holds the GPU,
-so they are asked again at each look. On Ampere the mode then waits for a reset that a person has to make;
-asking again would not help.
+layout without slices. It is switched on only when no claim holds it as a whole; nobody new comes to it until
+then. A GPU is never reset. Hopper and newer switch at once unless a program holds the GPU, so they are asked
+again at each look. On Ampere the mode then waits for a reset that a person has to make; asking again would
+not help.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tessera.agent.checkpoint import Ledger
+from tessera.agent.devices import Offer
 from tessera.agent.health import how_to_reset
+from tessera.agent.layout_plan import held_on
 from tessera.agent.layouts import Progress
 from tessera.gpu.driver import GPU, Driver, Inventory
 from tessera.gpu.faults import IN_USE, NOT_SUPPORTED, RESET_REQUIRED, NVMLFault, symbol
@@ -43,18 +47,19 @@ def wishes(gpu_node: Mapping[str, Any], gpus: Iterable[GPU], *, enable: bool) ->
 
 
 async def switch(driver: Driver, gpus: Iterable[GPU], wished: Mapping[str, bool]) -> dict[str, str]:
-    """Change the modes that can be changed now; returns, of each GPU that was tried, what the driver has
-    against it and the remedy, or nothing.
+    """Change the modes of these GPUs; returns, of each, what the driver has against it and the remedy, or
+    nothing.
     """
-    return {
-        gpu.uuid: await _switch(driver, gpu, enable=wished[gpu.uuid])
-        for gpu in gpus
-        if gpu.uuid in wished and _due(gpu, wished[gpu.uuid])
-    }
+    return {gpu.uuid: await _switch(driver, gpu, enable=wished[gpu.uuid]) for gpu in gpus}
 
 
-def _due(gpu: GPU, wish: bool) -> bool:
-    if gpu.model is None or gpu.fault or (gpu.instances and not wish):
+def due(gpus: Iterable[GPU], wished: Mapping[str, bool], ledger: Ledger) -> list[GPU]:
+    """The GPUs whose mode is to be changed and can be changed now: nobody holds anything of them."""
+    return [gpu for gpu in gpus if gpu.uuid in wished and _is_due(gpu, wished[gpu.uuid], ledger)]
+
+
+def _is_due(gpu: GPU, wish: bool, ledger: Ledger) -> bool:
+    if gpu.model is None or gpu.fault or (gpu.instances and not wish) or ledger.holder(gpu.uuid):
         return False
     return gpu.mig_pending != wish or (gpu.mig_current != wish and gpu.architecture != "ampere")
 
@@ -80,18 +85,43 @@ async def _switch(driver: Driver, gpu: GPU, *, enable: bool) -> str:
 
 
 def waiting(
-    inventory: Inventory | None, wished: Mapping[str, bool], layouts: Mapping[str, Progress]
+    inventory: Inventory | None, wished: Mapping[str, bool], layouts: Mapping[str, Progress], ledger: Ledger
 ) -> dict[str, str]:
-    """Who is in the way on each GPU that is to be switched off and is not empty, by GPU UUID."""
-    return {
-        gpu.uuid: f"GPU {gpu.index}: MIG mode is to be switched off; {layouts[gpu.uuid].message}"
-        for gpu in (inventory.gpus if inventory else ())
-        if wished.get(gpu.uuid) is False and gpu.uuid in layouts and layouts[gpu.uuid].message
-    }
+    """Who is in the way on each GPU whose mode is to be switched and that is not free, by GPU UUID."""
+    found = {}
+    for gpu in inventory.gpus if inventory else ():
+        wish, holder = wished.get(gpu.uuid), ledger.holder(gpu.uuid)
+        where = f"GPU {gpu.index}: MIG mode is to be switched"
+        if wish and holder is not None:
+            found[gpu.uuid] = (
+                f"{where} on; claim {holder} holds the GPU as a whole; end its pod, or wait until it does"
+            )
+        elif wish is False and gpu.uuid in layouts and layouts[gpu.uuid].message:
+            found[gpu.uuid] = f"{where} off; {layouts[gpu.uuid].message}"
+    return found
+
+
+def offers_new(gpu: GPU, *, wish: bool | None, has_layout: bool) -> bool:
+    """Whether new work may come to the GPU in the mode that it has: not while it is to get the other one, and
+    not to a GPU as a whole that has a layout of slices.
+    """
+    if gpu.mig_current:
+        return wish is not False
+    return wish is False or (wish is None and not gpu.mig_pending and not has_layout)
+
+
+def closed_offers(gpus: Iterable[GPU], wished: Mapping[str, bool], ledger: Ledger) -> dict[str, Offer]:
+    """Of GPUs that are whole and are to be cut on demand, by UUID: nothing but what a claim still holds."""
+    found = {}
+    for gpu in gpus:
+        if not (gpu.mig_current or offers_new(gpu, wish=wished.get(gpu.uuid), has_layout=False)):
+            held = held_on(gpu, ledger)
+            found[gpu.uuid] = Offer(devices=held, leaving=held)
+    return found
 
 
 def describe(gpu: GPU, *, wish: bool | None, note: str) -> str:
-    """Why MIG mode is not on, or not as it is wished, and what to do; empty when all is well.
+    """Why MIG mode is off, or not as it is wished, and what to do; empty when all is well.
 
     `note`: what this look has already found.
     """
@@ -102,11 +132,9 @@ def describe(gpu: GPU, *, wish: bool | None, note: str) -> str:
         word = "enabled" if gpu.mig_pending else "disabled"
         reset = how_to_reset(gpu)
         return f"{where}: MIG mode is {word} but waits for a GPU reset; stop its processes and {reset}"
-    if gpu.mig_current:
+    if gpu.mig_current or wish is False:
         return ""
-    if wish is False:
-        return f"{where}: MIG mode is off, as its partition wants; set migMode: Enabled there to use the GPU"
     return (
-        f"{where}: MIG mode is off; let a MIGPartition manage it, start the agent with --enable-mig, "
-        f"or run nvidia-smi -i {gpu.index} -mig 1"
+        f"{where}: MIG mode is off, so it is not cut; for slices let a MIGPartition manage it, start the "
+        f"agent with --enable-mig, or run nvidia-smi -i {gpu.index} -mig 1"
     )

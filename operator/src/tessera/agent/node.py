@@ -27,7 +27,7 @@ from tessera.agent.gpunode import READY, GPUNodeWriter, View, foreign_instances,
 from tessera.agent.health import Ailments, Health, struck
 from tessera.agent.layout_plan import layout_without
 from tessera.agent.layouts import Layouts, Progress
-from tessera.agent.mig_mode import switch, waiting, wishes
+from tessera.agent.mig_mode import closed_offers, due, switch, waiting, wishes
 from tessera.agent.orphans import Orphans
 from tessera.agent.published import told_in
 from tessera.agent.publisher import Publisher
@@ -210,7 +210,7 @@ class NodeAgent:
             record = await self._transactions.release(claim.uid)
         self._prepare_failures.remove(claim)
         if record is not None:
-            rest = "keeps the slice warm" if record.phase is Phase.PREPARED else "undoes what is half made"
+            rest = "has the slice back" if record.phase is Phase.PREPARED else "undoes what is half made"
             self._tell(claim, "Normal", Reason.UNPREPARED, f"node {self._options.name} {rest}")
         self.poke()
 
@@ -259,7 +259,7 @@ class NodeAgent:
             others=self._coexistence.found,
             ailments=self._ailments,
             mig_wishes=self._wished,
-            mig_notes=notes | waiting(self._inventory, self._wished, progress),
+            mig_notes=notes | waiting(self._inventory, self._wished, progress, ledger),
             prepare_failures=self._prepare_failures.current(now=datetime.now(UTC)),
             layouts=progress,
         )
@@ -280,8 +280,11 @@ class NodeAgent:
         """
         inventory, ledger = await self._look()
         self._wished = wishes(gpu_node, inventory.gpus, enable=self._options.enable_mig)
-        notes = await switch(self._driver, inventory.gpus, self._wished)
-        if notes:
+        notes: dict[str, str] = {}
+        if due(inventory.gpus, self._wished, ledger):
+            await self._publish(ledger, self._progress(ledger))  # what goes is withdrawn before
+            async with self._transactions.undisturbed() as now:
+                notes = await switch(self._driver, due(inventory.gpus, self._wished, now), self._wished)
             inventory, ledger = await self._look()
         if await self._release_orphans() or await self._take_away(inventory, ledger):
             inventory, ledger = await self._look()
@@ -334,8 +337,7 @@ class NodeAgent:
                 record.key,
                 "Warning",
                 Reason.UNPREPARED,
-                f"the claim exists no more and the kubelet of node {self._options.name} did not release it; "
-                "its slice is warm now",
+                f"the claim is gone; {self._options.name} was not asked to release it; its slice is free",
             )
         return bool(released)
 
@@ -345,14 +347,14 @@ class NodeAgent:
         return ready and time.monotonic() - self._started < _REGISTRATION_SECONDS
 
     async def _publish(self, ledger: Ledger, progress: Mapping[str, Progress]) -> None:
-        """Publish the GPUs, none where others manage them. A failed look changes nothing, until all have
-        failed for `withdraw_seconds`."""
+        """Publish the GPUs; none where others manage them, or all looks failed for `withdraw_seconds`."""
         if self._coexistence.found:
             await self._publisher.publish(())
         elif self._faulty_since is None:
             assert self._inventory is not None
             foreign = foreign_instances(self._inventory, ledger)
-            offers = self._layouts.offers(self._inventory, ledger, progress)
+            offers = closed_offers(self._inventory.gpus, self._wished, ledger)
+            offers |= self._layouts.offers(self._inventory, ledger, progress)
             await self._publisher.publish(
                 self._inventory.gpus, foreign=foreign, offers=offers, ailments=self._ailments
             )

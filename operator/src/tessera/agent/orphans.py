@@ -72,7 +72,7 @@ class Orphans:
         except PrepareError as error:
             log.warning("claim %s exists no more but could not be released: %s", record.key, error)
             return False
-        log.warning("claim %s exists no more and nobody released it; its slices are warm now", record.key)
+        log.warning("claim %s exists no more and nobody released it; its slices are free now", record.key)
         return True
 
     async def _runs(self, record: ClaimRecord) -> bool:

@@ -1,6 +1,6 @@
 """What preparing a claim takes, decided over plain values:
 
-reuse a warm slice, or make room and create one.
+reuse a warm slice, or make room and create one. A GPU as a whole is there, or another claim holds it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from itertools import combinations
 from tessera.agent.checkpoint import DeviceRecord, Ledger, Phase, Slice
 from tessera.agent.claims import AllocatedDevice, PrepareError
 from tessera.agent.devices import consumed_by, counters_of
+from tessera.agent.whole import present_model, whole_device, whole_slice
+from tessera.api.names import WHOLE_GPU
 from tessera.api.reasons import Reason
 from tessera.gpu.device_names import BadDeviceName, decode, short_uuid
 from tessera.gpu.driver import GPU, GPUInstance
@@ -33,20 +35,28 @@ def resolve(allocated: AllocatedDevice, gpus: Mapping[str, GPU]) -> DeviceRecord
         if not allocated.device.startswith(f"gpu-{short_uuid(gpu.uuid)}-"):
             continue
         refuse_faulty(gpu)
-        if gpu.model is None or not gpu.mig_current:
+        model = present_model(gpu)
+        whole = allocated.device == whole_device(gpu.uuid)
+        if model is None or not (gpu.mig_current or whole):
             raise PrepareError(
                 Reason.MIG_DISABLED,
                 f"MIG mode of GPU {gpu.uuid} is off; enable it with nvidia-smi -i {gpu.index} -mig 1",
             )
+        if whole and gpu.mig_current:
+            raise PrepareError(
+                Reason.CONFLICT,
+                f"{allocated.device} exists no more, because MIG mode of GPU {gpu.uuid} is on; delete the "
+                "pod, so that its replacement is placed anew",
+            )
         try:
-            name = decode(allocated.device, (profile.name for profile in gpu.model.profiles))
+            name = decode(allocated.device, (profile.name for profile in model.profiles))
         except BadDeviceName as error:
             raise PrepareError(Reason.INVALID_REQUEST, str(error)) from error
-        profile = gpu.model.profile(name.profile)
+        profile = model.profile(name.profile)
         if name.start not in profile.starts:
             raise PrepareError(
                 Reason.ILLEGAL_START,
-                f"{profile.name} cannot start at {name.start} on {gpu.model.name}; legal starts: "
+                f"{profile.name} cannot start at {name.start} on {model.name}; legal starts: "
                 + ", ".join(str(start) for start in profile.starts),
             )
         return DeviceRecord(
@@ -80,7 +90,10 @@ def is_among(instances: Iterable[GPUInstance], made: Slice) -> bool:
 
 def exists(made: Slice | None, gpus: Mapping[str, GPU]) -> bool:
     """Whether the slice is there; a MIG UUID is new at each creation, so it cannot be another one."""
-    return made is not None and made.gpu_uuid in gpus and is_among(gpus[made.gpu_uuid].instances, made)
+    if made is None or made.gpu_uuid not in gpus:
+        return False
+    gpu = gpus[made.gpu_uuid]
+    return not gpu.mig_current if made.is_whole_gpu else is_among(gpu.instances, made)
 
 
 def silent(made: Slice | None, gpus: Mapping[str, GPU]) -> bool:
@@ -101,7 +114,10 @@ def make_plan(devices: tuple[DeviceRecord, ...], gpus: Mapping[str, GPU], ledger
     planned: list[DeviceRecord] = []
     remove: dict[str, Slice] = {}
     for device in devices:
-        reused: Slice | None = None
+        holder = ledger.holder(device.gpu_uuid)
+        if holder is not None:
+            raise PrepareError(Reason.CONFLICT, f"GPU {device.gpu_uuid} is held as a whole by claim {holder}")
+        reused = whole_slice(device) if device.profile == WHOLE_GPU else None
         for instance in gpus[device.gpu_uuid].instances:
             if not _overlaps(instance, device):
                 continue

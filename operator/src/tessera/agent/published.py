@@ -69,7 +69,7 @@ def _xid_taint(device: Object) -> Object | None:
 
 
 def gpus_in(slices: Iterable[Object]) -> tuple[GPU, ...]:
-    """Every GPU of our driver in these ResourceSlices, MIG on and without instances."""
+    """Every GPU of our driver in these ResourceSlices, without instances."""
     ours = _ours(slices)
     compute_slices = {
         counters["name"]: int(counters["counters"][names.COUNTER_COMPUTE_SLICES]["value"])
@@ -101,6 +101,7 @@ def _gpu(uuid: str, devices: list[Object], compute_slices: int) -> GPU:
     by_profile: dict[str, list[Object]] = defaultdict(list)
     for device in devices:
         by_profile[device["attributes"][names.ATTRIBUTE_PROFILE]["string"]].append(device)
+    whole = by_profile.get(names.WHOLE_GPU)
     model = GPUModel(
         name=first[names.ATTRIBUTE_MODEL]["string"],
         memory_slices=first[names.ATTRIBUTE_GPU_MEMORY_SLICES]["int"],
@@ -111,10 +112,10 @@ def _gpu(uuid: str, devices: list[Object], compute_slices: int) -> GPU:
         index=first[names.ATTRIBUTE_GPU_INDEX]["int"],
         uuid=uuid,
         product=first[names.ATTRIBUTE_PRODUCT_NAME]["string"],
-        memory_mib=0,
+        memory_mib=_mebibytes(whole[0]["capacity"][names.CAPACITY_MEMORY]["value"]) if whole else 0,
         architecture="",
-        mig_current=True,
-        mig_pending=True,
+        mig_current=whole is None,
+        mig_pending=whole is None,
         model=model,
         instances=(),
     )

@@ -4,6 +4,7 @@
               compute instance, see that they are where they should be -> write the CDI spec ->
               checkpoint that it is done
     release:  remove the CDI spec -> checkpoint; the slice stays, warm, for the next claim of this placement
+              (a GPU as a whole is just free)
     layout:   as prepare, for all that is missing on a GPU; without a CDI spec, and what is made is warm
 
 Any error undoes what this claim did: instances made for it are destroyed, warm slices destroyed for it are
@@ -18,7 +19,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +68,12 @@ class Transactions:
         self.ledger = ledger
         self.layouts: Mapping[str, Layout] = {}
         """What the GPUs are to be cut into, by GPU UUID; the others are cut as claims need it."""
+
+    @asynccontextmanager
+    async def undisturbed(self) -> AsyncIterator[Ledger]:
+        """No claim comes or goes in the block, which has the ledger."""
+        async with self._turn:
+            yield self.ledger
 
     async def adopt(self, ledger: Ledger) -> Path | None:
         """Start from another ledger, found by recovery, and store it in place of the damaged one.
@@ -245,14 +253,15 @@ class Transactions:
         self._let_go(record, [made for made in record.slices if exists(made, gpus) or silent(made, gpus)])
 
     def _let_go(self, record: ClaimRecord, warm: Iterable[Slice]) -> None:
-        """Drop the record, and with it the slices that made room; these of its slices become warm.
+        """Drop the record, and with it the slices that made room; these of its slices become warm, but for a
+        GPU as a whole.
 
         Raises `OSError`, having changed nothing.
         """
         claims = {uid: other for uid, other in self.ledger.claims.items() if uid != record.key.uid}
         removed = {gone.uuid for gone in record.removed}
         kept = {uuid: before for uuid, before in self.ledger.warm.items() if uuid not in removed}
-        self._commit(claims=claims, warm=kept | {made.uuid: made for made in warm})
+        self._commit(claims=claims, warm=kept | {made.uuid: made for made in warm if not made.is_whole_gpu})
 
     async def _carry_out(
         self, intent: ClaimRecord, finish: Callable[[ClaimRecord, ClaimRecord], None]

@@ -21,7 +21,7 @@ from tessera.api.meta import (
     Kind,
     LongText,
     Name,
-    Profile,
+    ProfileOrGPU,
     Quantity,
     Rule,
     ShortText,
@@ -99,8 +99,8 @@ class WorkloadSpec(ApiModel):
 class SliceRequest(ApiModel):
     """Which slice of a GPU."""
 
-    profile: Profile
-    """The MIG profile."""
+    profile: ProfileOrGPU
+    """The MIG profile; or `gpu`: a GPU as a whole, of those whose MIG mode is off."""
 
 
 class Resources(ApiModel):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from tessera.api.names import PROFILE_PATTERN
+from tessera.api.names import PROFILE_PATTERN, WHOLE_GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,20 +70,36 @@ def string_type(*, max_length: int, rule: Rule | None = None, **schema: Any) -> 
     return WithJsonSchema(body)
 
 
+def _profile_name(rule: str, remedy: str) -> WithJsonSchema:
+    return string_type(
+        max_length=32,
+        rule=Rule(
+            rule=rule,
+            message_expression=f'"\'" + self + "\' is not the name of a MIG profile; {remedy}"',
+            message=f"not the name of a MIG profile; {remedy}",
+        ),
+    )
+
+
+_IS_PROFILE = f"self.matches(r'{PROFILE_PATTERN}')"
+_AS_NVIDIA = "write it as NVIDIA does, such as 2g.20gb or 1g.10gb+me"
+
 Profile = Annotated[
     str,
     StringConstraints(pattern=PROFILE_PATTERN, max_length=32),
-    string_type(
-        max_length=32,
-        rule=Rule(
-            rule=f"self.matches(r'{PROFILE_PATTERN}')",
-            message_expression='"\'" + self + "\' is not the name of a MIG profile; write it as NVIDIA does,'
-            ' such as 2g.20gb or 1g.10gb+me"',
-            message="not the name of a MIG profile; write it as NVIDIA does, such as 2g.20gb or 1g.10gb+me",
-        ),
-    ),
+    _profile_name(_IS_PROFILE, _AS_NVIDIA),
 ]
 """A MIG profile's name. Whether a GPU has it is decided later, against the GPUs of the cluster."""
+
+ProfileOrGPU = Annotated[
+    str,
+    StringConstraints(pattern=f"^{WHOLE_GPU}$|{PROFILE_PATTERN}", max_length=32),
+    _profile_name(
+        f"self == '{WHOLE_GPU}' || {_IS_PROFILE}",
+        f"{_AS_NVIDIA}, or {WHOLE_GPU} for a GPU whose MIG mode is off",
+    ),
+]
+"""The same, or the word for a GPU as a whole."""
 
 Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 """RFC 3339, UTC."""

@@ -39,6 +39,8 @@ ATTRIBUTE_GPU_UUID: Final = "gpuUUID"
 ATTRIBUTE_GPU_INDEX: Final = "gpuIndex"
 ATTRIBUTE_MODEL: Final = "model"
 ATTRIBUTE_PRODUCT_NAME: Final = "productName"
+WHOLE_GPU: Final = "gpu"
+"""The profile of a GPU that is one device, because its MIG mode is off."""
 CAPACITY_MEMORY: Final = "memory"
 CAPACITY_MULTIPROCESSORS: Final = "multiprocessors"
 

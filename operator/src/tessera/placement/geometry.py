@@ -9,6 +9,8 @@ the occupancy of a GPU is kept as one integer, its *key*. Two further limits rid
   models where the other limits do not bound them already. On every board with an H100's profiles they do, so
   that the key is the plain occupancy mask there.
 
+A GPU that is not cut (its MIG mode is off, or the board has none) is one placement over all of it.
+
 Everything that depends on a key only (free slices, what still fits) is computed once per key and kept.
 """
 
@@ -20,10 +22,6 @@ from functools import cache, lru_cache
 
 _FIELD_BITS = 16
 _FIELD = (1 << _FIELD_BITS) - 1
-
-
-WHOLE = "whole"
-"""The profile of a GPU that is not cut."""
 
 
 class IllegalGeometry(ValueError):
@@ -234,14 +232,4 @@ def geometry_of(
         compute_slices=compute_slices,
         placements=tuple(sorted(placements, key=lambda p: (p.width, p.compute, p.profile, p.start))),
         limits=limits,
-    )
-
-
-def whole_gpu(model: str, *, memory_slices: int = 1) -> Geometry:
-    """The geometry of a GPU that is given as a whole or not at all (MIG is off, or the board has none): its
-    only placement is the profile `whole` over everything.
-    """
-    whole = LegalPlacement(profile=WHOLE, start=0, width=memory_slices, compute=memory_slices)
-    return geometry_of(
-        model=model, memory_slices=memory_slices, compute_slices=memory_slices, placements=(whole,)
     )

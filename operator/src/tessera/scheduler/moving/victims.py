@@ -3,7 +3,8 @@
 The user's word is the annotation `tessera.dev/movable`, the administrator's is `spec.dynamic.moves` of the
 MIGPartition.
 Only an Indexed Job makes a replacement that can be recognised: same Job, same completion index, same claim.
-Members of a gang, pods with several claims or slices, and claims that pods share stay where they are.
+Members of a gang, pods with several claims or slices, claims that pods share and GPUs as a whole stay where
+they are.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _GRACE_SECONDS = 30
 """The default of Kubernetes."""
 RESLICE_SECONDS = 5.0
 """In which the slices of victim and request are cut anew."""
+
+_PROFILE = (names.DRIVER, names.ATTRIBUTE_PROFILE)
 
 Identity = tuple[str, str, str]
 """(Job UID, completion index, pod claim name): who a pod is across replacements."""
@@ -86,6 +89,9 @@ def candidate(pod: Pod, snapshot: Snapshot) -> Candidate | None:
     if claim is None or claim.owner_uid != pod.uid or claim.reserved_for != (pod.uid,):
         return None
     if claim.allocated is None or len(claim.allocated.devices) != 1 or claim.deleting:
+        return None
+    device = snapshot.inventory.device(*claim.allocated.devices[0])
+    if device is not None and device.view.attributes.get(_PROFILE) == names.WHOLE_GPU:
         return None
     return Candidate(pod, claim)
 

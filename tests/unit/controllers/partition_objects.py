@@ -164,4 +164,4 @@ def one_h100(*partitions: Object, **more: Any) -> ClusterView:
 
 
 def judged(obj: Object, view: ClusterView) -> Plan:
-    return partition.reconcile(obj, view, now=NOW)
+    return partition.reconcile(obj, view, refused={}, now=NOW)

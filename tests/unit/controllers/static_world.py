@@ -40,6 +40,8 @@ class World:
         }
         self.claims: list[Object] = []
         self.failing: set[str] = set()
+        self.refused: dict[str, str] = {}
+        """Why GPUNodes may not be written."""
         self.now: datetime = NOW
         self._seen: dict[str, Any] = {}
         self._view: ClusterView | None = None
@@ -111,7 +113,7 @@ class World:
         self._view = None
 
     def reconcile_partition(self) -> Plan:
-        plan = partition.reconcile(self.partition, self.view(), now=self.now)
+        plan = partition.reconcile(self.partition, self.view(), refused=self.refused, now=self.now)
         assert plan.status is not None
         self.partition["status"] = copy.deepcopy(dict(plan.status))
         return plan
@@ -119,7 +121,11 @@ class World:
     def reconcile_node(self, name: str) -> None:
         view = self.view()
         obj = self.gpu_nodes[name]
-        for child in gpu_node.reconcile(obj, gpus=view.gpus_by_node[name], owners=view.owners).children:
+        if name in self.refused:
+            return
+        for child in gpu_node.reconcile(
+            obj, gpus=view.gpus_by_node.get(name, ()), owners=view.owners
+        ).children:
             obj["spec"] = copy.deepcopy(child.body["spec"])
             obj["metadata"]["generation"] += 1
 
@@ -140,7 +146,8 @@ class World:
         """Turns until nothing is in change."""
         for _ in range(turns):
             plan = self.turn()
-            if not self.in_change() and not (plan.status or {})["layout"].get("changing"):
+            told = (plan.status or {})["layout"]
+            if not self.in_change() and not told["changing"] and not told["failed"]:
                 return plan
         raise AssertionError(f"still in change: {self.in_change()}")
 

@@ -12,7 +12,7 @@ from tessera.controllers.gpu_layout import GPUPlan
 from tessera.controllers.gpu_view import GPU, Layout
 from tessera.controllers.rollout import Node, allowed, roll_out
 from tessera.relayout.plan import Place
-from unit.controllers.partition_objects import Object
+from unit.controllers.partition_objects import A30, Object, cuttable, partition_object
 from unit.controllers.plan_words import NOW, said
 from unit.controllers.static_world import World
 
@@ -247,17 +247,42 @@ def test_a_drain_over_time_is_a_failure_until_the_pods_are_gone() -> None:
     assert said(world.settle(), "LayoutApplied")[0] == "True"
 
 
-def test_a_node_in_change_is_drained_too_when_its_record_is_lost() -> None:
+def test_nodes_in_change_stay_on_record_while_the_spec_is_one_that_cannot_be_had() -> None:
     world = World(2, SEVEN, **EVICT)
     world.hold("n0", "2g.20gb", 0)
     world.turn()
     world.turn()
+    layout = world.layout("n0")
     world.ask({"profile": "9g.90gb"}, **EVICT)
-    assert "layout" not in (world.turn().status or {})
+    plan = world.turn()
+    assert [item["node"] for item in (plan.status or {})["layout"]["begun"]] == ["n0"]
+    assert plan.decides
+    assert plan.evictions == ()
+    assert world.layout("n0") == layout, "what is refused is given to no node"
     world.ask(SEVEN, **EVICT)
-    plan = [world.turn() for _ in range(2)][1]
+    plan = world.turn()
     assert [str(eviction.pod) for eviction in plan.evictions] == ["team/pod-n0-0"]
     assert world.in_change() == {"n0"}
+
+
+def test_a_layout_that_one_model_cannot_have_is_given_to_no_begun_node() -> None:
+    world = World(2, SEVEN)
+    world.turn(agents=False)
+    spec = world.gpu_nodes["n0"]["spec"]
+    world.gpu_nodes["n1"]["status"]["gpus"][0]["model"] = "A30-24GB"
+    world.gpu_nodes["n1"]["status"]["models"] = [cuttable("A30-24GB", A30)]
+    world.ask(THREES)
+    plan = world.turn(agents=False)
+    assert [item["node"] for item in (plan.status or {})["layout"]["begun"]] == ["n0"]
+    assert world.gpu_nodes["n0"]["spec"] == spec
+
+
+def test_a_record_ends_with_what_asked_for_it() -> None:
+    world = World(2, SEVEN)
+    world.turn(agents=False)
+    world.partition["spec"] = partition_object()["spec"]
+    world.partition["metadata"]["generation"] += 1
+    assert "layout" not in (world.turn().status or {})
 
 
 def test_the_time_to_drain_counts_from_the_last_change_of_the_spec() -> None:

@@ -81,6 +81,62 @@ def test_an_agent_that_says_nothing_of_its_layout_is_named_after_a_minute() -> N
     assert said(world.settle(), "LayoutApplied")[0] == "True"
 
 
+@pytest.mark.parametrize("policy", ["Never", "Evict"])
+def test_a_begun_node_whose_agent_has_died_is_a_failure_after_a_while(policy: str) -> None:
+    world = World(5, SEVEN, update={"maxUnavailable": 2, "drain": {"policy": policy}})
+    world.turn(agents=False)
+    world.agent("n1")
+    world.turn(agents=False)
+    world.agent("n2")
+    plan = world.turn(agents=False)
+    assert said(plan, "LayoutApplied")[1] == "Updating"
+    assert plan.requeue_seconds == 598
+    world.now += timedelta(seconds=598)
+    plan = world.turn(agents=False)
+    assert said(plan, "LayoutApplied") == (
+        "False",
+        "LayoutFailed",
+        "node n0 was not changed within spec.update.drain.timeoutSeconds: node n0: its agent has said "
+        "nothing of the layout for a minute; look at the pod of DaemonSet tessera-agent there (kubectl get "
+        "pods -n tessera-system -o wide), or apply the former spec to go back; no further node is begun",
+    )
+    world.agent("n3")
+    for _ in range(2):
+        world.turn(agents=False)
+    assert world.layout("n4") is None
+    world.agent("n0")
+    assert said(world.settle(), "LayoutApplied")[0] == "True"
+
+
+def test_a_begun_node_that_reboots_keeps_its_turn() -> None:
+    world = World(2, SEVEN)
+    world.turn(agents=False)
+    gpus, world.gpu_nodes["n0"]["status"]["gpus"] = world.gpu_nodes["n0"]["status"]["gpus"], []
+    plan = world.turn(agents=False)
+    assert [item["node"] for item in (plan.status or {})["layout"]["begun"]] == ["n0"]
+    assert "node n0: its agent reports no GPU" in said(plan, "LayoutApplied")[2]
+    assert world.layout("n1") is None
+    world.gpu_nodes["n0"]["status"]["gpus"] = gpus
+    assert said(world.settle(), "LayoutApplied")[0] == "True"
+
+
+def test_a_gpunode_that_may_not_be_written_is_told_and_stops_the_rollout_after_a_while() -> None:
+    world = World(2, SEVEN)
+    world.reconcile_partition()
+    world.refused = {"n0": "GPUNode n0 was refused: no rights; give them"}
+    plan = world.turn()
+    words = "node n0: GPUNode n0 was refused: no rights; give them"
+    assert said(plan, "Ready") == ("False", "ReconcileError", words)
+    assert f"in change: n0 ({words})" in said(plan, "LayoutApplied")[2]
+    world.now += timedelta(seconds=600)
+    plan = world.turn()
+    assert said(plan, "LayoutApplied")[1] == "LayoutFailed"
+    assert words in said(plan, "LayoutApplied")[2]
+    assert world.layout("n1") is None
+    world.refused = {}
+    assert said(world.settle(), "LayoutApplied")[0] == "True"
+
+
 def test_a_node_in_trouble_is_named_once() -> None:
     world = World(1, SEVEN)
     ready = world.gpu_nodes["n0"]["status"]["conditions"][0]

@@ -193,7 +193,8 @@ class Drain(ApiModel):
     """Never: a node is begun when no claim holds what has to go. Evict: the pods of such claims are evicted,
     as PodDisruptionBudgets allow; pods on other slices of the GPU stay."""
     timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
-    """How long slices that have to go may stay in use after a node was begun; then the node has failed."""
+    """How long a node may take for the layout after it was begun, such as while slices that have to go are in
+    use or its agent is dead; then the node has failed."""
 
 
 class Update(ApiModel):
@@ -296,7 +297,7 @@ class LayoutProgress(ApiModel):
     blocked: Annotated[int, Field(ge=0)] = 0
     """Those that cannot be begun now."""
     failed: Annotated[int, Field(ge=0)] = 0
-    """Those whose agent could not make the layout, or whose drain took too long."""
+    """Those whose agent could not make the layout, or that have not got it in time."""
     summary: ShortText = ""
     """Updated nodes of all, for `kubectl get`."""
     begun: Annotated[
@@ -345,7 +346,8 @@ class MIGPartitionStatus(ApiModel):
     conflicts: Annotated[list[LongText], Field(max_length=64)] = Field(default_factory=list)
     """GPUs that an older partition has, each with its name."""
     layout: LayoutProgress | None = None
-    """How far the nodes are with a static layout; absent while that cannot be had or the mode is dynamic."""
+    """How far the nodes are with a static layout. While that cannot be had only the nodes that were begun before
+    stand there; absent in mode dynamic."""
 
 
 MIG_PARTITION = Kind(

@@ -66,7 +66,7 @@ class Reason(StrEnum):
     BLOCKED = "Blocked"
     """The nodes that are left cannot be begun, such as while claims hold slices that have to go."""
     LAYOUT_FAILED = "LayoutFailed"
-    """A node could not get the static layout, or its drain took too long; no further node is begun."""
+    """A node could not get the static layout, or has not got it in time; no further node is begun."""
     DRAINED = "Drained"
     """The pod is evicted: its slice is not in the static layout that its GPU is to get."""
     IMPOSSIBLE_LAYOUT = "ImpossibleLayout"

@@ -69,11 +69,15 @@ class Executor:
         except (Invalid, Forbidden) as error:
             if _namespace_goes(error):
                 raise Terminal(Reason.DELETING, "the namespace is being deleted") from error
+            remedy = (
+                "a change of the spec may be needed (then make a new object)"
+                if child.owned
+                else "the operator needs the rights and the CRDs of its chart"
+            )
             raise Terminal(
                 Reason.RECONCILE_ERROR,
-                f"{child.resource.kind} {metadata['name']} was refused: {error.message}; it is tried "
-                "again, and "
-                "a change of the spec may be needed (then make a new object)",
+                f"{child.resource.kind} {metadata['name']} was refused: {error.message}; it is tried again, "
+                f"and {remedy}",
             ) from error
         _log.info("applied %s %s", child.resource.kind, metadata["name"], extra=about(owner))
 

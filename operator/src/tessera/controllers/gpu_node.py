@@ -18,7 +18,7 @@ from tessera.api.mig_partition import MIGPartitionSpec
 from tessera.controllers.gpu_layout import plan_gpu, wishes_of
 from tessera.controllers.gpu_view import GPU, layouts_of
 from tessera.controllers.plan import Child, Object, Plan
-from tessera.controllers.rollout import begun_in, is_judged
+from tessera.controllers.rollout import is_begun
 from tessera.controllers.selection import spec_of
 from tessera.kube.resources import GPU_NODES
 from tessera.relayout.errors import ImpossibleLayout
@@ -67,11 +67,11 @@ def reconcile(obj: Object, *, gpus: Iterable[GPU], owners: Mapping[str, Object])
 class _Owner:
     spec: MIGPartitionSpec
     begun: bool
-    """Whether it has begun this node with its present spec."""
+    """Whether it has begun this node."""
 
 
 def _owner(partition: Object, *, node: str) -> _Owner:
-    return _Owner(spec_of(partition), is_judged(partition) and node in begun_in(partition))
+    return _Owner(spec_of(partition), is_begun(partition, node=node))
 
 
 def _places(gpu: GPU, owner: _Owner) -> tuple[Placed, ...] | None:

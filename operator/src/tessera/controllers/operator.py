@@ -83,6 +83,8 @@ class Operator:
             poll_seconds=settings.poll_seconds,
         )
         self._measured: set[tuple[str, str]] = set()
+        self._refused: dict[str, str] = {}
+        """Why the API server does not let us write a GPUNode, by its name."""
         self._running = False
         self._clock = clock
         self._resynced_at = clock()
@@ -197,6 +199,8 @@ class Operator:
             await self._executor.carry_out(resource, obj, plan)
             return str(error.reason), plan.requeue_seconds
         self._measure(key, plan)
+        if key.kind == gpu_node.KIND:
+            self._note_refusal(key.name, None)
         return "ok", plan.requeue_seconds
 
     def _plan(self, key: Key, obj: Mapping[str, Any], now: datetime) -> Plan:
@@ -207,7 +211,7 @@ class Operator:
             return training_job.reconcile(obj, view, settings=self._settings.worker, now=now)
         cluster = self._caches.cluster_view()
         if key.kind == partition.KIND:
-            return partition.reconcile(obj, cluster, now=now)
+            return partition.reconcile(obj, cluster, refused=self._refused, now=now)
         return self._gpu_node_plan(obj)
 
     def _gpu_node_plan(self, obj: Mapping[str, Any]) -> Plan:
@@ -218,9 +222,20 @@ class Operator:
     def _after_refusal(self, key: Key, obj: Mapping[str, Any], error: Terminal, now: datetime) -> Plan:
         if key.kind == training_job.KIND:
             return training_job.blocked(obj, error, now=now)
-        # A GPU node's spec has no condition of ours: its partition is looked at again, and the log has the
-        # reason.
+        self._note_refusal(key.name, error.message)
         return Plan(requeue_seconds=30.0)
+
+    def _note_refusal(self, name: str, why: str | None) -> None:
+        """Why a GPUNode could not be written, or that it could: its partitions tell it, which have the
+        conditions.
+        """
+        if self._refused.get(name) == why:
+            return
+        if why is None:
+            del self._refused[name]
+        else:
+            self._refused[name] = why
+        self._fleet_moved()
 
     def _measure(self, key: Key, plan: Plan) -> None:
         progress = (plan.status or {}).get("progress")
@@ -237,6 +252,8 @@ class Operator:
                 gauge.labels(*labels).set(progress[field])
 
     def _forget(self, key: Key) -> None:
+        if key.kind == gpu_node.KIND:
+            self._note_refusal(key.name, None)
         labels = (key.namespace or "", key.name)
         if key.kind != training_job.KIND or labels not in self._measured:
             return

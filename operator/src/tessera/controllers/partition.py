@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import cached_property
 
 from tessera.api.mig_partition import (
+    LayoutProgress,
     MIGPartitionStatus,
     PartitionGPUs,
     ProfileCount,
@@ -27,9 +28,9 @@ from tessera.controllers.partition_verdicts import (
     verdicts_of,
 )
 from tessera.controllers.plan import Object, Plan
-from tessera.controllers.rollout import Rollout
+from tessera.controllers.rollout import Rollout, begun_in
 from tessera.controllers.rollout_nodes import next_step
-from tessera.controllers.rollout_report import layout_applied, progress_of
+from tessera.controllers.rollout_report import layout_applied, progress_of, record_of
 from tessera.controllers.selection import selected_gpus, selected_nodes, spec_of
 from tessera.kube.resources import MIG_PARTITIONS
 
@@ -60,6 +61,7 @@ TOLD: Mapping[Reason, str] = {
     Reason.MANAGED_BY_OTHERS: "Warning",
     Reason.KUBELET_NOT_REGISTERED: "Warning",
     Reason.RESERVES_NOT_MET: "Warning",
+    Reason.RECONCILE_ERROR: "Warning",
 }
 """Reasons that are worth an event when a condition takes them."""
 
@@ -81,8 +83,8 @@ class ClusterView:
         return by_node(self.gpus)
 
 
-def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
-    """What the partition's status should say."""
+def reconcile(obj: Object, view: ClusterView, *, refused: Mapping[str, str], now: datetime) -> Plan:
+    """What the partition's status should say. `refused`, by node: why its GPUNode cannot be written."""
     if obj["metadata"].get("deletionTimestamp"):
         return Plan()
     spec = spec_of(obj)
@@ -96,6 +98,7 @@ def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
         spec=spec,
         nodes=tuple(nodes),
         gpu_nodes={name: view.gpu_nodes[name] for name in with_gpus},
+        refused={name: refused[name] for name in with_gpus if name in refused},
         selected=tuple(selected),
         owned=tuple(owned),
         conflicts=tuple(conflicts),
@@ -107,12 +110,12 @@ def reconcile(obj: Object, view: ClusterView, *, now: datetime) -> Plan:
     verdicts = verdicts_of(facts, valid=valid, layout=layout)
     before = (obj.get("status") or {}).get("conditions")
     generation = obj["metadata"].get("generation")
-    status = _status(facts, rollout)
+    status = _status(facts, _progress(obj, facts, rollout))
     status["observedGeneration"] = generation
     status["conditions"] = judge(before, verdicts, generation=generation, now=now)
     return Plan(
         status=status,
-        decides=rollout is not None,
+        decides="layout" in status,
         evictions=rollout.evictions if rollout is not None else (),
         news=news_of(before, verdicts, told=TOLD),
         requeue_seconds=rollout.look_again_seconds if rollout is not None else None,
@@ -130,7 +133,15 @@ def _conflicts(uid: str, selected: Sequence[GPU], owners: Mapping[str, Object]) 
     return found
 
 
-def _status(facts: PartitionFacts, rollout: Rollout | None) -> dict[str, object]:
+def _progress(obj: Object, facts: PartitionFacts, rollout: Rollout | None) -> LayoutProgress | None:
+    if rollout is not None:
+        return progress_of(rollout)
+    if facts.spec.static is None or facts.spec.dry_run:
+        return None
+    return record_of({name: at for name, at in begun_in(obj).items() if name in facts.gpu_nodes})
+
+
+def _status(facts: PartitionFacts, layout: LayoutProgress | None) -> dict[str, object]:
     counted = facts.counted
     in_use = Counter(profile for gpu in counted for profile in gpu.in_use)
     warm = Counter(profile for gpu in counted for profile in gpu.warm)
@@ -162,6 +173,6 @@ def _status(facts: PartitionFacts, rollout: Rollout | None) -> dict[str, object]
         total_memory_slices=sum(gpu.memory_slices for gpu in counted),
         largest_placeable=largest.profile if largest is not None else None,
         conflicts=list(facts.conflicts[:CONFLICTS_SHOWN]),
-        layout=progress_of(rollout) if rollout is not None else None,
+        layout=layout,
     )
     return status.to_json()

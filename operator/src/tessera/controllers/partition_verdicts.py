@@ -32,6 +32,8 @@ class PartitionFacts:
     """Nodes that the selector matches."""
     gpu_nodes: Mapping[str, Object]
     """Those of them for which an agent reports, by name."""
+    refused: Mapping[str, str]
+    """Why the GPUNodes among them that the API server does not let us write cannot be written, by name."""
     selected: tuple[GPU, ...]
     owned: tuple[GPU, ...]
     conflicts: tuple[str, ...]
@@ -69,6 +71,8 @@ def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict, layout: Ver
             "spec.dryRun "
             "to false to take them",
         )
+    for name, why in facts.refused.items():
+        return Verdict("Ready", "False", Reason.RECONCILE_ERROR, f"node {name}: {why}")
     if facts.spec.mig_mode == "Disabled":
         return _switched_off(facts)
     trouble = node_trouble(facts.gpu_nodes) or gpus_in_trouble(facts.owned)

@@ -7,7 +7,8 @@ the partition has changed since it was read; so no more nodes are begun than all
 whoever takes over.
 
 A node counts as unavailable from then until its agent says that the layout stands. Nodes in change go first,
-then the others by name. A failed node ends the beginning; those that were begun go on.
+then the others by name. A failed node ends the beginning; those that were begun go on. A node has failed when
+its agent says so, or when it has not come there in time, whoever died.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tessera.api.mig_partition import BEGUN_LIMIT, Update
 from tessera.controllers.gpu_layout import GPUPlan
 from tessera.controllers.gpu_view import GPU, Held
 from tessera.controllers.plan import Eviction, Object
+from tessera.kube.conditions import find_condition
 from tessera.relayout.plan import Place
 
 _DRAIN_LOOK_SECONDS = 10.0
@@ -101,6 +103,15 @@ def is_judged(partition: Object) -> bool:
     return bool(judged == partition["metadata"].get("generation"))
 
 
+def is_begun(partition: Object, *, node: str) -> bool:
+    """Whether the node may get the layout of the present spec. What not all of the GPUs can have no node
+    gets; those that were begun before stay on record meanwhile.
+    """
+    valid = find_condition((partition.get("status") or {}).get("conditions"), "ProfilesValid")
+    refused = valid is not None and valid["status"] == "False"
+    return is_judged(partition) and not refused and node in begun_in(partition)
+
+
 def allowed(update: Update, nodes: int) -> int:
     """How many of so many nodes may be in change at a time."""
     limit = update.max_unavailable
@@ -119,21 +130,20 @@ def roll_out(
     kept = {name: at for name, at in begun.items() if states.get(name, done) is not done}
     added = _next(ordered, states, kept=frozenset(kept), update=update)
     states |= dict.fromkeys(added, NodeState.CHANGING)
-    drained = ordered if update.drain.policy == "Evict" else []
-    draining = [node for node in drained if node.name in kept and states[node.name] is NodeState.CHANGING]
+    changing = [node for node in ordered if node.name in kept and states[node.name] is NodeState.CHANGING]
+    drained, draining = (ordered, changing) if update.drain.policy == "Evict" else ([], [])
     evictions = (
         *(eviction for node in draining for eviction in _evictions(node)),
         *(eviction for node in drained for eviction in _stranded(node)),
     )
-    deadlines = [kept[node.name] + _time_limit(update) for node in draining if node.leaving]
+    looks = [(kept[node.name] + _time_limit(update) - now).total_seconds() for node in changing]
+    if any(node.leaving for node in draining):
+        looks.append(_DRAIN_LOOK_SECONDS)
     return Rollout(
         nodes=tuple((node, states[node.name]) for node in ordered),
         begun=kept | dict.fromkeys(added, now),
         evictions=evictions,
-        look_again_seconds=min(
-            (min(_DRAIN_LOOK_SECONDS, (deadline - now).total_seconds()) for deadline in deadlines),
-            default=None,
-        ),
+        look_again_seconds=min(looks, default=None),
     )
 
 
@@ -156,8 +166,7 @@ def _state(node: Node, since: datetime | None, update: Update, now: datetime) ->
         return NodeState.UPDATED
     if since is not None or node.in_progress:
         late = since is not None and now >= since + _time_limit(update)
-        over = late and update.drain.policy == "Evict" and bool(node.leaving)
-        return NodeState.FAILED if over else NodeState.CHANGING
+        return NodeState.FAILED if late else NodeState.CHANGING
     return NodeState.WAITING if _may_begin(node, update) else NodeState.BLOCKED
 
 

@@ -19,6 +19,7 @@ _MUTE = (
     "its agent has said nothing of the layout for a minute; look at the pod of DaemonSet tessera-agent there "
     "(kubectl get pods -n tessera-system -o wide)"
 )
+_NO_GPU = "its agent reports no GPU, as after a reboot until the driver is loaded; see that it is"
 _SILENT = "its kubelet has stopped reporting; bring the node back, or take it out of spec.nodeSelector"
 _UNKNOWN = (
     "its agent does not say what its GPUs can be cut into; it may be older than this operator: upgrade it"
@@ -48,11 +49,19 @@ def next_step(
         if unknown and not trouble:
             trouble = f"node {name}: {_UNKNOWN}"
         found.append(Node(name=name, plans=known, trouble=trouble, unknown=unknown))
+    for name in begun:
+        if _is_empty(facts.gpu_nodes.get(name)):
+            found.append(Node(name=name, plans=(), trouble=f"node {name}: {_NO_GPU}", unknown=True))
     if facts.spec.dry_run:
         return preview(found, update=update)
     if not is_judged(obj):  # another spec: the time to drain counts anew
         begun = dict.fromkeys(begun, now)
     return roll_out(found, update=update, begun=begun, now=now)
+
+
+def _is_empty(gpu_node: Object | None) -> bool:
+    """Whether the node is there and its agent reports no GPU."""
+    return gpu_node is not None and not (gpu_node.get("status") or {}).get("gpus")
 
 
 def _trouble(
@@ -63,6 +72,8 @@ def _trouble(
     """
     if name in silent:
         return f"node {name}: {_SILENT}"
+    if name in facts.refused:
+        return f"node {name}: {facts.refused[name]}"
     told = node_trouble({name: facts.gpu_nodes[name]}) or gpus_in_trouble(gpus)
     if told is not None:
         return told[1]

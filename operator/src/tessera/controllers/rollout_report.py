@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import islice
 
 from tessera.api.mig_partition import LayoutProgress, NodeInChange
@@ -31,10 +32,19 @@ def progress_of(rollout: Rollout) -> LayoutProgress:
         blocked=len(rollout.of(NodeState.BLOCKED)),
         failed=len(rollout.of(NodeState.FAILED)),
         summary=f"{updated}/{len(rollout.nodes)}",
-        begun=[NodeInChange(node=name, since=timestamp(at)) for name, at in sorted(rollout.begun.items())],
+        begun=_in_change(rollout.begun),
         diff=_lines(_diff(unfinished)),
         blockers=_lines(line for node in unfinished for line in _blockers(node)),
     )
+
+
+def record_of(begun: Mapping[str, datetime]) -> LayoutProgress | None:
+    """What is kept while there is no rollout: the nodes that were begun are in change all the same."""
+    return LayoutProgress(begun=_in_change(begun)) if begun else None
+
+
+def _in_change(begun: Mapping[str, datetime]) -> list[NodeInChange]:
+    return [NodeInChange(node=name, since=timestamp(at)) for name, at in sorted(begun.items())]
 
 
 def layout_applied(rollout: Rollout | None, valid: Verdict, *, dry_run: bool) -> Verdict:
@@ -74,10 +84,12 @@ def _failure(node: Node) -> str:
     for plan in node.plans:
         if plan.failed and plan.gpu.layout is not None:
             return f"GPU {plan.gpu.index} of node {node.name}: {plan.gpu.layout.message}; mend that"
-    return (
-        f"node {node.name} was not drained within spec.update.drain.timeoutSeconds: "
-        f"{next(_held(node))}; end these pods, or raise that limit"
-    )
+    if node.leaving and not node.trouble:
+        what, why = "drained", f"{next(_held(node))}; end these pods, or raise that limit"
+    else:
+        see = f"see `kubectl describe gn {node.name}`, and the pod of DaemonSet tessera-agent there"
+        what, why = "changed", next(_blockers(node), see)
+    return f"node {node.name} was not {what} within spec.update.drain.timeoutSeconds: {why}"
 
 
 def _diff(nodes: Iterable[Node]) -> Iterator[str]:

@@ -211,6 +211,19 @@ def test_an_allocation_takes_the_place_of_a_warm_instance() -> None:
     assert [(tile.profile, tile.state) for tile in frame.nodes[0].gpus[0].tiles] == [("3g.40gb", "Allocated")]
 
 
+@pytest.mark.parametrize("cut", [False, True], ids=["allocated", "prepared"])
+def test_a_gpu_that_is_not_cut_is_one_tile_or_free(cut: bool) -> None:
+    held = claim("new", device="gpu-1f3c9a2e-gpu-0")
+    there = [instance("gpu", 0, 8, "InUse", "new")] if cut else []
+    node = gpunode("node-a", gpu(0, FIRST, *there, migMode="Disabled"), gpu(1, SECOND, migMode="Disabled"))
+    first, second = build_frame([node], [], [held]).nodes[0].gpus
+    assert [(tile.start, tile.width, tile.profile) for tile in first.tiles] == [(0, 8, "gpu")]
+    assert (first.largest_free_profile, second.largest_free_profile) == (None, "gpu")
+    text = plain(([node], [], [held]))
+    assert "full" in text
+    assert "not cut: MIG mode is off" in text
+
+
 def test_a_waiting_job_says_why(objects: Any) -> None:
     text = " ".join(plain(objects).split())
     assert NO_ROOM in text

@@ -68,6 +68,9 @@ BOTH = resource_slice(TWO, THREE, WHOLE, device("3g.40gb", 0, 4))
 LOW_THREE = "gpu-1f3c9a2e-3g-40gb-0"
 
 
+NOT_CUT = device("gpu", 0, 8)
+
+
 def rules(violations: list[Violation]) -> list[str]:
     return [violation.rule for violation in violations]
 
@@ -181,3 +184,19 @@ def test_grace_is_for_what_passes() -> None:
 def test_what_has_no_grace_counts_at_once() -> None:
     overlap = Violation("overlapping claims", "a / b", "a overlaps b")
     assert Grace().judge([overlap], now=0) == [overlap]
+
+
+def test_a_gpu_that_is_held_as_a_whole_is_held_once() -> None:
+    slices = [resource_slice(NOT_CUT)]
+    assert check([claim("a", NOT_CUT["name"])], slices, []) == []
+    both = [claim("a", NOT_CUT["name"]), claim("b", NOT_CUT["name"])]
+    assert rules(check(both, slices, [])) == ["overlapping claims"]
+
+
+def test_a_gpu_that_is_held_as_a_whole_is_not_cut() -> None:
+    """Not even when its slices are published only after it was."""
+    known = devices_of([resource_slice(NOT_CUT)]) | devices_of([BOTH])
+    claims = [claim("a", NOT_CUT["name"]), claim("b", TWO["name"])]
+    assert rules(judge(claims, known, [], known=known)) == ["overlapping claims"]
+    cut = gpunode(instance(NOT_CUT["name"], 0, 8, "InUse", "a"), instance(TWO["name"], 4, 2, "Warm"))
+    assert rules(check(claims[:1], [resource_slice(NOT_CUT)], [cut])) == ["overlapping instances"]

@@ -221,6 +221,9 @@ def _gpu(gpu: Object, owners: Mapping[tuple[str, str], str], allocated: list[tup
             tiles = [other for other in tiles if not _overlap(tile, other)] + [tile]
     tiles.sort(key=lambda tile: tile.start)
     taken = [tile for tile in tiles if tile.state != "Warm"]
+    largest = largest_free_profile(model_name, taken)
+    if gpu.get("migMode") == "Disabled":
+        largest = None if taken else names.WHOLE_GPU
     return GPU(
         index=int(gpu["index"]),
         uuid=str(gpu["uuid"]),
@@ -230,7 +233,7 @@ def _gpu(gpu: Object, owners: Mapping[tuple[str, str], str], allocated: list[tup
         message=str(gpu.get("healthMessage") or ""),
         memory_slices=slices,
         free_slices=slices - sum(tile.width for tile in taken),
-        largest_free_profile=largest_free_profile(model_name, taken),
+        largest_free_profile=largest,
         tiles=tuple(tiles),
     )
 
@@ -282,10 +285,13 @@ def _allocated_tile(
 ) -> Tile | None:
     """The tile of an allocation whose instance is not there yet; None when it is on another GPU."""
     try:
-        name = decode(device)
+        name = decode(device, [names.WHOLE_GPU, *(profile.name for profile in model(model_name).profiles)])
         if name.gpu != short_uuid(str(gpu["uuid"])):
             return None
-        width = model(model_name).profile(name.profile).memory_slices
+        if name.profile == names.WHOLE_GPU:
+            width = int(gpu["memorySlices"])
+        else:
+            width = model(model_name).profile(name.profile).memory_slices
     except (BadDeviceName, UnknownModel, UnknownProfile, ValueError):
         return None
     space, claim_name = _claim_key(claim)

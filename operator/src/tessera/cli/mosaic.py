@@ -124,11 +124,13 @@ def gpu_rows(
 
 
 def _room(gpu: GPU) -> Text:
-    if not gpu.healthy or gpu.mig_mode not in ("", "Enabled"):
+    if not gpu.healthy or gpu.mig_mode not in ("", "Enabled", "Disabled"):
         words = gpu.message or f"MIG mode {gpu.mig_mode}" if gpu.healthy else gpu.message or "unhealthy"
         return Text(" " * LABEL_WIDTH + words, BAD, no_wrap=True, overflow="ellipsis")
     if gpu.free_slices == 0:
         words = "full"
+    elif gpu.mig_mode == "Disabled":
+        words = "not cut: MIG mode is off"
     else:
         words = f"{gpu.free_slices} of {gpu.memory_slices} slices free"
         if gpu.largest_free_profile is not None:

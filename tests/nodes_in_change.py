@@ -9,7 +9,7 @@ Object = Mapping[str, Any]
 
 
 def is_in_change(gpu_node: Object) -> bool:
-    """Whether its spec has a layout that its agent has not reported as applied."""
+    """Whether its spec has a layout, or MIG mode off, that its agent has not reported as applied."""
     told = (gpu_node.get("status") or {}).get("gpus") or ()
     layouts = {gpu["uuid"]: gpu.get("layout") or {} for gpu in told}
     applied = {
@@ -18,7 +18,11 @@ def is_in_change(gpu_node: Object) -> bool:
         if layout.get("state") == "Applied"
     }
     asked = (gpu_node.get("spec") or {}).get("gpus") or ()
-    demanded = {(gpu["uuid"], gpu.get("layoutGeneration")) for gpu in asked if gpu.get("layout") is not None}
+    demanded = {
+        (gpu["uuid"], gpu.get("layoutGeneration"))
+        for gpu in asked
+        if gpu.get("layout") is not None or gpu["migMode"] == "Disabled"
+    }
     return not demanded <= applied
 
 

@@ -113,7 +113,7 @@ PARTITION_CASES: list[tuple[str, object, str]] = [
     ("spec.mode", "auto", 'supported values: "dynamic", "static"'),
     ("spec.mode", "static", "mode static needs static.layout, the list of slices of one GPU"),
     ("spec.static", {"layout": [{"profile": "3g.40gb"}]}, "set mode: static or remove static"),
-    ("spec.update", {"maxUnavailable": 2}, "set mode: static or remove update"),
+    ("spec.update", {"maxUnavailable": 2}, "set mode: static or migMode: Disabled"),
     ("spec.gpus", {}, "give models or indexes, or leave gpus out to select every GPU of the nodes"),
     ("spec.dynamic.defragmentation", {}, "give moves with per100Placements above 0"),
     (

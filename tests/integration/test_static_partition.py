@@ -170,3 +170,33 @@ async def test_a_driver_that_refuses_stops_the_rollout_and_the_former_spec_bring
     await told(admin, wanted, "Applied", updated="2/2")
     assert {name: set(await instances(admin, name)) for name in nodes} == former
     await admin.delete(MIG_PARTITIONS, wanted["metadata"]["name"])
+
+
+async def test_mig_mode_off_goes_node_by_node_and_drains_as_the_partition_allows(
+    admin: KubeClient,
+    namespace: str,
+    operator: Operator,
+    nodes: list[str],
+    most_in_change: NodesInChange,
+) -> None:
+    wanted = partition(nodes, {"profile": "2g.20gb", "count": 3})
+    await admin.create(MIG_PARTITIONS, wanted)
+    await told(admin, wanted, "Applied", updated="2/2")
+    busy = nodes[0]
+    (gpu,) = (await admin.get(GPU_NODES, busy))["status"]["gpus"]
+    await pod_on_slice(admin, namespace, "goes", node=busy, device=gpu["instances"][0]["device"])
+
+    spec: Object = {"mode": "dynamic", "migMode": "Disabled", "static": None}
+    await admin.patch(MIG_PARTITIONS, wanted["metadata"]["name"], body={"spec": spec})
+    obj = await told(admin, wanted, "Blocked", updated="1/2")
+    assert f"is held by claim {namespace}/goes" in said(obj)
+    assert (await instances(admin, busy)).keys() == {"2g.20gb@0", "2g.20gb@2", "2g.20gb@4"}
+
+    spec["update"] = {"drain": {"policy": "Evict"}}
+    await admin.patch(MIG_PARTITIONS, wanted["metadata"]["name"], body={"spec": spec})
+    obj = await told(admin, wanted, "Applied", updated="2/2")
+    assert said(obj) == "2 GPU(s) on 2 node(s) have MIG mode off"
+    with pytest.raises(NotFound):
+        await admin.get(PODS, "goes", namespace)
+    assert most_in_change.most == 1
+    await admin.delete(MIG_PARTITIONS, wanted["metadata"]["name"])

@@ -22,6 +22,7 @@ from unit.controllers.partition_objects import (
     gpu_node_object,
     gpu_report,
     node,
+    partition_object,
     static_partition,
     uuid_of,
 )
@@ -55,6 +56,11 @@ class World:
         self.partition["spec"] = static_partition(*layout, **spec)["spec"]
         self.partition["metadata"]["generation"] += 1
 
+    def ask_for_mig_off(self, **spec: Any) -> None:
+        """The user wants MIG mode off."""
+        self.partition["spec"] = partition_object(migMode="Disabled", mode="dynamic", **spec)["spec"]
+        self.partition["metadata"]["generation"] += 1
+
     def hold(self, name: str, profile: str, start: int, *, index: int = 0) -> None:
         """A pod runs on a slice."""
         device = device_name(name, index, profile, start)
@@ -85,7 +91,8 @@ class World:
         asked = {gpu["uuid"]: gpu for gpu in obj.get("spec", {}).get("gpus", [])}
         for gpu in obj["status"]["gpus"]:
             demand = asked.get(gpu["uuid"], {})
-            layout = demand.get("layout")
+            off = demand.get("migMode") == "Disabled"
+            layout = [] if off else demand.get("layout")
             if layout is None:
                 gpu.pop("layout", None)
                 continue
@@ -103,6 +110,7 @@ class World:
                 ]
                 gpu["instances"] = in_use + [{**instance, "state": "Warm"} for instance in made]
                 gpu["layout"] = {"state": "Applied"}
+                gpu["migMode"] = "Disabled" if off else "Enabled"
             gpu["layout"]["generation"] = demand["layoutGeneration"]
 
     # The operator.

@@ -141,22 +141,24 @@ def test_a_start_that_does_not_exist_names_the_ones_that_do() -> None:
     [
         ("Disabled", ("True", "Partitioned", "1 GPU(s) on 1 node(s) have MIG mode off")),
         (
-            "Enabled",
+            "DisablePending",
             (
                 "False",
                 "Reconciling",
-                "GPU 0 of node n1: MIG mode is Enabled and is to be switched off; `kubectl describe gn n1` "
-                "says what is in the way",
+                "GPU 0 of node n1: MIG mode is DisablePending and is to be switched off; `kubectl describe "
+                "gn n1` says what is in the way",
             ),
         ),
+        ("Enabled", ("False", "Updating", "0 of 1 nodes have MIG mode off; in change: n1")),
     ],
 )
 def test_a_partition_that_wants_mig_off_is_ready_when_it_is_off(
     mode: str, ready: tuple[str, str, str]
 ) -> None:
     obj = partition_object(migMode="Disabled")
-    off = ("False", "MIGDisabled", "GPU 0: MIG mode is off, as its partition wants")
-    reported = gpu_node_object("n1", gpu_report("n1", migMode=mode), ready=off)
+    report = gpu_report("n1", migMode=mode, layout={"state": "Applied"})
+    reported = gpu_node_object("n1", report, ready=("False", "MIGDisabled", "GPU 0: MIG mode waits"))
+    reported["spec"] = {"gpus": [{"uuid": report["uuid"], "partition": "p", "migMode": "Disabled"}]}
     plan = judged(obj, cluster([obj], nodes=[node("n1")], gpu_nodes=[reported]))
     assert said(plan, "Ready") == ready
 

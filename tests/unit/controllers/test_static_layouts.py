@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from tessera.agent.gpunode import cuttable as report_of
-from tessera.api.mig_partition import Static
 from tessera.boards import every_profile, geometry_of_model
 from tessera.controllers import gpu_node
 from tessera.controllers.cuttable import geometry_from
 from tessera.controllers.gpu_layout import satisfies, wishes_of
+from tessera.controllers.selection import spec_of
 from tessera.gpu.profiles import boards, model
 from tessera.relayout.plan import Place
 from unit.controllers.partition_objects import (
@@ -48,11 +48,11 @@ def test_the_operator_plans_with_the_geometry_that_the_agent_has(name: str) -> N
     ],
 )
 def test_a_layout_is_kept_while_it_is_what_the_partition_asks(places: list[str], kept: bool) -> None:
-    static = Static.model_validate(
-        {"layout": [{"profile": "3g.40gb", "start": 4}, {"profile": "1g.10gb", "count": 2}]}
-    )
+    layout = [{"profile": "3g.40gb", "start": 4}, {"profile": "1g.10gb", "count": 2}]
+    wishes = wishes_of(spec_of(static_partition(*layout)))
+    assert wishes is not None
     there = tuple(Place(int(start), profile) for profile, start in (place.split("@") for place in places))
-    assert satisfies(there, wishes_of(static)) is kept
+    assert satisfies(there, wishes) is kept
 
 
 def test_starts_are_chosen_so_that_what_is_in_use_stays() -> None:

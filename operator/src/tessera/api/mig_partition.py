@@ -198,7 +198,7 @@ class Drain(ApiModel):
 
 
 class Update(ApiModel):
-    """How a change of the layout goes over the nodes. The first node that fails stops it."""
+    """How a change of layout, or MIG mode off, goes over the nodes. The first node that fails stops it."""
 
     max_unavailable: MaxUnavailable = 1
     """Nodes that may be in change at a time: a number, or a percentage (rounded down, at least 1)."""
@@ -223,8 +223,9 @@ class MIGPartitionSpec(ApiModel):
             message="dynamic is given but mode is static: set mode: dynamic or remove dynamic",
         ),
         Rule(
-            rule="self.mode == 'static' || !has(self.update)",
-            message="update is given but mode is dynamic: set mode: static or remove update",
+            rule="self.mode == 'static' || self.migMode == 'Disabled' || !has(self.update)",
+            message="update is given but mode is dynamic: set mode: static or migMode: Disabled, or remove "
+            "update",
         ),
         Rule(
             rule="self.mode == 'dynamic' || self.migMode != 'Disabled'",
@@ -243,10 +244,12 @@ class MIGPartitionSpec(ApiModel):
     static: Static | None = None
     """Settings of mode static."""
     update: Update | None = None
-    """How a change of a static layout goes over the nodes. Absent: one node at a time, draining nothing."""
+    """How a change of a static layout, or MIG mode off, goes over the nodes. Absent: one node at a time,
+    draining nothing."""
     mig_mode: Literal["Enabled", "Disabled", "Unmanaged"] = "Enabled"
-    """Enabled: the agent switches MIG on where it is off and the GPU is idle. Disabled: it switches MIG off
-    where it is on and no slice of the GPU is used. Unmanaged: it leaves the mode as it is."""
+    """Enabled: the agent switches MIG on where it is off and the GPU is idle. Disabled: node by node, as
+    `update` says, it switches MIG off when no slice of the GPU is used. Unmanaged: it leaves the mode as it
+    is."""
     dry_run: bool = False
     """Show in the status what would be selected and changed, and have no GPU: their owner, reserves, layout
     and MIG mode stay as they are without this object."""
@@ -320,7 +323,8 @@ class MIGPartitionStatus(ApiModel):
     observed_generation: Annotated[int, Field(ge=0)] | None = None
     """The generation that this status is about."""
     conditions: Conditions = Field(default_factory=list)
-    """Ready (the summary), NoConflict, ProfilesValid, ReservesMet; in mode static LayoutApplied."""
+    """Ready (the summary), NoConflict, ProfilesValid, ReservesMet; in mode static and with MIG mode off
+    LayoutApplied."""
     nodes: Annotated[list[Name], Field(max_length=1000)] = Field(default_factory=list)
     """The selected nodes, sorted; the first 1,000."""
     node_count: Annotated[int, Field(ge=0)] | None = None
@@ -346,8 +350,8 @@ class MIGPartitionStatus(ApiModel):
     conflicts: Annotated[list[LongText], Field(max_length=64)] = Field(default_factory=list)
     """GPUs that an older partition has, each with its name."""
     layout: LayoutProgress | None = None
-    """How far the nodes are with a static layout. While that cannot be had only the nodes that were begun before
-    stand there; absent in mode dynamic."""
+    """How far the nodes are with a static layout, or with MIG mode off. While that cannot be had only the
+    nodes that were begun before stand there; absent for GPUs that are cut on demand."""
 
 
 MIG_PARTITION = Kind(

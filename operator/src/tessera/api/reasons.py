@@ -68,7 +68,8 @@ class Reason(StrEnum):
     LAYOUT_FAILED = "LayoutFailed"
     """A node could not get the static layout, or has not got it in time; no further node is begun."""
     DRAINED = "Drained"
-    """The pod is evicted: its slice is not in the static layout that its GPU is to get."""
+    """The pod is evicted: its slice is not in the static layout that its GPU is to get, or MIG mode is to be
+    off."""
     IMPOSSIBLE_LAYOUT = "ImpossibleLayout"
     """The slices of the static layout do not fit together on a selected GPU model."""
     DRY_RUN = "DryRun"

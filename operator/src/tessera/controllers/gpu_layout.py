@@ -1,5 +1,7 @@
 """What a static layout means for one GPU: the place of each slice, what leaves, what stands already. Pure.
 
+MIG mode off is such a layout too: the GPU as a whole.
+
 Starts that the partition does not name are chosen by the planner of `tessera gpu` (`tessera.relayout.plan`),
 which keeps what claims hold where it can. A layout that was written to the GPUNode is kept as long as it is
 what the partition asks: the planner could prefer another one as soon as the GPU's slices come and go.
@@ -11,8 +13,8 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from tessera.api.mig_partition import Static
-from tessera.controllers.gpu_view import GPU, Held
+from tessera.api.mig_partition import MIGPartitionSpec
+from tessera.controllers.gpu_view import GPU, WHOLE, Held
 from tessera.placement.geometry import Geometry
 from tessera.relayout.errors import ImpossibleLayout
 from tessera.relayout.plan import Place, Standing, Wish, plan_change
@@ -27,14 +29,25 @@ class GPUPlan:
     """By start."""
 
     @property
+    def is_whole(self) -> bool:
+        """Whether its MIG mode is to be off."""
+        return self.target == WHOLE
+
+    @property
+    def is_off(self) -> bool:
+        """Whether its MIG mode is off; a reset that this may wait for is a person's."""
+        return self.gpu.mig_mode in ("Disabled", "DisablePending")
+
+    @property
     def asked(self) -> bool:
         """Whether the GPUNode's spec has this layout."""
         return self.gpu.layout is not None and self.gpu.layout.places == self.target
 
     @property
     def applied(self) -> bool:
-        """Whether the agent says that it stands."""
-        return self.asked and self.gpu.layout is not None and self.gpu.layout.state == "Applied"
+        """Whether the agent says that it stands, and MIG mode is off where it is to be."""
+        said = self.asked and self.gpu.layout is not None and self.gpu.layout.state == "Applied"
+        return said and (self.is_off or not self.is_whole)
 
     @property
     def failed(self) -> bool:
@@ -52,12 +65,21 @@ class GPUPlan:
         there = {*self.gpu.instances, *(held.place for held in self.gpu.held)}
         goes = [f"- {place}" for place in sorted(there - set(self.target))]
         comes = [f"+ {place}" for place in self.target if place not in self.gpu.instances]
+        if self.is_whole:
+            comes = [] if self.is_off else ["MIG mode off"]
         return " ".join([*goes, *comes])
 
 
-def wishes_of(static: Static) -> tuple[Wish, ...]:
-    """The slices that a layout asks, one by one."""
-    return tuple(Wish(item.profile, item.start) for item in static.layout for _ in range(item.count or 1))
+def wishes_of(spec: MIGPartitionSpec) -> tuple[Wish, ...] | None:
+    """The slices that each GPU is to have, one by one; with MIG mode off the GPU as a whole. None: they are
+    cut on demand.
+    """
+    if spec.mig_mode == "Disabled":
+        return tuple(Wish(place.profile, place.start) for place in WHOLE)
+    if spec.static is None:
+        return None
+    layout = spec.static.layout
+    return tuple(Wish(item.profile, item.start) for item in layout for _ in range(item.count or 1))
 
 
 @lru_cache(maxsize=4096)
@@ -78,6 +100,8 @@ def plan_gpu(gpu: GPU, wishes: tuple[Wish, ...]) -> GPUPlan | None:
     """
     if gpu.layout is not None and satisfies(gpu.layout.places, wishes):
         return GPUPlan(gpu=gpu, target=gpu.layout.places)
+    if satisfies(WHOLE, wishes):
+        return GPUPlan(gpu=gpu, target=WHOLE)
     if gpu.geometry is None:
         return None
     held = frozenset(slice.place for slice in gpu.held)

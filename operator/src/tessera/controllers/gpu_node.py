@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from tessera.api.gpu_node import DesiredGPU, Place
 from tessera.api.mig_partition import MIGPartitionSpec
 from tessera.controllers.gpu_layout import plan_gpu, wishes_of
-from tessera.controllers.gpu_view import GPU, layouts_of
+from tessera.controllers.gpu_view import GPU, WHOLE, layouts_of
 from tessera.controllers.plan import Child, Object, Plan
 from tessera.controllers.rollout import is_begun
 from tessera.controllers.selection import spec_of
@@ -36,6 +36,8 @@ def reconcile(obj: Object, *, gpus: Iterable[GPU], owners: Mapping[str, Object])
     if metadata.get("deletionTimestamp") or not reported:
         return Plan()
     layouts = layouts_of(obj)
+    asked = (obj.get("spec") or {}).get("gpus") or []
+    modes = {entry["uuid"]: entry["migMode"] for entry in asked}
     known: dict[str, _Owner] = {}
     desired = []
     for gpu in reported:
@@ -46,15 +48,19 @@ def reconcile(obj: Object, *, gpus: Iterable[GPU], owners: Mapping[str, Object])
         # The layout as it is now, not as it was when the view was made.
         now = layouts.get(gpu.uuid)
         places = _places(replace(gpu, layout=now), owner)
-        entry = DesiredGPU(uuid=gpu.uuid, partition=name, mig_mode=owner.spec.mig_mode)
+        mode = owner.spec.mig_mode
+        if mode == "Disabled" and places != WHOLE:  # until the node is begun
+            mode = modes.get(gpu.uuid, "Unmanaged")
+        entry = DesiredGPU(uuid=gpu.uuid, partition=name, mig_mode=mode)
         if places is not None:
-            entry.layout = [Place(profile=place.profile, start=place.start) for place in places]
+            if places != WHOLE:
+                entry.layout = [Place(profile=place.profile, start=place.start) for place in places]
             if now is not None and now.places == places:
                 entry.layout_generation = now.generation
             else:
                 entry.layout_generation = metadata["generation"] + 1
         desired.append(entry.to_json())
-    present = sorted((obj.get("spec") or {}).get("gpus") or [], key=lambda entry: str(entry["uuid"]))
+    present = sorted(asked, key=lambda entry: str(entry["uuid"]))
     if present == desired:
         return Plan()
     # It is refused when the object has changed since it was read: the generation that it will have is said.
@@ -75,12 +81,15 @@ def _owner(partition: Object, *, node: str) -> _Owner:
 
 
 def _places(gpu: GPU, owner: _Owner) -> tuple[Placed, ...] | None:
-    if owner.spec.static is None:
+    wishes = wishes_of(owner.spec)
+    if wishes is None:
         return None
     places = gpu.layout.places if gpu.layout is not None else None
+    if places == WHOLE and owner.spec.mig_mode != "Disabled":
+        places = None  # MIG mode comes first, so that the node can be begun
     if owner.begun:
         try:
-            plan = plan_gpu(gpu, wishes_of(owner.spec.static))
+            plan = plan_gpu(gpu, wishes)
         except ImpossibleLayout as error:
             # The GPU is another one than when the node was begun; the partition is about to say so.
             _log.warning("GPU %s of node %s keeps its layout: %s", gpu.index, gpu.node, error)

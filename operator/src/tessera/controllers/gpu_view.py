@@ -21,6 +21,8 @@ from tessera.placement.geometry import Geometry
 from tessera.relayout.plan import Place
 
 Object = Mapping[str, Any]
+WHOLE = (Place(0, names.WHOLE_GPU),)
+"""What a GPU is cut into whose MIG mode is off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ class Pod:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The layout that the GPUNode's spec has for a GPU, and what its agent says of it."""
+    """What the GPUNode's spec has a GPU cut into, and what its agent says of it. MIG mode off is one, too."""
 
     places: tuple[Place, ...]
     state: LayoutState | None
@@ -265,15 +267,16 @@ def layouts_of(gpu_node: Object) -> dict[str, Layout]:
     return {
         gpu["uuid"]: _layout(gpu, told.get(gpu["uuid"], {}))
         for gpu in (gpu_node.get("spec") or {}).get("gpus") or ()
-        if gpu.get("layout") is not None
+        if gpu.get("layout") is not None or gpu["migMode"] == "Disabled"
     }
 
 
 def _layout(asked: Object, told: Object) -> Layout:
     generation = asked.get("layoutGeneration")
     current = told.get("generation") == generation
+    off = asked["migMode"] == "Disabled"
     return Layout(
-        places=tuple(sorted(map(_place, asked["layout"]))),
+        places=WHOLE if off else tuple(sorted(map(_place, asked["layout"]))),
         state=told.get("state") if current else None,
         message=(told.get("message") or "") if current else "",
         generation=generation,

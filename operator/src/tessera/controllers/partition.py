@@ -21,6 +21,7 @@ from tessera.api.mig_partition import (
 )
 from tessera.api.reasons import Reason
 from tessera.controllers.conditions import judge, news_of
+from tessera.controllers.gpu_layout import wishes_of
 from tessera.controllers.gpu_view import GPU, by_node
 from tessera.controllers.partition_verdicts import (
     PartitionFacts,
@@ -106,7 +107,7 @@ def reconcile(obj: Object, view: ClusterView, *, refused: Mapping[str, str], now
     )
     valid = profiles_valid(facts)
     rollout = None if valid.status == "False" else next_step(obj, facts, nodes=view.nodes, now=now)
-    layout = None if spec.static is None else layout_applied(rollout, valid, dry_run=spec.dry_run)
+    layout = None if wishes_of(spec) is None else layout_applied(rollout, valid, spec=spec)
     verdicts = verdicts_of(facts, valid=valid, layout=layout)
     before = (obj.get("status") or {}).get("conditions")
     generation = obj["metadata"].get("generation")
@@ -136,7 +137,7 @@ def _conflicts(uid: str, selected: Sequence[GPU], owners: Mapping[str, Object]) 
 def _progress(obj: Object, facts: PartitionFacts, rollout: Rollout | None) -> LayoutProgress | None:
     if rollout is not None:
         return progress_of(rollout)
-    if facts.spec.static is None or facts.spec.dry_run:
+    if wishes_of(facts.spec) is None or facts.spec.dry_run:
         return None
     return record_of({name: at for name, at in begun_in(obj).items() if name in facts.gpu_nodes})
 

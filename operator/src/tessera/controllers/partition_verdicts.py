@@ -74,7 +74,7 @@ def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict, layout: Ver
     for name, why in facts.refused.items():
         return Verdict("Ready", "False", Reason.RECONCILE_ERROR, f"node {name}: {why}")
     if facts.spec.mig_mode == "Disabled":
-        return _switched_off(facts)
+        return _switched_off(facts, layout)
     trouble = node_trouble(facts.gpu_nodes) or gpus_in_trouble(facts.owned)
     if trouble is not None:
         return Verdict("Ready", "False", *trouble)
@@ -89,9 +89,11 @@ def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict, layout: Ver
     )
 
 
-def _switched_off(facts: PartitionFacts) -> Verdict:
+def _switched_off(facts: PartitionFacts, layout: Verdict | None) -> Verdict:
     """Of a partition that wants MIG mode off: a node that has none to offer is no trouble then."""
     still_on = [gpu for gpu in facts.owned if gpu.mig_mode != "Disabled"]
+    if still_on and layout is not None and layout.status == "False":
+        return Verdict("Ready", "False", layout.reason, layout.message)
     if still_on:
         return Verdict(
             "Ready",
@@ -196,8 +198,8 @@ def profiles_valid(facts: PartitionFacts) -> Verdict:
                 Reason.ILLEGAL_START,
                 f"{profile} cannot begin at memory slice {start} of {wrong[0].model}; it can at {starts}",
             )
-    if facts.spec.static is not None:
-        wishes = wishes_of(facts.spec.static)
+    if of_all:
+        wishes = wishes_of(facts.spec) or ()
         for gpu in {gpu.geometry: gpu for gpu in reversed(known)}.values():
             why = why_impossible(gpu.geometry, wishes) if gpu.geometry is not None else ""
             if why:

@@ -204,8 +204,8 @@ def _evictions(node: Node) -> Iterable[Eviction]:
         for pod in held.pods:
             yield Eviction(
                 pod=pod,
-                why=f"slice {held.place} of GPU {plan.gpu.index} of node {node.name} has to go: the GPU gets "
-                "another fixed layout",
+                why=f"slice {held.place} of GPU {plan.gpu.index} of node {node.name} has to go: "
+                + ("MIG mode is to be off" if plan.is_whole else "the GPU gets another fixed layout"),
             )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 
-from tessera.api.mig_partition import Update
+from tessera.api.mig_partition import MIGPartitionSpec, Update
+from tessera.api.reasons import Reason
 from tessera.controllers.gpu_layout import plan_gpu, wishes_of
-from tessera.controllers.gpu_view import GPU, by_node
+from tessera.controllers.gpu_view import GPU, WHOLE, by_node
 from tessera.controllers.node_trouble import is_silent, node_trouble
 from tessera.controllers.partition_verdicts import PartitionFacts, gpus_in_trouble
 from tessera.controllers.plan import Object
@@ -33,9 +34,9 @@ def next_step(
 
     `nodes` are the Nodes of the cluster.
     """
-    if facts.spec.static is None or not facts.counted:
+    wishes = wishes_of(facts.spec)
+    if wishes is None or not facts.counted:
         return None
-    wishes = wishes_of(facts.spec.static)
     update = facts.spec.update or Update()
     begun = begun_in(obj)
     overdue = {name for name, since in begun.items() if now - since >= _ANSWER_TIME}
@@ -75,8 +76,16 @@ def _trouble(
     if name in facts.refused:
         return f"node {name}: {facts.refused[name]}"
     told = node_trouble({name: facts.gpu_nodes[name]}) or gpus_in_trouble(gpus)
-    if told is not None:
+    if told is not None and not (told[0] is Reason.MIG_DISABLED and _may_be_off(gpus, facts.spec)):
         return told[1]
     if name in overdue and any(gpu.layout is not None and gpu.layout.state is None for gpu in gpus):
         return f"node {name}: {_MUTE}"
     return ""
+
+
+def _may_be_off(gpus: Iterable[GPU], spec: MIGPartitionSpec) -> bool:
+    """Whether MIG mode off is no trouble: it is to be off, or claims hold the GPUs where it is as a whole,
+    which is the drain's to change.
+    """
+    off = [gpu for gpu in gpus if gpu.mig_mode != "Enabled"]
+    return spec.mig_mode == "Disabled" or all(any(h.place in WHOLE for h in gpu.held) for gpu in off)

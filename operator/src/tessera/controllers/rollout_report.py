@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 
-from tessera.api.mig_partition import LayoutProgress, NodeInChange
+from tessera.api.mig_partition import LayoutProgress, MIGPartitionSpec, NodeInChange
 from tessera.api.reasons import Reason
 from tessera.controllers.conditions import Status, Verdict
 from tessera.controllers.rollout import Node, NodeState, Rollout
@@ -47,7 +47,7 @@ def _in_change(begun: Mapping[str, datetime]) -> list[NodeInChange]:
     return [NodeInChange(node=name, since=timestamp(at)) for name, at in sorted(begun.items())]
 
 
-def layout_applied(rollout: Rollout | None, valid: Verdict, *, dry_run: bool) -> Verdict:
+def layout_applied(rollout: Rollout | None, valid: Verdict, *, spec: MIGPartitionSpec) -> Verdict:
     """The condition; there is no rollout while `valid` (ProfilesValid) does not hold, or without a GPU."""
     if rollout is None:
         why = valid.reason if valid.status == "False" else Reason.RECONCILING
@@ -55,14 +55,15 @@ def layout_applied(rollout: Rollout | None, valid: Verdict, *, dry_run: bool) ->
     total, updated = len(rollout.nodes), len(rollout.of(NodeState.UPDATED))
     failed, blocked = rollout.of(NodeState.FAILED), rollout.of(NodeState.BLOCKED)
     changing, waiting = rollout.of(NodeState.CHANGING), rollout.of(NodeState.WAITING)
-    if dry_run:
+    have = "have MIG mode off" if spec.mig_mode == "Disabled" else "have the layout"
+    if spec.dry_run:
         gpus = sum(1 for _ in _diff(node for node, _ in rollout.nodes))
         return _said("Unknown", Reason.DRY_RUN, f"dry run: {gpus} GPU(s) would change (status.layout.diff)")
     if failed:
         return _said("False", Reason.LAYOUT_FAILED, f"{_failure(failed[0])}, {_FORMER}{_more(failed)}")
     if updated == total:
-        return _said("True", Reason.APPLIED, f"the GPUs of {total} node(s) have the layout")
-    done = f"{updated} of {total} nodes have the layout"
+        return _said("True", Reason.APPLIED, f"the GPUs of {total} node(s) {have}")
+    done = f"{updated} of {total} nodes {have}"
     if changing or waiting:
         others = f", {len(waiting)} wait for their turn" if waiting else ""
         others += f", {len(blocked)} cannot be begun ({_first_blocker(blocked)})" if blocked else ""

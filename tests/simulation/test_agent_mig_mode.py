@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -230,13 +231,13 @@ async def test_a_claim_that_comes_while_its_gpu_is_withdrawn_keeps_it(start: Sta
     agent.want("Disabled")
     await agent.look()
     agent.want("Enabled")
-    api, told = agent.process.agent._client, []
+    api, told = agent.process.agent._client, list[str]()
     delete = api.delete
 
-    async def claim_first(resource: object, name: str, **options: object) -> None:
+    async def claim_first(resource: Any, name: str) -> None:
         if not told:
             told.append(await agent.claim("a", "gpu@0"))
-        await delete(resource, name, **options)
+        await delete(resource, name)
 
     with patch.object(api, "delete", claim_first):
         reason, message = await agent.look()

@@ -139,7 +139,14 @@ def test_a_start_that_does_not_exist_names_the_ones_that_do() -> None:
 @pytest.mark.parametrize(
     ("mode", "ready"),
     [
-        ("Disabled", ("True", "Partitioned", "1 GPU(s) on 1 node(s) have MIG mode off")),
+        (
+            "Disabled",
+            (
+                "True",
+                "Partitioned",
+                "1 GPU(s) on 1 node(s) are offered as a whole, because MIG mode is off",
+            ),
+        ),
         (
             "DisablePending",
             (
@@ -156,11 +163,33 @@ def test_a_partition_that_wants_mig_off_is_ready_when_it_is_off(
     mode: str, ready: tuple[str, str, str]
 ) -> None:
     obj = partition_object(migMode="Disabled")
+<<<<<<< tests/unit/controllers/test_partition_reconcile.py
+    reported = gpu_node_object("n1", gpu_report("n1", migMode=mode))
+=======
     report = gpu_report("n1", migMode=mode, layout={"state": "Applied"})
     reported = gpu_node_object("n1", report, ready=("False", "MIGDisabled", "GPU 0: MIG mode waits"))
     reported["spec"] = {"gpus": [{"uuid": report["uuid"], "partition": "p", "migMode": "Disabled"}]}
+>>>>>>> /tmp/left/main/tests/unit/controllers/test_partition_reconcile.py
     plan = judged(obj, cluster([obj], nodes=[node("n1")], gpu_nodes=[reported]))
     assert said(plan, "Ready") == ready
+
+
+def test_a_partition_counts_gpus_that_are_offered_as_a_whole() -> None:
+    obj = partition_object(migMode="Unmanaged")
+    whole = gpu_report("n1", 1, migMode="Disabled")
+    slices = resource_slices("n1", 0, H100) + resource_slices("n1", 1, [("gpu", (0,), 8, 7)])
+    held = claim_on("n1", device_name("n1", 1, "gpu", 0))
+    nodes = [gpu_node_object("n1", gpu_report("n1"), whole)]
+    plan = judged(obj, cluster([obj], nodes=[node("n1")], gpu_nodes=nodes, slices=slices, claims=[held]))
+    assert said(plan, "Ready") == (
+        "True",
+        "Partitioned",
+        "2 GPU(s) on 1 node(s) are cut on demand, but for 1 whose MIG mode is off: offered as a whole",
+    )
+    assert plan.status is not None
+    assert plan.status["gpus"]["ready"] == 2
+    counted = {item["profile"]: (item["inUse"], item["placeable"]) for item in plan.status["slices"]}
+    assert (counted["gpu"], counted["7g.80gb"]) == ((1, 0), (0, 1))
 
 
 def test_a_dry_run_shows_what_it_would_take() -> None:

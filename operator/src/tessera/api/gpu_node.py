@@ -90,18 +90,18 @@ class ClaimHolder(ApiModel):
 
 
 class Instance(ApiModel):
-    """One MIG instance (GPU instance and compute instance)."""
+    """One MIG instance (GPU instance and compute instance); or a GPU as a whole that a claim holds."""
 
     device: ShortText
     """The device's name in the ResourceSlice; for a foreign instance a name made by the same rule."""
     profile: ShortText
-    """Its profile."""
+    """Its profile; `gpu` of a GPU as a whole."""
     start: Annotated[int, Field(ge=0, le=63)]
     """The memory slice at which it begins."""
     size: Annotated[int, Field(ge=1, le=64)]
     """Its width in memory slices."""
     uuid: ShortText | None = None
-    """The MIG UUID that CUDA sees."""
+    """The UUID that CUDA sees: of the MIG device, or of the GPU."""
     gpu_instance_id: Annotated[int, Field(ge=0)] | None = None
     """NVML's id of the GPU instance."""
     compute_instance_id: Annotated[int, Field(ge=0)] | None = None
@@ -224,7 +224,7 @@ class GPUNodeStatus(ApiModel):
         ),
     ] = Field(default_factory=list)
     """The models of these GPUs. ResourceSlices do not say it: a GPU with a layout offers that alone, and one
-    with MIG off nothing."""
+    with MIG off itself."""
     gpu_count: Annotated[int, Field(ge=0, le=64)] | None = None
     """How many GPUs that is, for `kubectl get`, which cannot count; absent before the driver has answered."""
     slices_in_use: Annotated[int, Field(ge=0)] | None = None

@@ -276,7 +276,7 @@ class PartitionGPUs(ApiModel):
     owned: Annotated[int, Field(ge=0)] = 0
     """Those of them that no other partition has."""
     ready: Annotated[int, Field(ge=0)] = 0
-    """Those of them that are healthy, with MIG mode on."""
+    """Those of them that are healthy and have the MIG mode that the partition wants."""
 
 
 class NodeInChange(ApiModel):

@@ -146,7 +146,8 @@ def _status(facts: PartitionFacts, layout: LayoutProgress | None) -> dict[str, o
     counted = facts.counted
     in_use = Counter(profile for gpu in counted for profile in gpu.in_use)
     warm = Counter(profile for gpu in counted for profile in gpu.warm)
-    profiles = sorted({profile for gpu in counted for profile in gpu.profiles()})
+    possible = {profile for gpu in counted for profile in gpu.profiles()}
+    profiles = sorted(possible | {device.profile for gpu in counted for device in gpu.devices})
     largest = max(
         (device for gpu in counted if (device := gpu.largest_placeable()) is not None),
         key=lambda device: (device.memory_slices, device.compute_slices),
@@ -158,7 +159,7 @@ def _status(facts: PartitionFacts, layout: LayoutProgress | None) -> dict[str, o
         gpus=PartitionGPUs(
             selected=len(facts.selected),
             owned=len(facts.owned),
-            ready=sum(gpu.healthy and gpu.mig_mode == "Enabled" for gpu in facts.owned),
+            ready=sum(gpu.healthy and gpu.mig_mode in facts.offered_modes for gpu in facts.owned),
         ),
         slices=[
             ProfileCount(

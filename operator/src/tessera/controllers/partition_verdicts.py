@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.api.mig_partition import MIGPartitionSpec
@@ -45,6 +45,13 @@ class PartitionFacts:
         """The GPUs that the status is about: what a dry run would have, else what there is."""
         return self.selected if self.spec.dry_run else self.owned
 
+    @property
+    def offered_modes(self) -> frozenset[str]:
+        """The MIG modes in which its GPUs are offered: to be cut, as a whole, or both."""
+        if self.spec.mig_mode == "Unmanaged" and self.spec.static is None:
+            return frozenset({"Enabled", "Disabled"})
+        return frozenset({"Disabled" if self.spec.mig_mode == "Disabled" else "Enabled"})
+
 
 def verdicts_of(facts: PartitionFacts, *, valid: Verdict, layout: Verdict | None) -> tuple[Verdict, ...]:
     """All conditions, Ready first. `valid` is what `profiles_valid` says, `layout` is LayoutApplied."""
@@ -73,14 +80,25 @@ def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict, layout: Ver
         )
     for name, why in facts.refused.items():
         return Verdict("Ready", "False", Reason.RECONCILE_ERROR, f"node {name}: {why}")
+<<<<<<< operator/src/tessera/controllers/partition_verdicts.py
+    not_off = [gpu for gpu in facts.owned if gpu.mig_mode != "Disabled"]
+    if facts.spec.mig_mode == "Disabled" and not_off:
+        return _still_on(not_off)
+    trouble = node_trouble(facts.gpu_nodes) or gpus_in_trouble(facts.owned, facts.offered_modes)
+=======
     if facts.spec.mig_mode == "Disabled":
         return _switched_off(facts, layout)
     trouble = node_trouble(facts.gpu_nodes) or gpus_in_trouble(facts.owned)
+>>>>>>> /tmp/left/main/operator/src/tessera/controllers/partition_verdicts.py
     if trouble is not None:
         return Verdict("Ready", "False", *trouble)
     if layout is not None and layout.status != "True":
         return Verdict("Ready", "False", layout.reason, layout.message)
     how = "are cut on demand" if layout is None else "have their fixed layout"
+    if not not_off:
+        how = "are offered as a whole, because MIG mode is off"
+    elif whole := len(facts.owned) - len(not_off):
+        how += f", but for {whole} whose MIG mode is off: offered as a whole"
     return Verdict(
         "Ready",
         "True",
@@ -89,6 +107,9 @@ def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict, layout: Ver
     )
 
 
+<<<<<<< operator/src/tessera/controllers/partition_verdicts.py
+def _still_on(gpus: list[GPU]) -> Verdict:
+=======
 def _switched_off(facts: PartitionFacts, layout: Verdict | None) -> Verdict:
     """Of a partition that wants MIG mode off: a node that has none to offer is no trouble then."""
     still_on = [gpu for gpu in facts.owned if gpu.mig_mode != "Disabled"]
@@ -102,11 +123,13 @@ def _switched_off(facts: PartitionFacts, layout: Verdict | None) -> Verdict:
             f"{_gpu_list(still_on)}: MIG mode is {still_on[0].mig_mode} and is to be switched off; "
             f"`kubectl describe gn {still_on[0].node}` says what is in the way",
         )
+>>>>>>> /tmp/left/main/operator/src/tessera/controllers/partition_verdicts.py
     return Verdict(
         "Ready",
-        "True",
-        Reason.PARTITIONED,
-        f"{len(facts.owned)} GPU(s) on {len(facts.gpu_nodes)} node(s) have MIG mode off",
+        "False",
+        Reason.RECONCILING,
+        f"{_gpu_list(gpus)}: MIG mode is {gpus[0].mig_mode} and is to be switched off; "
+        f"`kubectl describe gn {gpus[0].node}` says what is in the way",
     )
 
 
@@ -141,12 +164,12 @@ def _nothing_selected(facts: PartitionFacts) -> tuple[Reason, str] | None:
     )
 
 
-def gpus_in_trouble(gpus: Sequence[GPU]) -> tuple[Reason, str] | None:
-    """Which of these GPUs are unhealthy or without MIG, and the remedy; None when none is."""
+def gpus_in_trouble(gpus: Sequence[GPU], modes: Collection[str]) -> tuple[Reason, str] | None:
+    """Which of these GPUs are unhealthy, or in none of these MIG modes, and the remedy; None when none is."""
     sick = [gpu for gpu in gpus if not gpu.healthy]
     if sick:
         return Reason.GPU_UNHEALTHY, f"{_gpu_list(sick)}: unhealthy; see `kubectl describe gn {sick[0].node}`"
-    off = [gpu for gpu in gpus if gpu.mig_mode != "Enabled"]
+    off = [gpu for gpu in gpus if gpu.mig_mode not in modes]
     if off:
         return (
             Reason.MIG_DISABLED,

@@ -57,7 +57,11 @@ def test_nodes_are_switched_off_one_at_a_time_and_their_pods_are_evicted() -> No
     world.end("n0")
     plan = world.settle()
     assert modes(world) == ["Disabled"] * 3
-    assert said(plan, "Ready") == ("True", "Partitioned", "3 GPU(s) on 3 node(s) have MIG mode off")
+    assert said(plan, "Ready") == (
+        "True",
+        "Partitioned",
+        "3 GPU(s) on 3 node(s) are offered as a whole, because MIG mode is off",
+    )
     assert said(plan, "LayoutApplied")[2] == "the GPUs of 3 node(s) have MIG mode off"
 
 

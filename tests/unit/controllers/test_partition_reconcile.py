@@ -163,13 +163,9 @@ def test_a_partition_that_wants_mig_off_is_ready_when_it_is_off(
     mode: str, ready: tuple[str, str, str]
 ) -> None:
     obj = partition_object(migMode="Disabled")
-<<<<<<< tests/unit/controllers/test_partition_reconcile.py
-    reported = gpu_node_object("n1", gpu_report("n1", migMode=mode))
-=======
     report = gpu_report("n1", migMode=mode, layout={"state": "Applied"})
-    reported = gpu_node_object("n1", report, ready=("False", "MIGDisabled", "GPU 0: MIG mode waits"))
+    reported = gpu_node_object("n1", report)
     reported["spec"] = {"gpus": [{"uuid": report["uuid"], "partition": "p", "migMode": "Disabled"}]}
->>>>>>> /tmp/left/main/tests/unit/controllers/test_partition_reconcile.py
     plan = judged(obj, cluster([obj], nodes=[node("n1")], gpu_nodes=[reported]))
     assert said(plan, "Ready") == ready
 

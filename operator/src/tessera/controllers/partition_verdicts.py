@@ -80,16 +80,10 @@ def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict, layout: Ver
         )
     for name, why in facts.refused.items():
         return Verdict("Ready", "False", Reason.RECONCILE_ERROR, f"node {name}: {why}")
-<<<<<<< operator/src/tessera/controllers/partition_verdicts.py
     not_off = [gpu for gpu in facts.owned if gpu.mig_mode != "Disabled"]
     if facts.spec.mig_mode == "Disabled" and not_off:
-        return _still_on(not_off)
+        return _still_on(not_off, layout)
     trouble = node_trouble(facts.gpu_nodes) or gpus_in_trouble(facts.owned, facts.offered_modes)
-=======
-    if facts.spec.mig_mode == "Disabled":
-        return _switched_off(facts, layout)
-    trouble = node_trouble(facts.gpu_nodes) or gpus_in_trouble(facts.owned)
->>>>>>> /tmp/left/main/operator/src/tessera/controllers/partition_verdicts.py
     if trouble is not None:
         return Verdict("Ready", "False", *trouble)
     if layout is not None and layout.status != "True":
@@ -107,23 +101,9 @@ def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict, layout: Ver
     )
 
 
-<<<<<<< operator/src/tessera/controllers/partition_verdicts.py
-def _still_on(gpus: list[GPU]) -> Verdict:
-=======
-def _switched_off(facts: PartitionFacts, layout: Verdict | None) -> Verdict:
-    """Of a partition that wants MIG mode off: a node that has none to offer is no trouble then."""
-    still_on = [gpu for gpu in facts.owned if gpu.mig_mode != "Disabled"]
-    if still_on and layout is not None and layout.status == "False":
+def _still_on(gpus: list[GPU], layout: Verdict | None) -> Verdict:
+    if layout is not None and layout.status == "False":
         return Verdict("Ready", "False", layout.reason, layout.message)
-    if still_on:
-        return Verdict(
-            "Ready",
-            "False",
-            Reason.RECONCILING,
-            f"{_gpu_list(still_on)}: MIG mode is {still_on[0].mig_mode} and is to be switched off; "
-            f"`kubectl describe gn {still_on[0].node}` says what is in the way",
-        )
->>>>>>> /tmp/left/main/operator/src/tessera/controllers/partition_verdicts.py
     return Verdict(
         "Ready",
         "False",

@@ -75,13 +75,8 @@ def _trouble(
         return f"node {name}: {_SILENT}"
     if name in facts.refused:
         return f"node {name}: {facts.refused[name]}"
-<<<<<<< operator/src/tessera/controllers/rollout_nodes.py
     told = node_trouble({name: facts.gpu_nodes[name]}) or gpus_in_trouble(gpus, facts.offered_modes)
-    if told is not None:
-=======
-    told = node_trouble({name: facts.gpu_nodes[name]}) or gpus_in_trouble(gpus)
     if told is not None and not (told[0] is Reason.MIG_DISABLED and _may_be_off(gpus, facts.spec)):
->>>>>>> /tmp/left/main/operator/src/tessera/controllers/rollout_nodes.py
         return told[1]
     if name in overdue and any(gpu.layout is not None and gpu.layout.state is None for gpu in gpus):
         return f"node {name}: {_MUTE}"

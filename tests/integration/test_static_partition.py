@@ -195,7 +195,7 @@ async def test_mig_mode_off_goes_node_by_node_and_drains_as_the_partition_allows
     spec["update"] = {"drain": {"policy": "Evict"}}
     await admin.patch(MIG_PARTITIONS, wanted["metadata"]["name"], body={"spec": spec})
     obj = await told(admin, wanted, "Applied", updated="2/2")
-    assert said(obj) == "2 GPU(s) on 2 node(s) have MIG mode off"
+    assert said(obj) == "2 GPU(s) on 2 node(s) are offered as a whole, because MIG mode is off"
     with pytest.raises(NotFound):
         await admin.get(PODS, "goes", namespace)
     assert most_in_change.most == 1

@@ -1,0 +1,76 @@
+"""All measures with their intervals, for the models and for what they must be read against.
+
+Each form of the model is measured when it is untrained, under-trained and trained: inconsistency alone says
+little, for a model that knows nothing is consistent too. The exact table must score zero. Intervals are 95 %
+percentile bootstraps over the probes or the questions.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from tessera_workloads.mlm import completion
+from tessera_workloads.mlm.consistency import (
+    INCONSISTENCIES,
+    T5,
+    Columns,
+    Exact,
+    Scorer,
+    against_truth,
+    measure,
+)
+from tessera_workloads.mlm.data import Examination
+from tessera_workloads.randomness import derive_seed
+
+_RESAMPLES = 1000
+_CPU = torch.device("cpu")
+
+
+def examine(scorer: Scorer, examination: Examination, device: torch.device) -> dict[str, float]:
+    """Every measure by name, and the ends of its interval as `<name>_low` and `<name>_high`."""
+    truth = measure(Exact(examination.language), examination.probes, device=_CPU)["conditional"]
+    columns = measure(scorer, examination.probes, device=device)
+    inconsistent = {name: columns[name] for name in INCONSISTENCIES if name in columns}
+    return summarise(inconsistent | against_truth(columns, truth))
+
+
+def largest_exact_inconsistency(examination: Examination) -> float:
+    """The largest measure of any probe when the language's own table answers."""
+    columns = measure(Exact(examination.language), examination.probes, device=_CPU)
+    return max(float(columns[name].max()) for name in INCONSISTENCIES)
+
+
+def answer(
+    scorer: T5, examination: Examination, device: torch.device
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """What the ensemble gains over the baseline, with its interval; and every way's accuracy as a row."""
+    questions = examination.questions
+    chosen = completion.choose(completion.score(scorer, questions, device=device))
+    chosen |= completion.choose_exactly(examination.language, questions)
+    correct = {name: (choice == questions.true).double().numpy() for name, choice in chosen.items()}
+    accuracy = summarise(correct)
+    rows = [
+        {
+            "way": name,
+            "accuracy": accuracy[name],
+            "low": accuracy[f"{name}_low"],
+            "high": accuracy[f"{name}_high"],
+        }
+        for name in correct
+    ]
+    gains = {f"{name}_gain": correct[name] - correct[completion.BASELINE] for name in completion.ENSEMBLES}
+    return accuracy | summarise(gains), rows
+
+
+def summarise(columns: Columns) -> dict[str, float]:
+    """The median of `gap` and the mean of every other column, each with its interval."""
+    count = len(next(iter(columns.values())))
+    random = np.random.default_rng(derive_seed(0, "mlm", "bootstrap"))
+    drawn = random.integers(0, count, (_RESAMPLES, count))
+    found: dict[str, float] = {}
+    for name, column in columns.items():
+        centre = np.median if name == "gap" else np.mean
+        low, high = np.quantile(centre(column[drawn], axis=1), (0.025, 0.975))
+        found |= {name: float(centre(column)), f"{name}_low": float(low), f"{name}_high": float(high)}
+    return found

@@ -26,6 +26,7 @@ class Entry:
 
 
 BUILT_IN: dict[str, Entry] = {
+    "mlm": Entry("tessera_workloads.mlm", "Mlm", "what masked language models contradict, against a known truth"),
     "noiser": Entry("tessera_workloads.noiser", "Noiser", "low-light enhancement learned from pure noise"),
 }
 

@@ -26,7 +26,7 @@ class Entry:
 
 
 BUILT_IN: dict[str, Entry] = {
-    "mlm": Entry("tessera_workloads.mlm", "Mlm", "what masked language models contradict, against a known truth"),
+    "mlm": Entry("tessera_workloads.mlm", "Mlm", "contradictions of masked language models, beside the truth"),
     "noiser": Entry("tessera_workloads.noiser", "Noiser", "low-light enhancement learned from pure noise"),
 }
 

@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 DEMO := tools/bootstrap.sh demo
 DEV := tools/bootstrap.sh dev
 
-.PHONY: help demo demo-down test test-unit test-simulation test-workloads test-integration test-e2e bench bench-scheduler bench-relayout soak-agent check lint generate value-table image
+.PHONY: help demo demo-down test test-unit test-simulation test-workloads test-integration test-e2e bench bench-scheduler bench-relayout soak-agent check lint generate value-table reproduce image
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ value-table: ## Train the learned values of layouts anew (minutes, one core), an
 	@OMP_NUM_THREADS=1 $(DEV) bash -c 'run() { nice -n 10 "$$UV" run --frozen --group train python "$$@"; }; \
 	  for class in W8 W4; do run tools/value_table/train.py "$$class" --out operator/src/tessera/placement/values; done; \
 	  run tools/value_table/evidence.py'
+
+reproduce: ## Every workload at size ci with seeds 0-2, two at a time; writes docs/results/workloads.md (REPRODUCE_ARGS="--only noiser --seeds 0")
+	@$(DEV) nice -n 10 python -m tessera_workloads.reproduction $(REPRODUCE_ARGS)
 
 image: ## Build the operator image and the local worker image
 	@$(DEMO) python -m tessera.local.prepare images

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 
 @pytest.mark.timeout(300)
@@ -18,7 +20,7 @@ def test_one_seed_passes_every_gate_and_leaves_a_whole_result(
     result = json.loads((out / "result.json").read_text())
     assert code == 0, result["checks"]
     assert termination["outcome"] == "complete"
-    assert termination["checks"] == {"passed": 4, "failed": 0}
+    assert termination["checks"] == {"passed": 5, "failed": 0}
     assert termination["resultPath"] == str(out / "result.json")
     assert termination["metrics"]["parameters"] == 1763
 
@@ -46,6 +48,15 @@ def test_one_seed_passes_every_gate_and_leaves_a_whole_result(
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert (out / "weights.pt").stat().st_size > 1763 * 4
 
-    again = start_worker("evaluate", "noiser", "--set", "steps=500", "--set", "crop=48", "--out", str(out))
-    assert again.finish()[0] == 0
-    assert json.loads((out / "evaluation.json").read_text())["weightsHash"] == result["weightsHash"]
+    configuration = ["noiser", "--set", "steps=500", "--set", "crop=48", "--out", str(out)]
+    again = start_worker("evaluate", *configuration)
+    answer = start_worker("infer", *configuration, "--file", str(out / "images" / "coffee_dark.png"))
+    assert again.finish()[0] == answer.finish()[0] == 0
+    for name in ("evaluation.json", "inference.json"):
+        assert json.loads((out / name).read_text())["weightsHash"] == result["weightsHash"]
+    # Eight bits are all that the file keeps of the picture that was evaluated.
+    enhanced, evaluated = (
+        np.asarray(Image.open(out / name), dtype=float)
+        for name in ("enhanced.png", "images/coffee_noiser.png")
+    )
+    assert np.abs(enhanced - evaluated).mean() < 5

@@ -67,7 +67,7 @@ def metrics(**changes: float) -> Metrics:
     for method in ("dark", *evaluation.CONTROLS):
         values |= {f"ssim_{method}": 0.5, f"psnr_{method}": 12.0}
     sky = [{"picture": "shifted true mean", "psnr": 22.0, "ssim": 0.68, "mean": 0.05}]
-    values |= {"night_sky_ssim_shifted_true_mean": 0.68}
+    values |= {"night_sky_ssim_shifted_true_mean": 0.68, "tiling_difference": 1e-6}
     return Metrics(values=values | changes, tables={"photos": [], "night_sky": sky})
 
 
@@ -80,6 +80,7 @@ def metrics(**changes: float) -> Metrics:
         ({"ssim_noiser": 0.49}, ["mean SSIM above the gain baseline"]),
         ({"ssim_noiser": float("nan")}, ["mean SSIM above the gain baseline"]),
         ({"night_sky_ssim_shifted_true_mean": 0.59}, ["night sky repaired by its true mean: SSIM"]),
+        ({"tiling_difference": 2e-5}, ["tiled and whole picture: largest difference"]),
     ],
 )
 def test_each_gate_fails_on_its_own_number(changes: dict[str, float], failing: list[str]) -> None:

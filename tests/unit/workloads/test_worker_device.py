@@ -1,7 +1,7 @@
-"""Device and threads, from what the node agent injects."""
+"""The device, from what the node agent injects."""
 
 import pytest
-from tessera_workloads.device import choose_place, read_slice, thread_count
+from tessera_workloads.device import choose_place, read_slice
 from tessera_workloads.errors import InvalidParameter, SliceUnusable
 
 SLICE = {
@@ -50,11 +50,3 @@ def test_a_real_slice_that_torch_cannot_see_is_an_error_not_a_slow_run() -> None
         choose_place(SLICE, choice="auto", cuda_available=False)
     with pytest.raises(InvalidParameter, match="--device cuda"):
         choose_place({}, choice="cuda", cuda_available=False)
-
-
-def test_threads_come_from_omp_num_threads_and_never_exceed_this_process() -> None:
-    assert thread_count({"OMP_NUM_THREADS": "3"}) == 3
-    assert thread_count({}) >= 1
-    for bad in ("0", "-1", "many"):
-        with pytest.raises(InvalidParameter, match="OMP_NUM_THREADS"):
-            thread_count({"OMP_NUM_THREADS": bad})

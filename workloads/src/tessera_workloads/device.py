@@ -1,4 +1,4 @@
-"""Where the work runs and with how many threads, decided from what the node agent put into the container.
+"""Where the work runs, decided from what the node agent put into the container.
 
 The agent injects `TESSERA_SLICE_PROFILE`, `TESSERA_SLICE_UUID`, `TESSERA_SLICE_MEMORY_BYTES` and, on the
 simulator, `TESSERA_SIMULATED=1` (docs/architecture.md). A simulated slice has no silicon: the work then
@@ -6,10 +6,8 @@ trains on the CPU and says so. A real slice that torch cannot see is an error, b
 trains on the CPU while it holds a GPU slice is the most expensive way to be slow.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -77,28 +75,3 @@ def choose_place(environ: Mapping[str, str], *, choice: DeviceChoice, cuda_avail
             "image whose torch matches the node's driver, or --device cpu to train on the CPU on purpose"
         )
     raise InvalidParameter("--device cuda: torch sees no CUDA device here; use --device auto")
-
-
-def thread_count(environ: Mapping[str, str]) -> int:
-    """Threads for torch: `OMP_NUM_THREADS` (set from the CPU request), else the CPUs this process may really
-    use.
-
-    The node's core count is never the answer: over-subscribed OpenMP threads were measured up to 14 times
-    slower.
-    """
-    text = environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if text:
-        if not text.isdecimal() or int(text) < 1:
-            raise InvalidParameter(f"OMP_NUM_THREADS={text!r} is not a whole number of at least 1")
-        return int(text)
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, _cgroup_cpus() or allowed))
-
-
-def _cgroup_cpus() -> int | None:
-    """Whole CPUs of the container's quota, from cgroup v2; None without a quota."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else max(1, int(quota) // int(period))

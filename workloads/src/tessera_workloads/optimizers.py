@@ -32,6 +32,11 @@ class BuiltOptimizer:
         for group, scale in zip(self.optimizer.param_groups, self.lr_scales, strict=True):
             group["lr"] = lr * scale
 
+    def state_tensors(self) -> list[torch.Tensor]:
+        """What the optimiser keeps between steps; empty before its first one."""
+        held = [value for state in self.optimizer.state.values() for value in state.values()]
+        return [value for value in held if isinstance(value, torch.Tensor)]
+
     def step(self) -> None:
         """Clip if the spec says so, then update the weights."""
         clip = self.update.optimizer.clip_norm

@@ -175,37 +175,49 @@ class Metrics:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
+CheckKind = Literal["gate", "control", "report"]
+CheckScope = Literal["run", "mean"]
+
+
 @dataclass(frozen=True)
 class Check:
     """One judged number. A `gate` decides the exit code; a `control` and a `report` are printed beside it.
 
-    `bound` is readable (`>= 0.3`); a control is a trivial method that the real one must be read against.
+    `bound` is readable (`>= 0.3`); a control is a trivial method that the real one must be read against. What
+    is claimed of the mean over seeds (`over="mean"`) is printed by a single run and decides nothing there:
+    `make reproduce` judges the mean.
     """
 
     name: str
     value: float
     bound: str
-    kind: Literal["gate", "control", "report"]
+    kind: CheckKind
     passed: bool
+    over: CheckScope = "run"
 
     @staticmethod
     def at_least(
-        name: str, value: float, bound: float, *, kind: Literal["gate", "control", "report"] = "gate"
+        name: str, value: float, bound: float, *, kind: CheckKind = "gate", over: CheckScope = "run"
     ) -> Check:
         """A check that passes from the bound upwards; NaN never passes."""
-        return Check(name=name, value=value, bound=f">= {bound:g}", kind=kind, passed=value >= bound)
+        return Check(name, value, f">= {bound:g}", kind, value >= bound, over)
 
     @staticmethod
     def at_most(
-        name: str, value: float, bound: float, *, kind: Literal["gate", "control", "report"] = "gate"
+        name: str, value: float, bound: float, *, kind: CheckKind = "gate", over: CheckScope = "run"
     ) -> Check:
         """A check that passes up to the bound; NaN never passes."""
-        return Check(name=name, value=value, bound=f"<= {bound:g}", kind=kind, passed=value <= bound)
+        return Check(name, value, f"<= {bound:g}", kind, value <= bound, over)
 
     @staticmethod
     def note(name: str, value: float, *, kind: Literal["control", "report"] = "report") -> Check:
         """A number without a bound: shown, never judged."""
         return Check(name=name, value=value, bound="", kind=kind, passed=True)
+
+    @property
+    def decides(self) -> bool:
+        """Whether this run's outcome hangs on it."""
+        return self.kind == "gate" and self.over == "run"
 
 
 class Workload(Generic[P]):
@@ -301,7 +313,7 @@ class Workload(Generic[P]):
         A cheaper form of it is welcome (sparse, a part of it); its parameters and buffers keep the trained
         model's names, by which their values are loaded.
         """
-        return build_finished(self, p, artefacts)
+        return apply_finished(self, self.build_model(p, artefacts), artefacts)
 
     def infer_batch(self, model: nn.Module, batch: Batch) -> Any:
         """The serving model's answer to a batch of mode "infer": by default it is called with its tensors, in
@@ -322,9 +334,8 @@ class Workload(Generic[P]):
         return None
 
 
-def build_finished(workload: Workload[P], p: P, artefacts: Mapping[str, Artefacts]) -> nn.Module:
-    """The structure of the model as the finished phases left it, in the order of `artefacts`."""
-    model = workload.build_model(p, artefacts)
+def apply_finished(workload: Workload[P], model: nn.Module, artefacts: Mapping[str, Artefacts]) -> nn.Module:
+    """A freshly built model as the finished phases left it, in the order of `artefacts`; values apart."""
     for phase, left in artefacts.items():
         model = workload.apply_artefacts(model, phase, left)
     return model

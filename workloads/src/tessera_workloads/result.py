@@ -11,16 +11,32 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tessera_workloads import durable
 from tessera_workloads.errors import Outcome
-from tessera_workloads.protocol import Check
+from tessera_workloads.protocol import Check, Metrics
 
 TERMINATION_BYTES = 4096
 TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes puts the file, unless the container says otherwise."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The metrics, the checks and where they were written."""
+
+    metrics: Metrics
+    checks: list[Check]
+    result_path: Path
+    files: list[Path]
+
+    @property
+    def failed_gates(self) -> list[Check]:
+        """The checks that decide the exit code and did not pass."""
+        return [check for check in self.checks if check.decides and not check.passed]
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,32 @@ def finite(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
+def write_result(
+    out: Path, name: str, *, metrics: Metrics, checks: list[Check], document: Mapping[str, Any]
+) -> Evaluated:
+    """Write the files of the metrics into `out`, then the result, which says whether every gate passed."""
+    files = []
+    for file, content in metrics.files.items():
+        path = out / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.write_bytes(path, content)
+        files.append(path)
+    evaluated = Evaluated(metrics=metrics, checks=checks, result_path=out / name, files=files)
+    write_json(
+        evaluated.result_path,
+        {
+            "outcome": "failed" if evaluated.failed_gates else "complete",
+            **document,
+            "checks": check_rows(checks),
+            "metrics": metrics.values,
+            "tables": metrics.tables,
+            "files": list(metrics.files),
+            "writtenAt": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+    return evaluated
+
+
 def check_rows(checks: Sequence[Check]) -> list[dict[str, Any]]:
     """The checks as JSON objects."""
     return [asdict(check) for check in checks]
@@ -104,7 +146,7 @@ def check_table(checks: Sequence[Check]) -> str:
             check.name,
             f"{check.value:.4g}",
             check.bound,
-            "" if not check.bound else "pass" if check.passed else "FAIL",
+            _verdict(check),
         )
         for check in sorted(checks, key=lambda check: order[check.kind])
     ]
@@ -114,6 +156,14 @@ def check_table(checks: Sequence[Check]) -> str:
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
         for row in [head, *rows]
     )
+
+
+def _verdict(check: Check) -> str:
+    if not check.bound:
+        return ""
+    if check.over == "mean":
+        return "over seeds"
+    return "pass" if check.passed else "FAIL"
 
 
 def ensure_writable(out: Path) -> str | None:

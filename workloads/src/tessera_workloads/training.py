@@ -20,11 +20,11 @@ from torch import nn
 from tessera_workloads.checkpoint import Checkpoint, CheckpointStore
 from tessera_workloads.errors import NonFiniteLoss, Preempted, ThreadCountChanged
 from tessera_workloads.memory import TensorBytes
-from tessera_workloads.optimizers import BuiltOptimizer, build_optimizer
+from tessera_workloads.optimizers import BuiltOptimizer
 from tessera_workloads.parameters import Parameters
 from tessera_workloads.progress import Progress
-from tessera_workloads.protocol import Artefacts, Dataset, Phase, Step, Workload
-from tessera_workloads.randomness import generator_at
+from tessera_workloads.protocol import Artefacts, Dataset, Phase, Workload, apply_finished
+from tessera_workloads.stepping import Stepper, initialise
 
 P = TypeVar("P", bound=Parameters)
 
@@ -78,10 +78,7 @@ class Trainer(Generic[P]):
     def start(self) -> RunState:
         """A fresh run: every parameter from (seed, its name), on the CPU, so that any device starts equal."""
         model = self.workload.build_model(self.parameters, {})
-        with torch.no_grad():
-            for name, tensor in model.named_parameters():
-                generator = generator_at(torch.device("cpu"), self.seed, "init", name)
-                self.workload.init_parameter(name, tensor, generator)
+        initialise(self.workload, model, self.seed)
         return RunState(model=model.to(self.device))
 
     def restore(self, checkpoint: Checkpoint, *, allow_thread_change: bool = False) -> RunState:
@@ -100,9 +97,8 @@ class Trainer(Generic[P]):
             name: Artefacts(tensors=checkpoint.artefacts[name], facts=facts)
             for name, facts in checkpoint.facts.items()
         }
-        model = self.workload.build_model(self.parameters, artefacts)
-        for name, left in artefacts.items():
-            model = self.workload.apply_artefacts(model, name, left)
+        built = self.workload.build_model(self.parameters, artefacts)
+        model = apply_finished(self.workload, built, artefacts)
         model.load_state_dict(checkpoint.weights)
         return RunState(
             model=model.to(self.device),
@@ -113,6 +109,10 @@ class Trainer(Generic[P]):
             artefacts=artefacts,
             history=checkpoint.history,
         )
+
+    @property
+    def _stepper(self) -> Stepper[P]:
+        return Stepper(self.workload, self.parameters, self.data, self.seed, self.device)
 
     def train(self, state: RunState) -> RunState:
         """Run phase after phase until the workload names no next one.
@@ -150,11 +150,10 @@ class Trainer(Generic[P]):
         self.progress.checkpointed(state.step)
 
     def _run_phase(self, phase: Phase, state: RunState) -> None:
-        optimizers = [build_optimizer(state.model, update) for update in phase.updates]
+        stepper = self._stepper
+        optimizers = stepper.optimizers(phase, state.model)
         for built, saved in zip(optimizers, state.optimizer_states, strict=False):
             built.optimizer.load_state_dict(saved)
-        if len(optimizers) == 1:
-            _train_only(state.model, optimizers[0])
         counter = self._counter(state.model, optimizers)
         record = state.history["phases"].setdefault(
             phase.name, {"seconds": 0.0, "samples": 0, "peakTensorBytes": 0}
@@ -171,7 +170,7 @@ class Trainer(Generic[P]):
                 counter if counter and state.step < counted_until else nullcontext()
             )
             with counting:
-                loss = self._step(phase, state, optimizers)
+                loss = stepper.step(phase, state.step, state.model, optimizers)
             state.step, state.ordinal, unread = state.step + 1, state.ordinal + 1, unread + 1
             if unread == read_every or state.step == phase.steps:
                 value = float(loss)
@@ -189,32 +188,8 @@ class Trainer(Generic[P]):
                 self.save(state, optimizers)
         record["peakTensorBytes"] = max(record["peakTensorBytes"], self._peak(counter))
 
-    def _step(self, phase: Phase, state: RunState, optimizers: list[BuiltOptimizer]) -> torch.Tensor:
-        """One optimiser step per update; returns the loss of the last one, summed over its micro-batches."""
-        lr = phase.lr_at(state.step)
-        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=phase.precision == "bf16")
-        seen = torch.zeros((), device=self.device)
-        for built in optimizers:
-            if len(optimizers) > 1:
-                _train_only(state.model, built)
-            built.set_lr(lr)
-            built.optimizer.zero_grad(set_to_none=True)
-            micro_batches = built.update.optimizer.accumulation
-            seen = torch.zeros((), device=self.device)
-            for micro in range(micro_batches):
-                at = self._place(phase.name, state.step, built.update.name, micro)
-                batch = self.data.batch(phase.batch, at)
-                with torch.no_grad():
-                    batch = self.workload.prepare(state.model, batch, at)
-                with autocast:
-                    loss = self.workload.loss(self.parameters, state.model, batch, at).total / micro_batches
-                loss.backward()  # type: ignore[no-untyped-call]
-                seen += loss.detach()
-            built.step()
-        return seen
-
     def _finish_phase(self, phase: Phase, state: RunState) -> None:
-        at = self._place(phase.name, phase.steps, "artefacts", 0)
+        at = self._stepper.place(phase.name, phase.steps, "artefacts", 0)
         left = self.workload.compute_artefacts(self.parameters, phase, state.model, self.data, at)
         state.artefacts[phase.name] = left
         state.model = self.workload.apply_artefacts(state.model, phase.name, left)
@@ -225,12 +200,6 @@ class Trainer(Generic[P]):
         self.save(state, optimizers)
         raise Preempted(
             f"stopped by signal after step {state.step} of phase {state.phase}; a checkpoint is saved"
-        )
-
-    def _place(self, phase: str, step: int, update: str, micro: int) -> Step:
-        generator = generator_at(self.device, self.seed, phase, step, update, micro)
-        return Step(
-            phase=phase, step=step, update=update, micro_batch=micro, generator=generator, device=self.device
         )
 
     def _account(
@@ -265,15 +234,8 @@ class Trainer(Generic[P]):
         counter = TensorBytes(limit_bytes=self.memory_limit_bytes)
         counter.include([*model.parameters(), *model.buffers()])
         for built in optimizers:
-            for held in built.optimizer.state.values():
-                counter.include([value for value in held.values() if isinstance(value, torch.Tensor)])
+            counter.include(built.state_tensors())
         return counter
 
     def _peak(self, counter: TensorBytes | None) -> int:
         return counter.peak if counter else int(torch.cuda.max_memory_allocated())
-
-
-def _train_only(model: nn.Module, built: BuiltOptimizer) -> None:
-    trained = {id(tensor) for tensor in built.trained}
-    for tensor in model.parameters():
-        tensor.requires_grad_(id(tensor) in trained)

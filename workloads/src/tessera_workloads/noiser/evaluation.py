@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from skimage.exposure import equalize_hist
 from skimage.metrics import structural_similarity
-from torch import nn
+from torch import Tensor
 
 from tessera_workloads.noiser.data import EXPOSURE, Pair, Picture
 
@@ -49,7 +49,7 @@ class Enhanced:
     after: Score
 
 
-def enhance_and_score(model: nn.Module, pair: Pair, device: torch.device) -> Enhanced:
+def enhance_and_score(model: Callable[[Tensor], Tensor], pair: Pair, device: torch.device) -> Enhanced:
     """Enhance one photo and compare it, and its dark form, with the truth."""
     picture = enhance(model, pair.dark, device)
     return Enhanced(pair, picture, score(pair.dark, pair.truth), score(picture, pair.truth))
@@ -64,7 +64,7 @@ def psnr(picture: Picture, truth: Picture) -> float:
     return float("inf") if squared == 0 else -10 * float(np.log10(squared))
 
 
-def enhance(model: nn.Module, dark: Picture, device: torch.device) -> Picture:
+def enhance(model: Callable[[Tensor], Tensor], dark: Picture, device: torch.device) -> Picture:
     """Feed a dark picture to the network, which was trained on noise in [-1, 1]."""
     tensor = torch.from_numpy(dark).permute(2, 0, 1)[None].to(device) * 2 - 1
     output = (model(tensor)[0].permute(1, 2, 0).float().cpu() + 1) / 2

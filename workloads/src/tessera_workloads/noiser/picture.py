@@ -6,9 +6,12 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tessera_workloads.errors import InvalidRequest
 from tessera_workloads.noiser.data import Picture, to_bytes
 
 COLUMNS = ("dark input", "NoiSER", "truth")
@@ -24,6 +27,19 @@ class Row:
     title: str
     notes: Sequence[str]
     pictures: Sequence[Picture]
+
+
+def read_picture(path: Path) -> Picture:
+    """A picture file of any usual format, as colours in [0, 1].
+
+    Raises:
+        InvalidRequest: when it is none, or so large that it is more likely an attack.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise InvalidRequest(f"{path} cannot be read as a picture: {error}") from error
 
 
 def encode_png(picture: Picture) -> bytes:

@@ -3,6 +3,8 @@ failure.
 """
 
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +15,16 @@ from tessera_workloads.noiser.data import NIGHT_SKY, DarkPhotos, Noise
 from tessera_workloads.noiser.evaluation import CONTROLS, Enhanced, Score
 from tessera_workloads.noiser.model import NoiserNet, self_regression_loss
 from tessera_workloads.noiser.parameters import NoiserParameters
+from tessera_workloads.noiser.tiling import apply_tiled
 from tessera_workloads.protocol import (
     Artefacts,
     Batch,
     Check,
     Dataset,
+    FederatedView,
     Loss,
     Metrics,
+    Mode,
     OptimizerSpec,
     Phase,
     Shard,
@@ -28,12 +33,14 @@ from tessera_workloads.protocol import (
     Update,
     Workload,
 )
+from tessera_workloads.randomness import generator_at
 
 SSIM_GAIN = 0.30
 PSNR_GAIN_DB = 4.0
 PHOTOS_TO_PASS = 4
 REPAIRED_SSIM = 0.60
 MOST_PARAMETERS = 2000
+MOST_TILING_DIFFERENCE = 1e-5
 
 
 class Noiser(Workload[NoiserParameters]):
@@ -72,14 +79,40 @@ class Noiser(Workload[NoiserParameters]):
         total, parts = self_regression_loss(model(batch["noise"]), batch["noise"], p.tv_weight)
         return Loss(total, parts)
 
+    def example_batch(self, p: NoiserParameters, size: int, mode: Mode, step: Step) -> Batch:
+        """The training data is made from nothing, so it is its own example; a request has the same size."""
+        return Noise(crop=p.crop, sigma=p.sigma).batch(size, step)
+
+    def federated(self, p: NoiserParameters) -> FederatedView:
+        """Everything is shared: no client's noise is special."""
+        return FederatedView(phase="train", shared=("*",))
+
+    def infer(self, p: NoiserParameters, model: nn.Module, path: Path, device: torch.device) -> Metrics:
+        """Enhance a picture file of any size, and once more with a target mean that needs no truth."""
+        assert isinstance(model, NoiserNet)
+        dark = picture.read_picture(path)
+        enhanced = evaluation.enhance(partial(apply_tiled, model), dark, device)
+        shifted = evaluation.shift_mean(enhanced, evaluation.white_point_mean(dark))
+        files = {"enhanced.png": enhanced, "enhanced_mean_shifted.png": shifted}
+        return Metrics(
+            values={
+                "height": dark.shape[0],
+                "width": dark.shape[1],
+                "mean_before": float(dark.mean()),
+                **{f"mean_of_{name.removesuffix('.png')}": float(one.mean()) for name, one in files.items()},
+            },
+            files={name: picture.encode_png(one) for name, one in files.items()},
+        )
+
     def evaluate(self, p: NoiserParameters, model: nn.Module, data: Dataset, device: torch.device) -> Metrics:
         """PSNR and SSIM of NoiSER and of the controls on every photo; the night sky apart; pictures."""
         assert isinstance(data, DarkPhotos)
+        assert isinstance(model, NoiserNet)
         photos = [evaluation.enhance_and_score(model, pair, device) for pair in data.photos]
         night = evaluation.enhance_and_score(model, data.night_sky, device)
         rows, sky = [_photo_row(photo) for photo in photos], evaluation.night_sky_scores(night)
         return Metrics(
-            values=_values(model, rows, sky),
+            values=_values(model, rows, sky) | {"tiling_difference": _tiling_difference(model, device)},
             tables={"photos": rows, "night_sky": _sky_rows(sky)},
             files=_pictures([*photos, night]),
         )
@@ -96,6 +129,9 @@ class Noiser(Workload[NoiserParameters]):
                 m["night_sky_ssim_shifted_true_mean"],
                 REPAIRED_SSIM,
             ),
+            Check.at_most(
+                "tiled and whole picture: largest difference", m["tiling_difference"], MOST_TILING_DIFFERENCE
+            ),
         ]
         for method in ("dark", *CONTROLS):
             checks.append(Check.note(f"{method}: mean SSIM", m[f"ssim_{method}"], kind="control"))
@@ -108,6 +144,13 @@ class Noiser(Workload[NoiserParameters]):
             checks.append(Check.note(f"night sky, {row['picture']}: PSNR, dB", row["psnr"]))
             checks.append(Check.note(f"night sky, {row['picture']}: SSIM", row["ssim"]))
         return checks
+
+
+def _tiling_difference(model: NoiserNet, device: torch.device) -> float:
+    """Largest difference on [-1, 1] between a picture in tiles, some cut by its edge, and in one piece."""
+    noise = torch.randn((1, 3, 150, 210), generator=generator_at(device, 0, "tiling"), device=device)
+    noise.clamp_(-1, 1)
+    return float((apply_tiled(model, noise, side=64) - model(noise)).abs().max())
 
 
 def _photo_row(photo: Enhanced) -> dict[str, Any]:

@@ -33,7 +33,7 @@ ENTRY_POINTS = "tessera.workloads"
 """The group in package metadata under which other packages declare their workloads."""
 
 BUILT_IN: dict[str, Entry] = {
-    "mlm": Entry("tessera_workloads.mlm", "Mlm", "contradictions of masked language models, beside the truth"),
+    "mlm": Entry("tessera_workloads.mlm", "Mlm", "masked language models that contradict themselves"),
     "noiser": Entry("tessera_workloads.noiser", "Noiser", "low-light enhancement learned from pure noise"),
     "vitcod": Entry("tessera_workloads.vitcod", "Vitcod", "sparse attention that is really left out"),
 }

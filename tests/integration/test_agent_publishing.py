@@ -196,16 +196,25 @@ async def test_the_status_is_written_once_while_nothing_changes(h100: Node) -> N
     assert (await h100.client.get(GPU_NODES, h100.name))["metadata"]["resourceVersion"] == before
 
 
-async def test_mig_is_switched_on_where_the_operator_wants_it_and_other_gpus_are_offered_whole(
-    admin: KubeClient, tmp_path: Path
+async def test_a_whole_gpu_is_cut_where_the_operator_wants_it_once_its_claim_is_released(
+    admin: KubeClient, namespace: str, tmp_path: Path
 ) -> None:
     node = await _node(admin, tmp_path, "H100-80GB", 2, enable_mig=False)
     await node.agent.refresh()
     assert (await node.ready())["reason"] == "Published"
     assert await node.profiles() == Counter(gpu=2)
-    uuid_of_first = (await admin.get(GPU_NODES, node.name))["status"]["gpus"][0]["uuid"]
+    claim = await node.allocate(namespace, "whole", "gpu", 0)
+    (device,) = await node.agent.prepare(claim, timeout_seconds=10)
+    uuid_of_first = device.gpu_uuid
     desired = {"spec": {"gpus": [{"uuid": uuid_of_first, "partition": "default"}]}}
     await admin.patch(GPU_NODES, node.name, body=desired)
+    await node.agent.refresh()
+    status = (await admin.get(GPU_NODES, node.name))["status"]
+    assert [gpu["migMode"] for gpu in status["gpus"]] == ["Disabled", "Disabled"]
+    (held,) = status["gpus"][0]["instances"]
+    assert (held["profile"], held["uuid"], held["claim"]["name"]) == ("gpu", uuid_of_first, "whole")
+    assert await node.profiles() == Counter(gpu=2)
+    await node.agent.unprepare(claim)
     await node.agent.refresh()
     status = (await admin.get(GPU_NODES, node.name))["status"]
     assert [gpu["migMode"] for gpu in status["gpus"]] == ["Enabled", "Disabled"]

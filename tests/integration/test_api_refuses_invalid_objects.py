@@ -71,7 +71,7 @@ JOB_CASES: list[tuple[str, object, str]] = [
     ("spec.resources", REMOVED, "spec.resources: Required value"),
     ("spec.resources", {}, "spec.resources.slice: Required value"),
     ("spec.resources.slice", {}, "spec.resources.slice.profile: Required value"),
-    ("spec.resources.slice.profile", "2g", f"'2g' {PROFILE_WORDS}"),
+    ("spec.resources.slice.profile", "2g", f"'2g' {PROFILE_WORDS}, or gpu for a GPU whose MIG mode is off"),
     ("spec.resources.slice.profile", "mig-2g.20gb", f"'mig-2g.20gb' {PROFILE_WORDS}"),
     ("spec.resources.slice.profile", "0g.5gb", PROFILE_WORDS),
     ("spec.resources.slice.profile", "2g.20GB", PROFILE_WORDS),
@@ -133,6 +133,7 @@ PARTITION_CASES: list[tuple[str, object, str]] = [
     ("spec.migMode", "On", 'supported values: "Enabled", "Disabled", "Unmanaged"'),
     ("spec.dryRun", "true", "must be of type boolean"),
     ("spec.dynamic.reserves", [{"profile": "big"}], f"'big' {PROFILE_WORDS}"),
+    ("spec.dynamic.reserves", [{"profile": "gpu"}], f"'gpu' {PROFILE_WORDS}"),
     ("spec.dynamic.reserves", [{"profile": "1g.10gb", "count": 0}], "should be greater than or equal to 1"),
     ("spec.dynamic.reserves", [{"count": 1}], "spec.dynamic.reserves[0].profile: Required value"),
     (
@@ -237,6 +238,7 @@ async def test_the_api_server_refuses_it_and_says_what_to_do(
                 ("spec.resources.hostMemory", 4 * 2**30),
                 ("spec.resources.hostMemory", "64Mi"),
                 ("spec.resources.slice.profile", "1g.24gb+me.all"),
+                ("spec.resources.slice.profile", "gpu"),
                 ("spec.workload.parameters", {"a": 1, "b": 0.5, "c": True, "d": "x"}),
                 ("metadata.name", "a" * 52),
             )

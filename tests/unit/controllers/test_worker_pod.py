@@ -58,11 +58,13 @@ def test_a_dollar_in_a_parameter_is_not_expanded_by_the_kubelet() -> None:
     assert "x=$$(HOME)" in made
 
 
-def test_the_claim_asks_for_one_device_of_the_profile() -> None:
-    (request,) = claim_template(OWNER, spec())["spec"]["spec"]["devices"]["requests"]
+@pytest.mark.parametrize("profile", ["2g.20gb", "gpu"])
+def test_the_claim_asks_for_one_device_of_the_profile(profile: str) -> None:
+    asked = spec(resources={"slice": {"profile": profile}})
+    (request,) = claim_template(OWNER, asked)["spec"]["spec"]["devices"]["requests"]
     assert request["exactly"]["deviceClassName"] == "slice.tessera.dev"
     assert request["exactly"]["selectors"] == [
-        {"cel": {"expression": 'device.attributes["gpu.tessera.dev"].profile == "2g.20gb"'}}
+        {"cel": {"expression": f'device.attributes["gpu.tessera.dev"].profile == "{profile}"'}}
     ]
 
 

@@ -11,6 +11,7 @@ from tessera_workloads.digits import load_digits_split
 from tessera_workloads.errors import InvalidParameter, NotOffered
 from tessera_workloads.protocol import Artefacts, Phase, Shard, Step
 from tessera_workloads.vitcod.data import Pictures, move
+from tessera_workloads.vitcod.evaluation import coder_flops_share
 from tessera_workloads.vitcod.latency import largest_difference
 from tessera_workloads.vitcod.model import (
     ARMS,
@@ -190,3 +191,8 @@ def test_clients_share_out_the_digits() -> None:
 def test_parameters_that_do_not_fit_together_are_refused(settings: dict[str, str], said: str) -> None:
     with pytest.raises(InvalidParameter, match=said):
         VitcodParameters.parse(settings)
+
+
+def test_the_coders_operations_by_hand() -> None:
+    # 2 coders, H=4 to 2 and back, 50 tokens: 2 * (2 * 2 * 4 * 2) N d against 4 * 4 * 50 N d.
+    assert coder_flops_share(4, 50) == 64 / 800

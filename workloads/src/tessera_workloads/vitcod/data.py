@@ -20,7 +20,7 @@ LARGEST_SHIFT = 0.14
 """In units of half a picture."""
 LARGEST_TURN = math.radians(10)
 LARGEST_ZOOM = 0.1
-TEST_BATCH = 100
+_PIXELS_AT_ONCE = 100 * 28**2
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class Pictures:
 
     def in_order(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Every digit once, unmoved, as (image, label) batches."""
-        for start in range(0, len(self.digits), TEST_BATCH):
-            part = self.digits.part(slice(start, start + TEST_BATCH))
+        size = max(1, _PIXELS_AT_ONCE // self.side**2)
+        for start in range(0, len(self.digits), size):
+            part = self.digits.part(slice(start, start + size))
             unmoved = torch.zeros((len(part), 4), device=device)
             yield move(part.images.to(device), self.side, unmoved), part.labels.to(device)
 

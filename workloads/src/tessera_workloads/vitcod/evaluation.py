@@ -7,6 +7,7 @@ from the shapes that the gather core multiplies, padding included.
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -48,7 +49,8 @@ def measure(model: Arms, data: Pictures, device: torch.device) -> Metrics:
     accuracies = {name: accuracy(model.arm(name), data, device) for name in ARMS}
     executed = execute(model, data, device)
     masks = {name: [core.mask for core in masked_cores(model.arm(name))] for name in MASKED_ARMS}
-    cores = time_cores(masks[SPARSE][0], executed.head_width, device)
+    first = next(model.arm(SPARSE).layers()).attention
+    cores = time_cores(masks[SPARSE][0], first.head_width, device)
     seen = average_attention(model.arm(CODED), data.images(device))
     kept = torch.stack([mask.expand() for mask in masks[SPARSE]])
     values = {
@@ -56,9 +58,10 @@ def measure(model: Arms, data: Pictures, device: torch.device) -> Metrics:
         "accuracy_executed": executed.accuracy,
         **points_lost(accuracies),
         "difference": max(executed.difference, *(one.difference for one in cores.values())),
-        **{f"sparsity_{name}": _mean([mask.sparsity() for mask in found]) for name, found in masks.items()},
-        "polarised_share": _mean([mask.polarised_share() for mask in masks[SPARSE]]),
+        **{f"sparsity_{name}": fmean([mask.sparsity() for mask in found]) for name, found in masks.items()},
+        "polarised_share": fmean([mask.polarised_share() for mask in masks[SPARSE]]),
         "flops_share": executed.flops_share,
+        "coder_flops_share": coder_flops_share(first.heads, masks[SPARSE][0].tokens),
         "bytes_share": executed.bytes_share,
         **_core_values(cores),
         "end_to_end_ratio": executed.latency_ratio,
@@ -104,7 +107,6 @@ class Executed:
     flops_share: float
     bytes_share: float
     latency_ratio: float
-    head_width: int
 
 
 def execute(model: Arms, data: Pictures, device: torch.device) -> Executed:
@@ -113,8 +115,8 @@ def execute(model: Arms, data: Pictures, device: torch.device) -> Executed:
     sparse = serve_by(deepcopy(masked), "gather").to(device)
     cores = [block.attention.core for block in sparse.layers()]
     gathering = [core for core in cores if isinstance(core, GatherCore)]
+    head_width = next(masked.layers()).attention.head_width
     differences: list[float] = []
-    head_width = 0
     for images in data.images(device):
         differences.append(largest_difference(sparse(images).logits, masked(images).logits))
         tokens = masked.embed(images)
@@ -123,16 +125,14 @@ def execute(model: Arms, data: Pictures, device: torch.device) -> Executed:
             reference: Tensor = block.attention.core(query, key, value)
             differences.append(largest_difference(core(query, key, value), reference))
             tokens, _ = block(tokens)
-            head_width = query.shape[-1]
     one = next(iter(data.images(device)))[:1]
     seconds = time_in_turns({"dense": lambda: model.arm(DENSE)(one), "sparse": lambda: sparse(one)}, device)
     return Executed(
         accuracy=accuracy(sparse, data, device),
         difference=max(differences),
-        flops_share=_mean([core.flops_share for core in gathering]),
-        bytes_share=_mean([core.bytes_share(head_width) for core in gathering]),
+        flops_share=fmean([core.flops_share for core in gathering]),
+        bytes_share=fmean([core.bytes_share(head_width) for core in gathering]),
         latency_ratio=seconds["sparse"] / seconds["dense"],
-        head_width=head_width,
     )
 
 
@@ -143,6 +143,14 @@ def time_cores(trained: BlockMask, head_width: int, device: torch.device) -> dic
         MEDIUM: time_core(synthetic_mask(256, parts=16, columns=4), _HEAD_WIDTH, device),
         LARGE: time_core(synthetic_mask(1024, parts=32, columns=16), _HEAD_WIDTH, device),
     }
+
+
+def coder_flops_share(heads: int, tokens: int) -> float:
+    """Operations of both coders as a share of the dense core's.
+
+    Encoding and decoding Q and K takes 8 H ceil(H/2) N d operations, the dense core 4 H N^2 d.
+    """
+    return 2 * ((heads + 1) // 2) / tokens
 
 
 def _core_values(cores: Mapping[str, Timed]) -> dict[str, float]:
@@ -170,7 +178,3 @@ def _core_row(name: str, one: Timed) -> dict[str, Any]:
         "bytes_share": one.gather.bytes_share(one.head_width),
         **{f"{form}_milliseconds": 1000 * seconds for form, seconds in one.seconds.items()},
     }
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

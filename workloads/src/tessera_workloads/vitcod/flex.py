@@ -18,7 +18,10 @@ from tessera_workloads.vitcod.masks import BlockMask
 
 
 class FlexCore(nn.Module):
-    """Skips what the mask prunes: compiled on CUDA; elsewhere torch's plain form, which only masks it."""
+    """Skips what the mask prunes: compiled on CUDA; elsewhere torch's plain form, which only masks it.
+
+    For masks with one class token, and fewer global columns than a block has tokens.
+    """
 
     blocks: Tensor
     columns: Tensor

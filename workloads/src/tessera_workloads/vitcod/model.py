@@ -30,7 +30,7 @@ class HeadCoder(nn.Module):
         self.decode = nn.Linear(kept, heads, bias=False)
 
     def forward(self, mixed: Tensor) -> Tensor:
-        """The nearest that half of the heads can say."""
+        """What half of the heads can say of all."""
         code = torch.einsum("ch,bhnd->bcnd", self.encode.weight, mixed)
         return torch.einsum("hc,bcnd->bhnd", self.decode.weight, code)
 
@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
     def __init__(self, p: VitcodParameters, *, coded: bool, masked: bool) -> None:
         super().__init__()
-        self.heads = p.heads
+        self.heads, self.head_width = p.heads, p.width // p.heads
         self.qkv = nn.Linear(p.width, 3 * p.width)
         self.out = nn.Linear(p.width, p.width)
         self.query_coder = HeadCoder(p.heads) if coded else None
@@ -52,7 +52,9 @@ class Attention(nn.Module):
 
     def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Q, K, V as (B, H, N, d), before any coder."""
-        query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            self.qkv(tokens).unflatten(-1, (3, self.heads, self.head_width)).permute(2, 0, 3, 1, 4)
+        )
         return query, key, value
 
     def core_inputs(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -145,6 +145,7 @@ class Vitcod(Workload[VitcodParameters]):
             Check.note("points lost by the auto-encoder", m["autoencoder_points"]),
             Check.note("kept entries in columns that a quarter of the queries use", m["polarised_share"]),
             Check.note("sparsity at N=1024 (synthetic)", m["sparsity_n1024"]),
+            Check.note("operations of the auto-encoder, share of the dense core", m["coder_flops_share"]),
             Check.note("bytes of the core, share of dense", m["bytes_share"]),
             Check.note("bytes at N=1024, share of dense", m["bytes_share_n1024"]),
             Check.note("latency at N=256, multiple of dense", m["latency_ratio_n256"]),
@@ -170,22 +171,18 @@ class Vitcod(Workload[VitcodParameters]):
             return Artefacts(tensors={"query": kept, "key": kept})
         if phase.name == CODED:
             generator = torch.Generator().manual_seed(0)
-            made = [
-                polarised(
-                    p.heads,
-                    p.tokens,
-                    parts=p.patches // p.block,
-                    columns=p.global_columns,
-                    sparsity=p.sparsity,
-                    generator=generator,
-                )
-                for _ in range(p.layers)
-            ]
-            pruned = BlockMask(
-                torch.stack([mask.blocks for mask in made]),
-                torch.stack([mask.columns for mask in made]),
+            made = polarised(
+                p.layers * p.heads,
                 p.tokens,
+                parts=p.patches // p.block,
+                columns=p.global_columns,
+                sparsity=p.sparsity,
+                generator=generator,
             )
+            blocks, columns = (
+                tensor.view(p.layers, p.heads, *tensor.shape[1:]) for tensor in (made.blocks, made.columns)
+            )
+            pruned = BlockMask(blocks, columns, p.tokens)
             return Artefacts(tensors=_as_tensors({SPARSE: pruned, RANDOM: random_like(pruned, generator)}))
         return Artefacts()
 

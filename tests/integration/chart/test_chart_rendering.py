@@ -44,6 +44,7 @@ def test_strict_lint_finds_nothing(helm: Helm) -> None:
         ({"agent": {"kubeletDir": "var/lib/kubelet"}}, "/agent/kubeletDir"),
         ({"scheduler": {"policy": "fdg"}}, "/scheduler/policy"),
         ({"scheduler": {"takebackGraceSeconds": 0}}, "/scheduler/takebackGraceSeconds"),
+        ({"scheduler": {"queueOrder": "fifo"}}, "/scheduler/queueOrder"),
         ({"image": {"digest": "latest"}}, "/image/digest"),
         ({"operator": {"replicas": "two"}}, "/operator/replicas"),
     ],
@@ -65,7 +66,12 @@ def test_the_processes_get_their_flags(helm: Helm) -> None:
         {
             "image": {"repository": "registry.example/tessera", "tag": "v9"},
             "worker": {"image": "registry.example/worker:v9", "localEnvironmentPath": "/opt/environment"},
-            "scheduler": {"policy": "best_fit", "takebackGraceSeconds": 7},
+            "scheduler": {
+                "policy": "best_fit",
+                "takebackGraceSeconds": 7,
+                "queueOrder": "smallest-work",
+                "ageLimitSeconds": 60,
+            },
             "agent": {
                 "kubeletDir": "/k",
                 "cdiDir": "/c",
@@ -83,6 +89,7 @@ def test_the_processes_get_their_flags(helm: Helm) -> None:
     assert container(objects, "Deployment", "tessera-scheduler")["args"] == [
         "scheduler", "--lease-namespace=$(POD_NAMESPACE)", "--identity=$(POD_NAME)", "--port=8080",
         "--policy=best_fit", "--takeback-grace=7", "--gang-timeout=600",
+        "--queue-order=smallest-work", "--age-limit=60",
     ]  # fmt: skip
     agent = container(objects, "DaemonSet", "tessera-agent")
     assert agent["args"] == [

@@ -35,7 +35,7 @@ def test_waiting_makes_a_request_smaller_and_at_the_age_limit_it_is_first() -> N
     assert names(order.sorted([large, older], now=1000)) == ["older", "large"]
 
 
-@pytest.mark.parametrize("rule", ["arrival", "smallest-work"])
+@pytest.mark.parametrize("rule", ["age", "smallest-work"])
 def test_no_stream_of_small_requests_keeps_a_large_one_waiting(rule: str) -> None:
     order = QueueOrder(rule=rule, age_limit_seconds=60)  # type: ignore[arg-type]
     queue = [Waiting("large", since=0, slices=8, seconds=1e6)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 
 from hypothesis import given, settings
@@ -50,6 +51,33 @@ def test_an_instance_without_an_end_is_never_waited_for(h100: Geometry) -> None:
     half = request_for_profile(state, "3g.40gb")
     found = choose_reservation(state, half, expected_end=lambda owner: None, now=0.0, feasible=only_gpu_0)
     assert found is not None and (found.gpu, h100.placements[found.index].start) == ("gpu-0", 4)
+
+
+def test_of_ends_that_nobody_knows_few_are_waited_for_rather_than_many(h100: Geometry) -> None:
+    state = cluster(h100, h100, h100)
+    for start in range(4):
+        state.occupy("gpu-0", h100.index_of("1g.10gb", start) or 0, owner=start)
+    state.occupy("gpu-1", h100.index_of("1g.10gb", 0) or 0, owner="alone")
+    state.occupy("gpu-2", h100.index_of("1g.10gb", 0) or 0, owner="for ever")
+    found = choose_reservation(
+        state,
+        request_for_profile(state, "7g.80gb"),
+        expected_end=lambda owner: math.inf if owner == "for ever" else None,
+        now=0.0,
+        mean_seconds=60.0,
+    )
+    assert found is not None and (found.gpu, found.ready_at) == ("gpu-1", 60.0)
+    assert found.wasted_slice_seconds == 8 * 60 + 7 * 60
+    found = choose_reservation(
+        state,
+        request_for_profile(state, "7g.80gb"),
+        expected_end=lambda owner: None,
+        now=0.0,
+        feasible=Feasible(gpus=0b001),
+        mean_seconds=60.0,
+    )
+    # The last of four ends after 60 s x (1 + 1/2 + 1/3 + 1/4).
+    assert found is not None and round(found.ready_at, 6) == 125.0
 
 
 @settings(max_examples=40, deadline=None)

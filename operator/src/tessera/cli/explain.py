@@ -14,6 +14,7 @@ import click
 
 from tessera.api import names
 from tessera.api.errors import TesseraError
+from tessera.cli.process_options import queue_options
 from tessera.kube.client import KubeClient, Object
 from tessera.kube.errors import Forbidden, NotFound
 from tessera.kube.resources import (
@@ -28,6 +29,7 @@ from tessera.kube.resources import (
     Resource,
 )
 from tessera.placement.policies import POLICIES
+from tessera.placement.queue_order import QueueOrder, QueueRule
 from tessera.scheduler.explain import Explanation, Funnel, explain_pod
 from tessera.scheduler.lease_notes import note_of
 from tessera.scheduler.snapshot import Snapshot, SnapshotReader
@@ -47,6 +49,7 @@ def command() -> None:
 @click.option("--kubeconfig", type=click.Path(path_type=Path, dir_okay=False), help="Which cluster.")
 @click.option("--context", help="Which context of the kubeconfig.")
 @click.option("--policy", default="default", show_default=True, help="The scheduler's placement policy.")
+@queue_options
 @click.option(
     "--system-namespace", default=names.SYSTEM_NAMESPACE, show_default=True, help="Where the scheduler runs."
 )
@@ -57,6 +60,8 @@ def pod(
     kubeconfig: Path | None,
     context: str | None,
     policy: str,
+    queue_order: QueueRule,
+    age_limit: float,
     system_namespace: str,
     as_json: bool,
 ) -> None:
@@ -75,6 +80,7 @@ def pod(
             kubeconfig=kubeconfig,
             context=context,
             policy=policy,
+            order=QueueOrder(rule=queue_order, age_limit_seconds=age_limit),
             system_namespace=system_namespace,
         )
     )
@@ -92,6 +98,7 @@ async def _explain(
     kubeconfig: Path | None,
     context: str | None,
     policy: str,
+    order: QueueOrder,
     system_namespace: str,
 ) -> tuple[Explanation, str | None]:
     async with await KubeClient.connect(kubeconfig, context, user_agent="tessera-explain") as client:
@@ -102,7 +109,12 @@ async def _explain(
         if (space, name) not in snapshot.pods:
             raise await _missing(client, name, space)
         found = explain_pod(
-            snapshot, (space, name), POLICIES[policy](), namespace=system_namespace, note=note
+            snapshot,
+            (space, name),
+            POLICIES[policy](),
+            namespace=system_namespace,
+            order=order,
+            note=note,
         )
         return found, leader
 
@@ -188,7 +200,7 @@ def render(found: Explanation, *, leader: str | None) -> Iterator[str]:
         return
     yield ""
     yield _row("Waits for", _duration(found.waits_seconds))
-    yield _row("Served before it", f"{found.served_before} (by priority, then age)")
+    yield _row("Served before it", f"{found.served_before} (in the order of the queue)")
     if found.gang is not None:
         left = found.gang.seconds_left
         time_left = "" if left is None else f", {_duration(left)} left"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import click
 
 from tessera.kube.logging import LEVEL_VARIABLE
+from tessera.placement.queue_order import QueueOrder, QueueRule
 
 Command = Callable[..., None]
 HIGHEST_PORT = 65535
@@ -34,3 +36,21 @@ def log_level_option(function: Command) -> Command:
         show_default=True,
         help="What is logged: this and everything worse.",
     )(function)
+
+
+def queue_options(function: Command) -> Command:
+    """`--queue-order` and `--age-limit` of the scheduler, and of those who say what it would do."""
+    ordered = click.option(
+        "--queue-order",
+        type=click.Choice(get_args(QueueRule)),
+        default=QueueOrder().rule,
+        show_default=True,
+        help="Who is served first among equal priorities: who came first, or who asks for least work.",
+    )(function)
+    return click.option(
+        "--age-limit",
+        type=click.FloatRange(min=1.0),
+        default=QueueOrder().age_limit_seconds,
+        show_default=True,
+        help="Seconds after which a waiting pod has a place reserved and, with smallest-work, goes first.",
+    )(ordered)

@@ -15,12 +15,13 @@ from pathlib import Path
 import click
 
 from tessera.api import names
-from tessera.cli.process_options import log_level_option, port_option
+from tessera.cli.process_options import log_level_option, port_option, queue_options
 from tessera.kube.client import KubeClient
 from tessera.kube.logging import setup_logging
 from tessera.metrics import registry as metrics
 from tessera.metrics.server import start_server
 from tessera.placement.policies import POLICIES
+from tessera.placement.queue_order import QueueOrder, QueueRule
 from tessera.scheduler.loop import Scheduler, Settings
 from tessera.scheduler.planner import GANG_TIME_LIMIT_SECONDS
 
@@ -69,6 +70,7 @@ takes 0.34 ms of each pod of a burst, with this 0.04 (docs/results/scheduler-at-
     help="Seconds that a gang may take to come together before that is told as an error; the annotation "
     f"{names.GANG_TIMEOUT_ANNOTATION} of its pods overrides it.",
 )
+@queue_options
 @log_level_option
 def command(
     lease_namespace: str,
@@ -78,6 +80,8 @@ def command(
     policy: str,
     takeback_grace: float,
     gang_timeout: float,
+    queue_order: QueueRule,
+    age_limit: float,
     log_level: str,
 ) -> None:
     """Run the allocator that places claims on slices."""
@@ -88,6 +92,7 @@ def command(
         policy=policy,
         takeback_grace_seconds=takeback_grace,
         gang_time_limit_seconds=gang_timeout,
+        queue_order=QueueOrder(rule=queue_order, age_limit_seconds=age_limit),
     )
     gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
     asyncio.run(_serve(settings, port=port, kubeconfig=kubeconfig))

@@ -1,6 +1,6 @@
 """In which order waiting requests are served.
 
-Priority always comes first. Within a priority there are two rules. `arrival` is first come, first served.
+Priority always comes first. Within a priority there are two rules. `age` is first come, first served.
 `smallest-work` serves the request with the least work (memory slices times expected seconds) first, which
 shortens the mean wait, but would let a large request wait for ever. So waiting makes it smaller: after half
 of the age limit a request counts with half of its work. From the age limit on it is *aged*: aged requests go
@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-QueueRule = Literal["arrival", "smallest-work"]
+QueueRule = Literal["age", "smallest-work"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,14 @@ class Waiting:
 class QueueOrder:
     """The order of the queue. `age_limit_seconds` is the wait after which a request is aged."""
 
-    rule: QueueRule = "arrival"
-    age_limit_seconds: float = 600.0
+    rule: QueueRule = "age"
+    age_limit_seconds: float = 300.0
     unknown_seconds: float = 3600.0
-    """The expected run of a request that does not say it."""
+    """The expected run of a request that does not say it, or what is expected to be left of one."""
 
     def __post_init__(self) -> None:
-        if self.rule not in ("arrival", "smallest-work"):
-            raise ValueError(f"unknown queue rule {self.rule}; use arrival or smallest-work")
+        if self.rule not in get_args(QueueRule):
+            raise ValueError(f"unknown queue rule {self.rule}; use {' or '.join(get_args(QueueRule))}")
         if not self.age_limit_seconds > 0:
             raise ValueError(f"the age limit must be more than 0 s, not {self.age_limit_seconds}")
 
@@ -51,7 +51,7 @@ class QueueOrder:
 
     def rank(self, waiting: Waiting, *, now: float) -> tuple[float, ...]:
         """Lowest is served first."""
-        if self.rule == "arrival":
+        if self.rule == "age":
             return (-waiting.priority, waiting.since)
         if self.aged(waiting, now=now):
             return (-waiting.priority, 0.0, waiting.since, 0.0)

@@ -7,7 +7,10 @@ legal place: the instances that are there run to their end, and what becomes fre
 Which place is one minimum over every (GPU, start) of the request. The price of a place is what it wastes, in
 slice-seconds: the slices of the request times the seconds until the last instance in the way has ended, plus
 the seconds that each of its slices stands idle until then. So a place that is free soon wins, and among
-places that are free at the same time the one whose instances end together.
+places that are free at the same time the one whose instances end together. Of instances whose end nobody
+knows each is taken to run on for the same mean time, independently of the others and of how long it has run:
+the last of k ends after that time x (1 + 1/2 + ... + 1/k) (the mean of the greatest of k exponential times).
+So a place with few of them is preferred.
 
 The reserved room is closed by *placeholders*: legal placements, beside the running instances, after which
 nothing more fits that overlaps the reserved place. They are ordinary entries of the cluster state, so no
@@ -16,6 +19,7 @@ other part of the engine has to know about reservations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +30,7 @@ from tessera.placement.request import Feasible, Request
 from tessera.placement.state import ClusterState, Gpu
 
 ExpectedEnd = Callable[[Hashable], float | None]
-"""When an owner is expected to end, in seconds of the caller's clock; None: not known, never waited for."""
+"""When an owner is expected to end, in seconds of the caller's clock; None: not known, infinity: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +58,13 @@ def choose_reservation(
     expected_end: ExpectedEnd,
     now: float,
     feasible: Feasible | None = None,
+    mean_seconds: float = math.inf,
 ) -> Reservation | None:
     """The place of one slice of the request that wastes least until it is free, or None when every place has
-    an instance whose end is not known. Earlier alternatives of the request win over later ones.
+    an instance that never ends. Earlier alternatives of the request win over later ones; those that ask for
+    several slices are left out.
+
+    `mean_seconds` is how long an instance without a known end is expected to run on; by default for ever.
 
     Ties go to the place that is ready first, then to the lowest GPU and start. GPUs that hold overlapping
     instances (an error that somebody must resolve) are left out.
@@ -64,14 +72,14 @@ def choose_reservation(
     allowed = state.all_bits() if feasible is None else feasible.gpus
     for alternative in request.alternatives:
         best: tuple[tuple[float, float, int, int], Gpu, int] | None = None
-        for offer in alternative.offers:
+        for offer in alternative.offers if alternative.count == 1 else ():
             for number in numbers(allowed & offer.gpus_in(state)):
                 gpu = state.gpus[number]
                 if gpu.overlapping:
                     continue
                 ends = [(index, expected_end(owner)) for owner, index in gpu.held.items()]
                 for index in offer.placements:
-                    waste = _waste(offer.geometry, index, ends=ends, now=now)
+                    waste = _waste(offer.geometry, index, ends=ends, now=now, mean_seconds=mean_seconds)
                     if waste is None:
                         continue
                     rank = (*waste, number, offer.geometry.placements[index].start)
@@ -119,19 +127,29 @@ def closing_placements(geometry: Geometry, held: Collection[int], index: int) ->
 
 
 def _waste(
-    geometry: Geometry, index: int, *, ends: Sequence[tuple[int, float | None]], now: float
+    geometry: Geometry,
+    index: int,
+    *,
+    ends: Sequence[tuple[int, float | None]],
+    now: float,
+    mean_seconds: float,
 ) -> tuple[float, float] | None:
-    """(slice-seconds wasted, when it is ready), or None when an instance in the way has no known end."""
+    """(slice-seconds wasted, when it is ready), or None when an instance in the way never ends."""
     wanted = geometry.placements[index]
     free_from = [now] * geometry.memory_slices
-    ready_at = now
-    for held, end in ends:
+    ready_at = last_unknown = now
+    unknown = 0
+    for held, known in ends:
         if not geometry.overlap(held, index):
             continue
-        if end is None:
+        end = now + mean_seconds if known is None else known
+        if end == math.inf:
             return None
+        if known is None:
+            unknown += 1
+            last_unknown += mean_seconds / unknown
         placement = geometry.placements[held]
-        ready_at = max(ready_at, end)
+        ready_at = max(ready_at, end, last_unknown)
         for at in range(placement.start, placement.start + placement.width):
             free_from[at] = max(now, end)
     idle = sum(ready_at - free_from[at] for at in range(wanted.start, wanted.start + wanted.width))

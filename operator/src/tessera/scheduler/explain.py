@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from tessera.api import names
 from tessera.api.reasons import Reason
 from tessera.placement.policies import Policy
+from tessera.placement.queue_order import QueueOrder
 from tessera.placement.room_counts import most_slices
 from tessera.scheduler.moving.ration import Unlimited
 from tessera.scheduler.moving.steps import Moving
@@ -100,10 +101,11 @@ def explain_pod(
     grace_seconds: float = 30.0,
     gang_time_limit_seconds: float = GANG_TIME_LIMIT_SECONDS,
     namespace: str = names.SYSTEM_NAMESPACE,
+    order: QueueOrder | None = None,
     note: str | None = None,
 ) -> Explanation:
-    """Explain one pod of the snapshot; `namespace` is the scheduler's, `note` what it has noted on its Lease
-    (None: unknown). Raises KeyError when the pod is not there.
+    """Explain one pod of the snapshot; `namespace` and `order` are the scheduler's, `note` what it has noted
+    on its Lease (None: unknown). Raises KeyError when the pod is not there.
     """
     pod = snapshot.pods[key]
     planner = Planner(
@@ -111,6 +113,7 @@ def explain_pod(
         grace_seconds=grace_seconds,
         gang_time_limit_seconds=gang_time_limit_seconds,
         moving=Moving(policy, namespace=namespace, account=Unlimited),
+        order=order,
     )
     if note is not None:
         planner.moving.remember(note)
@@ -121,13 +124,15 @@ def explain_pod(
         snapshot, planner.index, grace_seconds=grace_seconds, namespace=planner.moving.namespace
     )
     stuck = {t.pod.key for t in taken if t.pod is not None}
-    units = planner.index.units(snapshot, stuck)
+    units = planner.units(placing, stuck)
     at = next((i for i, unit in enumerate(units) if pod in unit.pods), None)
     if at is None:
         why = "its slices are being taken back" if key in stuck else "the pod is being deleted"
         return _answer(pod, "Waiting", Reason.TAKEN_BACK if key in stuck else Reason.DELETING, why, snapshot)
     for earlier in units[:at]:
-        _try(earlier, planner, placing)
+        outcome = _try(earlier, planner, placing)
+        if isinstance(outcome, Unserved):
+            planner.keep_place(earlier, outcome, placing)
         placing.settle()
     return _explain_unit(units[at], pod, planner, placing, served_before=at, limit=gang_time_limit_seconds)
 
@@ -163,6 +168,8 @@ def _explain_unit(
             move = move_words(pod, placing.wanted(pod), planner.moving, placing)
             if planner.moving.room_of(pod) is not None:
                 reason, text = Reason.MAKING_ROOM, f"room is being made for it; until then: {text}"
+            if kept := planner.keep_place(unit, outcome, placing):
+                text = f"{text}; {kept}"
         return replace(waits, reason=str(reason), message=text, move=move)
     if outcome is None:
         text = "a claim of it is still being made, or is being allocated for another pod at this moment"

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tessera.api import names
 from tessera.kube.client import KubeClient
@@ -21,6 +21,7 @@ from tessera.kube.events import EventRecorder
 from tessera.kube.lease import LeaderElector, LeadershipLost
 from tessera.metrics import registry as metrics
 from tessera.placement.policies import POLICIES
+from tessera.placement.queue_order import QueueOrder
 from tessera.scheduler.following import Following
 from tessera.scheduler.gauges import StateGauges, clear_state, show_rations, show_reserves
 from tessera.scheduler.lease_notes import read_note
@@ -44,6 +45,7 @@ class Settings:
     `lease_namespace`: where the Lease is, and the placeholders of moves.
     `takeback_grace_seconds`: how long an ungated pod may stay unscheduled before its slice is taken back.
     `gang_time_limit_seconds`: how long a gang may take to come together before that is told as an error.
+    `queue_order`: who is served first, and after which wait a place is reserved for whom fits nowhere.
     `settle_seconds`: how long a new leader waits before it looks.
     """
 
@@ -52,6 +54,7 @@ class Settings:
     policy: str = "default"
     takeback_grace_seconds: float = 30.0
     gang_time_limit_seconds: float = GANG_TIME_LIMIT_SECONDS
+    queue_order: QueueOrder = field(default_factory=QueueOrder)
     settle_seconds: float = 2.0
     lease_seconds: float = 15.0
     renew_deadline_seconds: float = 10.0
@@ -185,6 +188,7 @@ class Scheduler:
             grace_seconds=self._settings.takeback_grace_seconds,
             gang_time_limit_seconds=self._settings.gang_time_limit_seconds,
             namespace=self._settings.lease_namespace,
+            order=self._settings.queue_order,
         )
         planner.moving.remember(await read_note(self._client, namespace=self._settings.lease_namespace))
         return planner

@@ -72,6 +72,12 @@ class Pod:
         return names.PLACEMENT_GATE in self.gates
 
     @property
+    def longest_run_seconds(self) -> float | None:
+        """So long after its start the kubelet ends it (`activeDeadlineSeconds`); None: it may run on."""
+        said = self.raw["spec"].get("activeDeadlineSeconds")
+        return None if said is None else float(said)
+
+    @property
     def held_by_others(self) -> bool:
         """Whether somebody else's gate holds the pod too: a slice for it would lie idle."""
         return any(gate != names.PLACEMENT_GATE for gate in self.gates)

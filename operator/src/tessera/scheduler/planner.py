@@ -8,7 +8,7 @@ What a unit gets counts at once for the next one in the same round.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from tessera.api import names
 from tessera.api.reasons import Reason
@@ -16,6 +16,7 @@ from tessera.metrics import registry as metrics
 from tessera.placement.engine import Engine
 from tessera.placement.geometry import LegalPlacement
 from tessera.placement.policies import Policy
+from tessera.placement.queue_order import QueueOrder
 from tessera.placement.request import smallest_slices
 from tessera.scheduler.actions import Action, GiveUp, Place, PodPlacement, Protect, Refuse
 from tessera.scheduler.changes import Changes
@@ -30,6 +31,7 @@ from tessera.scheduler.placing import Placing
 from tessera.scheduler.queue import Queue
 from tessera.scheduler.refusals import NotYet, Unserved
 from tessera.scheduler.requests import RequestReader
+from tessera.scheduler.reservations import Reservations
 from tessera.scheduler.reserves import PartitionReserves, Reserves
 from tessera.scheduler.retries import Attempt, Retries
 from tessera.scheduler.selectors import SelectorCache
@@ -59,6 +61,7 @@ class Planner:
         gang_time_limit_seconds: float = GANG_TIME_LIMIT_SECONDS,
         namespace: str = names.SYSTEM_NAMESPACE,
         moving: Moving | None = None,
+        order: QueueOrder | None = None,
     ) -> None:
         self.engine = Engine(policy)
         self.occupancy = Occupancy()
@@ -66,6 +69,8 @@ class Planner:
         self.index = Index()
         self.queue = Queue()
         self.moving = moving or Moving(policy, namespace=namespace)
+        self._order = order or QueueOrder()
+        self._reservations = Reservations(self._order)
         self.unfinished = False
         """Whether the last round left units for the next one that it could have tried."""
         self._grace_seconds = grace_seconds
@@ -107,18 +112,26 @@ class Planner:
         actions.extend(GiveUp(t.claim, t.pod, t.why) for t in given_up)
         actions.extend(self.moving.go_on())
         stuck = {t.pod.key for t in given_up if t.pod is not None}
-        world = (self.occupancy.releases, self._load.freed, self.moving.changes)
+        world = (
+            self.occupancy.releases,
+            self._load.freed,
+            self.moving.changes,
+            self._reservations.changes,
+        )
         self._retries.begin(world=world, now=snapshot.now)
         tried = 0
-        for unit in self.index.units(snapshot, stuck):
+        for unit in self.units(placing, stuck):
             if self._retries.sleeps(unit) and not self.moving.has_place(unit):
+                self._reservations.keep_on(unit, placing, self.moving)
                 continue
             if tried == _MOST_TRIED:
+                self._reservations.keep_on(unit, placing, self.moving)
                 self.queue.still_waits(unit)
                 continue
             actions.extend(self._serve(unit, placing))
             placing.settle()
             tried += 1
+        self._reservations.end()
         self.unfinished = tried == _MOST_TRIED
         keys = self.index.keys
         actions.extend(
@@ -127,6 +140,18 @@ class Planner:
             )
         )
         return actions
+
+    def units(self, placing: Placing, stuck: Collection[Key]) -> list[Unit]:
+        """Who needs something from us, in the order of service."""
+        found = self.index.units(placing.snapshot, stuck)
+        if self._order.rule == "age":
+            return found  # They are kept in this order.
+
+        def rank(unit: Unit) -> tuple[float, ...]:
+            slices = sum(p.width for pod in unit.pods for p in self._slices_asked(pod, placing))
+            return self._order.rank(unit.waiting(slices), now=placing.snapshot.now)
+
+        return sorted(found, key=rank)
 
     def open_books(self, snapshot: Snapshot) -> Placing:
         """The books of a round over this snapshot, with nothing decided yet; `moving.close` ends it."""
@@ -164,7 +189,7 @@ class Planner:
         check_gang(unit)
         everyone = [placing.wanted(pod) for pod in unit.pods]
         for wanted in everyone:
-            self._note_what_is_asked(wanted)
+            self._count_arrivals(wanted)
         if unit.gang:
             return place_together(unit.pods, placing)
         return (self.moving.place_held(unit.pods[0]) or placing.place_alone(everyone[0]),)
@@ -185,6 +210,7 @@ class Planner:
         avoided = self.avoidance.nodes(unit.pods[0], now=snapshot.now)
         attempt = self._retries.attempt(unit, snapshot, special=(avoided, overdue))
         if self._retries.is_useless(unit, attempt) and not self.moving.has_place(unit):
+            self._reservations.keep_on(unit, placing, self.moving)
             self.queue.still_waits(unit)
             return
         try:
@@ -195,16 +221,21 @@ class Planner:
                 yield from self._give_back(unit, placing)
         except Unserved as refused:
             self._remember_refusal(unit, attempt, placing)
-            self.queue.refused(unit, self._known_profile(refused.profile), self._profiles_asked)
+            self.queue.refused(
+                unit,
+                self._known_profile(refused.profile),
+                lambda pod: [placement.profile for placement in self._slices_asked(pod, placing)],
+            )
             yield from self.moving.lost_targets()
             made = self._make_room(unit, refused, placing)
             if made is not None:
                 yield from made
             elif not self._waits_for_room(unit):
-                told = self._in_time(self._with_moves(unit, refused, placing), limit if overdue else None)
-                yield from self._refuse(unit, told, placing)
+                told = self._with_remedies(unit, refused, placing)
+                yield from self._refuse(unit, self._in_time(told, limit if overdue else None), placing)
         else:
             self._retries.placed(unit)
+            self._reservations.forget(pod.uid for pod in unit.pods)
             yield from self.moving.lost_targets()
             frees = () if unit.gang else self.moving.frees(unit.pods[0])
             yield Place(self.queue.placed(placed, snapshot.now), frees)
@@ -239,12 +270,20 @@ class Planner:
         """Whether a move makes room for the unit already; it was told so."""
         return not unit.gang and self.moving.room_of(unit.pods[0]) is not None
 
-    def _with_moves(self, unit: Unit, refused: Unserved, placing: Placing) -> Unserved:
-        """The refusal with the reason why no move makes room, where room is what is missing."""
+    def keep_place(self, unit: Unit, refused: Unserved, placing: Placing) -> str:
+        """What is kept from now on for a unit that was refused at its turn, in words; "" when nothing is."""
+        if unit.gang or not refused.lacks_room or self._waits_for_room(unit):
+            return ""
+        return self._reservations.keep(unit, placing, self.moving, self.index)
+
+    def _with_remedies(self, unit: Unit, refused: Unserved, placing: Placing) -> Unserved:
+        """The refusal with what is done about it, and why no move is, where room is what is missing."""
         if unit.gang or not refused.lacks_room:
             return refused
+        kept = self.keep_place(unit, refused, placing)
         why = no_move_words(placing.wanted(unit.pods[0]), self.moving, placing)
-        return Unserved(refused.reason, f"{refused.message}; move: {why}", profile=refused.profile)
+        words = "; ".join([refused.message, *([kept] if kept else []), f"move: {why}"])
+        return Unserved(refused.reason, words, profile=refused.profile)
 
     @staticmethod
     def _in_time(refused: Unserved, limit: float | None) -> Unserved:
@@ -288,6 +327,7 @@ class Planner:
     def _forget(self, snapshot: Snapshot, changes: Changes, gone: Sequence[str]) -> None:
         self._retries.forget(gone)
         self.queue.forget(gone)
+        self._reservations.forget(gone)
         for uid in gone:
             self._asked.pop(uid, None)
         for key in changes.claims:
@@ -298,10 +338,8 @@ class Planner:
             self._forgot_at = snapshot.now
             self.avoidance.forget(lambda: {identity(p) for p in snapshot.pods.values()}, now=snapshot.now)
 
-    def _note_what_is_asked(self, wanted: Wanted) -> None:
-        """What the pod asks for, and once per claim an arrival for the policy."""
-        if wanted.pod.uid not in self._asked:
-            self._asked[wanted.pod.uid] = tuple(s for r in wanted.requests for s in smallest_slices(r))
+    def _count_arrivals(self, wanted: Wanted) -> None:
+        """Once per claim, an arrival for the policy."""
         for claim, read in zip(wanted.todo, wanted.read, strict=True):
             if self._counted.get(claim.key) == claim.uid:
                 continue
@@ -309,8 +347,15 @@ class Planner:
             for placement in (s for r in read.requests for s in smallest_slices(r)):
                 self.engine.policy.record(placement.profile)
 
-    def _profiles_asked(self, pod: Pod) -> Sequence[str]:
-        return [placement.profile for placement in self._asked.get(pod.uid, ())]
+    def _slices_asked(self, pod: Pod, placing: Placing) -> tuple[LegalPlacement, ...]:
+        """The smallest placement that would do for each slice of a pod; none while that cannot be said."""
+        if pod.uid not in self._asked:
+            try:
+                requests = placing.wanted(pod).requests
+            except (Unserved, NotYet):
+                return ()
+            self._asked[pod.uid] = tuple(s for request in requests for s in smallest_slices(request))
+        return self._asked[pod.uid]
 
     def _known_profile(self, label: str) -> str:
         """A profile for a metric label: only those that GPUs offer, so that users' text cannot grow the

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from tessera.api import names
 from tessera.api.reasons import Reason
+from tessera.placement.queue_order import Waiting
 from tessera.scheduler.objects import Claim, Key, Pod
 from tessera.scheduler.refusals import NotYet, Unserved
 from tessera.scheduler.snapshot import Snapshot
@@ -30,6 +31,18 @@ class Unit:
     def order(self) -> tuple[object, ...]:
         """Higher priority first, then older first."""
         return (-max(pod.priority for pod in self.pods), min((pod.created, pod.key) for pod in self.pods))
+
+    def waiting(self, slices: int) -> Waiting:
+        """As the rules of the queue see it, when it asks for so many memory slices."""
+        runs = [pod.longest_run_seconds for pod in self.pods]
+        known = [seconds for seconds in runs if seconds is not None]
+        return Waiting(
+            name=self.pods[0].uid,
+            since=min(pod.created for pod in self.pods),
+            slices=slices,
+            priority=max(pod.priority for pod in self.pods),
+            seconds=max(known) if len(known) == len(runs) else None,
+        )
 
     def age_seconds(self, now: float) -> float:
         """Since the oldest pod was made."""

@@ -21,6 +21,9 @@ class Closer:
     claim_uid: str
     number: int
 
+    def __str__(self) -> str:
+        return "what is kept for another pod"
+
 
 class Closed:
     """What is closed in the state for waiting claims, by their UID, or for none (""). Opened again before the
@@ -79,7 +82,9 @@ class MovingRound:
     frees: dict[str, tuple[Claim, ...]] = field(default_factory=dict)
     lost: list[FreeTarget] = field(default_factory=list)
     kept: dict[str, tuple[str, Resources]] = field(default_factory=dict)
-    """What nodes keep for replacements, by the name of the placeholder: (node, what of it)."""
+    """What nodes keep for replacements, by the name of the placeholder, and for reservations, by the UID of
+    the claim: (node, what of it).
+    """
 
     def keep(self, name: str, record: MoveRecord, place: Only) -> None:
         """Keep CPU and memory for a replacement too, from when its victim does not count there any more."""
@@ -90,6 +95,15 @@ class MovingRound:
         if record.requests and not (victim is not None and still_there and load.node_of(victim) == node):
             self.kept[name] = (node, dict(record.requests))
             load.hold(*self.kept[name])
+
+    def reserve(self, claim: Claim, place: Only, requests: Resources) -> None:
+        """Whoever is served later in the round gets neither the place that is reserved for a claim nor what
+        its pod asks of the node; nor is anything moved on that GPU.
+        """
+        self.closed.close(claim.uid, place)
+        self.busy |= 1 << place.gpu
+        self.kept[claim.uid] = (self.placing.state.gpus[place.gpu].node, requests)
+        self.placing.load.hold(*self.kept[claim.uid])
 
     def let_go(self, name: str) -> bool:
         """Give it back, and say whether there was anything."""

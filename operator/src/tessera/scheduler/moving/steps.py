@@ -92,6 +92,11 @@ class Moving:
         return self._now.under_way
 
     @property
+    def busy(self) -> int:
+        """GPUs on which something is moved or reserved in this round, as a bit set."""
+        return self._now.busy
+
+    @property
     def in_flight(self) -> set[str]:
         """Partitions in which a plan is under way, so that no other one begins there."""
         return self._now.in_flight
@@ -191,6 +196,10 @@ class Moving:
         if self._round is not None:
             self._round.end()
             self._round = None
+
+    def reserve(self, claim: Claim, place: Only, pod: Pod) -> None:
+        """Keep a place for a pod from all that are served later in the round, and from moves."""
+        self._now.reserve(claim, place, pod.requests)
 
     # Those for whom a place is held.
 

@@ -25,7 +25,7 @@ class Queue:
         self._by_priority = order == "priority"
         self._ages = order == "smallest-work-aged"
         self._rule = QueueOrder(
-            rule="smallest-work" if order.startswith("smallest-work") else "arrival",
+            rule="smallest-work" if order.startswith("smallest-work") else "age",
             age_limit_seconds=age_limit_seconds if self._ages else math.inf,
         )
         self._ranked: list[tuple[tuple[float, ...], int, Job]] = []

@@ -216,6 +216,7 @@ def test_published_gpus_are_read_back_as_they_were(model: str, bench: Workbench)
     gpus = [cut, replace(cut, uuid=bench.gpu(1).uuid, index=1, mig_current=False)]
     slices = slices_for(owner, gpus, generation=7)
     assert slices_for(owner, gpus_in(slices), generation=7) == slices
+    assert [gpu.mig_current for gpu in gpus_in(slices)] == [True, False]
 
 
 def test_what_was_told_of_an_xid_is_read_back(bench: Workbench) -> None:

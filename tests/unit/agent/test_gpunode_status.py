@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tessera.agent.checkpoint import Ledger
 from tessera.agent.gpunode import View, mig_mode, readiness, status_for
+from tessera.agent.layouts import Progress
 from tessera.api.gpu_node import GPUNodeStatus
 from tessera.gpu.driver import GPU, Inventory
 from tessera.gpu.faults import HANG, NVMLFault
@@ -69,6 +70,16 @@ def test_a_gpu_whose_mig_mode_is_off_is_published_and_the_message_says_how_to_ha
     assert message.startswith("1 of 1 GPUs are published; GPU 0 ")
     assert "MIG mode is off, so it is not cut" in message
     assert "nvidia-smi -i 0 -mig 1" in message
+
+
+def test_a_gpu_that_is_to_have_slices_and_whose_mig_mode_is_off_is_not_published(bench: Workbench) -> None:
+    off = plain(bench, mig_current=False, mig_pending=False)
+    view = View(inventory=inventory(off), ledger=Ledger(), registered=True)
+    layouts = {off.uuid: Progress("Blocked")}
+    assert readiness(replace(view, layouts=layouts))[:2] == (False, "MIGDisabled")
+    assert readiness(replace(view, mig_wishes={off.uuid: True}))[:2] == (False, "MIGDisabled")
+    published = replace(view, layouts=layouts, mig_wishes={off.uuid: False})
+    assert readiness(published) == (True, "Published", "1 of 1 GPUs are published")
 
 
 def test_a_pending_mode_names_the_reset(bench: Workbench) -> None:

@@ -61,15 +61,19 @@ class WorkerProcess:
         except urllib.error.URLError:
             return None
 
-    def wait_for_step(self, step: int) -> dict[str, Any]:
-        """Wait until the training has done so many steps."""
+    def wait_for(self, reached: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
+        """Wait until `/progress` says what is waited for."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline and self.process.is_alive():
             seen = self.progress()
-            if seen and seen["phase"] == "train" and seen["step"] >= step:
+            if seen and reached(seen):
                 return seen
             self.process.join(0.02)
-        raise AssertionError(f"step {step} was not seen; exit code {self.process.exitcode}")
+        raise AssertionError(f"{what} was not seen; exit code {self.process.exitcode}")
+
+    def wait_for_step(self, step: int) -> dict[str, Any]:
+        """Wait until the training has done so many steps."""
+        return self.wait_for(lambda seen: seen["phase"] == "train" and seen["step"] >= step, f"step {step}")
 
     def terminate(self) -> None:
         """What the kubelet does first."""

@@ -17,6 +17,7 @@ _FIGURES = (
     ("slice_acceptance_pct", "slice acceptance, %", 2),
     ("ideal_pool_pct", "the same of the ideal pool, %", 2),
     ("gap_to_pool_pct", "gap to the ideal pool, points", 2),
+    ("repacking_gap_to_pool_pct", "the same of free repacking, points", 2),
     ("acceptance_pct", "accepted requests, %", 2),
     ("min_profile_acceptance_pct", "worst profile, %", 2),
     ("moves_per_100", "moves per 100 accepted requests", 2),
@@ -73,6 +74,8 @@ def _print_several(title: str, summaries: Mapping[str, tuple[Summary, Summary]])
     columns = ("policy", "slices %", "gap to pool", "count %", "worst %", "moves", "k/s")
     pool = next(iter(summaries.values()))
     words = f"ideal pool {cell(*pool, 'ideal_pool_pct')} % of the slices; {_heading(pool[1])}"
+    if pool[0]["ideal_repacking_pct"] is not None:
+        words += f"; free repacking: gap {cell(*pool, 'repacking_gap_to_pool_pct', digits=2)}"
     print_table(f"{title}\n{words}", columns, rows)
 
 

@@ -25,6 +25,7 @@ from tessera.simulate.mover import MoveRules
 from tessera.simulate.online import WARM_UP, check_load, default_arrivals, poisson_workload, population
 from tessera.simulate.pool import pool_decisions
 from tessera.simulate.progress import Progress
+from tessera.simulate.repacking import repacking_decisions
 from tessera.simulate.workload import Workload
 
 
@@ -181,7 +182,7 @@ def run_arms(
     """Every policy on one workload; `head` begins the figures of each run. `shares` are told to the policies
     that would estimate them.
     """
-    pool = pool_decisions(workload, cluster)
+    pool, repacking = pool_decisions(workload, cluster), repacking_decisions(workload, cluster)
     for name in arms.policies:
         policy = make_policy(name, seed=seed)
         if shares is not None and isinstance(policy, FragmentationGradient):
@@ -189,7 +190,9 @@ def run_arms(
         outcome = run(
             workload, cluster, policy, rules=arms.moves, costs=arms.costs, progress=progress.advanced
         )
-        figures, series = measure(workload, cluster, outcome, pool=pool, costs=arms.costs)
+        figures, series = measure(
+            workload, cluster, outcome, pool=pool, repacking=repacking, costs=arms.costs
+        )
         yield Result({**head, "policy": name, "seed": seed, **figures}, series, workload, outcome)
 
 

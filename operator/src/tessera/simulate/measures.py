@@ -54,21 +54,35 @@ def acceptance(workload: Workload, cluster: Cluster, accepted: Sequence[bool]) -
 
 
 def measure(
-    workload: Workload, cluster: Cluster, outcome: Outcome, *, pool: Sequence[bool], costs: MoveCosts
+    workload: Workload,
+    cluster: Cluster,
+    outcome: Outcome,
+    *,
+    pool: Sequence[bool],
+    repacking: Sequence[bool] | None = None,
+    costs: MoveCosts,
 ) -> tuple[dict[str, Any], Series]:
-    """The figures of one run, and the cluster over time. `pool` are the decisions of the ideal pool."""
+    """The figures of one run, and the cluster over time. `pool` are the decisions of the ideal pool,
+    `repacking` those of free repacking (None: they are not known).
+    """
     figures = acceptance(workload, cluster, [place is not None for place in outcome.placed])
     ideal = acceptance(workload, cluster, pool)["slice_acceptance_pct"]
+    repacked = None
+    if repacking is not None:
+        repacked = acceptance(workload, cluster, repacking)["slice_acceptance_pct"]
     walk = _Walk(workload, cluster, outcome, costs)
     walk.through()
     counted = range(workload.counted_from, len(workload))
     accepted = sum(outcome.placed[request] is not None for request in counted)
     moves = sum(len(outcome.relocations.get(request, ())) for request in counted)
     gap = None if ideal is None else figures["slice_acceptance_pct"] - ideal
+    bound = None if ideal is None or repacked is None else repacked - ideal
     return {
         "slice_acceptance_pct": figures["slice_acceptance_pct"],
         "ideal_pool_pct": ideal,
         "gap_to_pool_pct": gap,
+        "ideal_repacking_pct": repacked,
+        "repacking_gap_to_pool_pct": bound,
         "acceptance_pct": figures["acceptance_pct"],
         "per_profile_acceptance_pct": figures["per_profile_acceptance_pct"],
         "min_profile_acceptance_pct": min(figures["per_profile_acceptance_pct"].values(), default=None),

@@ -8,6 +8,8 @@ smallest size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tessera.simulate.cluster import Cluster
 from tessera.simulate.workload import Workload
 
@@ -17,17 +19,30 @@ def pool_decisions(workload: Workload, cluster: Cluster) -> list[bool]:
     pool_of, free = _pools(cluster)
     sizes = [cluster.sizes[profile] for profile in workload.profiles]
     pools = [pool_of[profile] for profile in workload.profiles]
+
+    def enter(profile: int) -> bool:
+        if free[pools[profile]] < sizes[profile]:
+            return False
+        free[pools[profile]] -= sizes[profile]
+        return True
+
+    def leave(profile: int) -> None:
+        free[pools[profile]] += sizes[profile]
+
+    return admitted(workload, enter=enter, leave=leave)
+
+
+def admitted(workload: Workload, *, enter: Callable[[int], bool], leave: Callable[[int], None]) -> list[bool]:
+    """Which requests get in, where all that counts is who is in: `enter` says of the number of a profile
+    whether one more of it gets in, `leave` is told when one leaves.
+    """
     accepted = [False] * len(workload)
     wanted = workload.wanted
     for event in workload.events:
         if event >= 0:
-            profile = wanted[event]
-            if free[pools[profile]] >= sizes[profile]:
-                free[pools[profile]] -= sizes[profile]
-                accepted[event] = True
+            accepted[event] = enter(wanted[event])
         elif accepted[~event]:
-            profile = wanted[~event]
-            free[pools[profile]] += sizes[profile]
+            leave(wanted[~event])
     return accepted
 
 

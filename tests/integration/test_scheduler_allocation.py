@@ -15,7 +15,7 @@ from integration.scheduler_cluster import Cluster, watched_cluster
 from scheduler_objects import Object, device_name, exactly
 from tessera.api import names
 from tessera.kube.client import KubeClient
-from tessera.kube.resources import DEVICE_CLASSES
+from tessera.kube.resources import DEVICE_CLASSES, RESOURCE_SLICES
 from tessera.local.control_plane import ControlPlane
 from tessera.local.processes import find, kill_all
 from tessera.scheduler.loop import Scheduler, Settings
@@ -44,6 +44,35 @@ async def scheduler(admin: KubeClient, namespace: str) -> AsyncIterator[Schedule
     )
     async with in_background(replica.run()):
         yield replica
+
+
+async def test_a_bound_pod_whose_slice_is_withdrawn_before_it_starts_gets_another_one_of_its_node(
+    cluster: Cluster, scheduler: Scheduler
+) -> None:
+    node = await cluster.add_node("a")
+    await cluster.add_template("one-2g", exactly("2g.20gb"))
+    pod = await cluster.add_pod("late", template="one-2g")
+    assert await cluster.bound("late") == node
+    claim_name = (await cluster.pod("late"))["status"]["resourceClaimStatuses"][0]["resourceClaimName"]
+    first, second = (device_name(cluster.gpu("a"), "2g.20gb", start) for start in (0, 2))
+
+    slices = await cluster.client.list(RESOURCE_SLICES, field_selector=f"spec.nodeName={node}")
+    (offered,) = (item for item in slices.items if item["spec"].get("devices"))
+    offered["spec"]["devices"] = [one for one in offered["spec"]["devices"] if one["name"] != first]
+    await cluster.client.replace(RESOURCE_SLICES, offered)
+
+    async def moved() -> bool:
+        status = (await cluster.claim(claim_name))["status"]
+        results = status.get("allocation", {}).get("devices", {}).get("results", [])
+        users = [user["uid"] for user in status.get("reservedFor", [])]
+        return (users, [one["device"] for one in results]) == ([pod["metadata"]["uid"]], [second])
+
+    await eventually("another slice for the pod that waits on its node", moved)
+
+    async def told() -> bool:
+        return "TakenBack" in await cluster.reasons("late")
+
+    await eventually("the event TakenBack on the pod", told)
 
 
 async def test_a_gated_pod_is_allocated_and_bound_by_kube_scheduler(

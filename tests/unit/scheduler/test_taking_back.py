@@ -96,6 +96,59 @@ def test_an_allocation_that_nobody_uses_is_freed_after_a_minute(world: Any, requ
     assert given_up(world) == []
 
 
+@pytest.fixture
+def late(world: Any, publish: Any) -> Any:
+    """A pod is bound to a node on which its slice was withdrawn before it could be prepared: a fixed layout
+    has come. Another GPU of the node has room.
+    """
+    world.add_pod_with_claim("late", "2g.20gb", gates=(), nodeName="node-a")
+    world.allocate("late", "gpu-aaaaaaaa-2g-20gb-0", node="node-a", pod="late", since=-29.0)
+    world.slices = [item for item in world.slices if item["spec"]["nodeName"] != "node-a"]
+    world.slices += publish("node-a", ["gpu-aaaaaaaa", "gpu-cccccccc"])
+    for item in world.slices:
+        item["spec"]["devices"] = [
+            device
+            for device in item["spec"].get("devices", ())
+            if not device["name"].startswith("gpu-aaaaaaaa-2g-20gb")
+        ]
+    return world
+
+
+def test_a_bound_pod_whose_slice_was_withdrawn_gets_another_one_of_its_node(
+    late: Any, planner: Planner
+) -> None:
+    assert planner.plan(late.snapshot()) == []
+    late.now += 1
+    (action,) = planner.plan(late.snapshot())
+    assert isinstance(action, GiveUp)
+    assert action.why == "node node-a has not given the device and does not offer it any more"
+    del late.claims["late"]["status"]
+    late.touch(late.claims["late"])
+    (action,) = planner.plan(late.snapshot())
+    assert isinstance(action, Place)
+    assert [result.device for result in action.pods[0].claims[0].results] == ["gpu-cccccccc-2g-20gb-0"]
+    late.hand_over(action.pods[0])
+    late.now += 60
+    assert planner.plan(late.snapshot()) == []
+
+
+@pytest.mark.parametrize("why", ["it runs", "one of two runs", "its GPU is not published", "it is offered"])
+def test_a_bound_pod_that_may_have_its_slice_keeps_it(late: Any, planner: Planner, why: str) -> None:
+    late.now += 60
+    if why == "it runs":
+        late.pods["late"]["status"]["containerStatuses"] = [{"containerID": "containerd://1"}]
+        late.touch(late.pods["late"])
+    elif why == "one of two runs":
+        other = {"resource": "pods", "name": "ended", "uid": "pod-ended"}
+        late.claims["late"]["status"]["reservedFor"].append(other)
+        late.touch(late.claims["late"])
+    elif why == "its GPU is not published":
+        late.allocate("late", "gpu-dddddddd-2g-20gb-0", node="node-a", pod="late", since=-60.0)
+    else:
+        late.allocate("late", "gpu-cccccccc-2g-20gb-0", node="node-a", pod="late", since=-60.0)
+    assert planner.plan(late.snapshot()) == []
+
+
 def test_the_next_place_is_on_another_node_and_then_there_is_none(stuck: Any, planner: Planner) -> None:
     (action,) = planner.plan(stuck.snapshot())
     assert isinstance(action, GiveUp)

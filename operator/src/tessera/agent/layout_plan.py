@@ -171,7 +171,8 @@ def refuse_outside(
             raise PrepareError(
                 Reason.CONFLICT,
                 f"claim {key}: {device.device} exists no more, because GPU {device.gpu_uuid} has a fixed "
-                f"layout without it ({layout}); delete the pod, so that its replacement is placed anew",
+                f"layout without it ({layout}); the scheduler looks for another one on this node; delete the "
+                "pod, so that its replacement may go to others",
             )
 
 

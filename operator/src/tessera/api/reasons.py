@@ -106,7 +106,8 @@ class Reason(StrEnum):
     """Room is to be made for a pod or a static layout, and a PodDisruptionBudget keeps one that should leave,
     for now."""
     TAKEN_BACK = "TakenBack"
-    """The pod could not be bound to the chosen node; its placement was given up and another is tried."""
+    """The pod could not be bound to the chosen node, or its slice was withdrawn there before it was prepared;
+    its placement was given up and another is tried."""
     INVALID_REQUEST = "InvalidRequest"
     """The claim's request cannot be served: a selector that does not compile, an unknown mode."""
 

@@ -64,7 +64,9 @@ class Occupancy:
         self.releases = 0
         """Grows whenever room may have become free: what did not fit may be tried again."""
         self._of_claim: dict[Key, tuple[Holder, ...]] = {}
-        self._holders: set[Holder] = set()
+        self._holders: dict[Holder, Key] = {}
+        self._nowhere: dict[Holder, Key] = {}
+        """Those whose devices are not published."""
         self._reported: set[Holder] = set()
 
     def follow(self, snapshot: Snapshot, changes: Changes) -> bool:
@@ -78,8 +80,9 @@ class Occupancy:
             now = () if claim is None else _holders(claim)
             if now:
                 self._of_claim[key] = now
-            self._holders.difference_update(before)
-            self._holders.update(now)
+            for holder in before:
+                del self._holders[holder]
+            self._holders |= dict.fromkeys(now, key)
             doubtful |= dict.fromkeys((*before, *now))
         rebuilt = snapshot.inventory is not self.inventory
         if rebuilt:
@@ -88,9 +91,12 @@ class Occupancy:
             for gpu in snapshot.inventory.gpus:
                 self.state.add_gpu(gpu.name, node=gpu.node, geometry=gpu.geometry)
             self.releases += 1
+            self._nowhere.clear()
             doubtful = dict.fromkeys(self._holders)
         entering: list[Holder] = []
         for owner in doubtful:
+            if isinstance(owner, Holder):
+                self._nowhere.pop(owner, None)
             held = self.state.holds(owner) is not None
             if isinstance(owner, Holder) and owner in self._holders:
                 if not held:
@@ -104,9 +110,20 @@ class Occupancy:
         self.state.touched.clear()
         return rebuilt
 
+    def gone(self) -> dict[Key, None]:
+        """Claims with a device that its GPU does not offer any more, though it offers others. An agent offers
+        what it has prepared, so this was not.
+        """
+        return {key: None for holder, key in self._nowhere.items() if self._offers_others(holder)}
+
+    def _offers_others(self, holder: Holder) -> bool:
+        here = (gpu.name.rpartition("/")[2] for gpu in self.inventory.gpus if gpu.node == holder.pool)
+        return any(holder.device.startswith(f"{counter_set}-") for counter_set in here)
+
     def _occupy(self, holder: Holder) -> None:
         device = self.inventory.device(holder.pool, holder.device)
         if device is None:
+            self._nowhere[holder] = self._holders[holder]
             self._report(holder, "points to a device that is not published")
             return
         gpu = self.state.gpu(device.gpu)

@@ -106,7 +106,11 @@ class Planner:
         actions: list[Action] = [Protect(snapshot.claims[key]) for key in self.index.unprotected]
         given_up = list(
             find_take_backs(
-                snapshot, self.index, grace_seconds=self._grace_seconds, namespace=self.moving.namespace
+                snapshot,
+                self.index,
+                grace_seconds=self._grace_seconds,
+                gone=self.occupancy.gone(),
+                namespace=self.moving.namespace,
             )
         )
         actions.extend(GiveUp(t.claim, t.pod, t.why) for t in given_up)

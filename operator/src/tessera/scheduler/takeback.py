@@ -4,11 +4,14 @@ We choose the node, kube-scheduler has the last word, and it knows rules that we
 spread, other drivers' devices). A pod that it cannot bind would sit on its slice for ever. So after a grace
 time the slice is taken back, the node is remembered for that pod, and the next best is tried. kube-scheduler
 clears some allocations itself; that counts the same.
+
+A pod may also come to its node just after its slice was withdrawn there, as by a fixed layout. It cannot
+leave the node any more, which may have another slice for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -35,10 +38,16 @@ class TakeBack:
 
 
 def find_take_backs(
-    snapshot: Snapshot, index: Index, *, grace_seconds: float, namespace: str = names.SYSTEM_NAMESPACE
+    snapshot: Snapshot,
+    index: Index,
+    *,
+    grace_seconds: float,
+    gone: Iterable[Key] = (),
+    namespace: str = names.SYSTEM_NAMESPACE,
 ) -> Iterator[TakeBack]:
-    """Allocations whose pod was not scheduled within the grace time, and allocations that nobody uses.
-    Placeholders of moves, in the scheduler's `namespace`, have a deadline of their own.
+    """Allocations whose pod was not scheduled within the grace time, those of them whose devices are `gone`
+    and cannot be prepared, and allocations that nobody uses. Placeholders of moves, in the scheduler's
+    `namespace`, have a deadline of their own.
     """
     stuck: list[tuple[Pod, list[Claim]]] = []
     for pod in (snapshot.pods[key] for key in index.unscheduled):
@@ -60,6 +69,19 @@ def find_take_backs(
                 yield TakeBack(
                     claim, pod, f"the pod could not be scheduled on node {node} for {grace_seconds:.0f} s"
                 )
+    for claim in (snapshot.claims[key] for key in gone):
+        users = [snapshot.pods[index.keys[uid]] for uid in claim.reserved_for if uid in index.keys]
+        if (
+            users
+            and len(users) == len(claim.reserved_for)
+            and all(_waits_on_its_node(pod) for pod in users)
+            and claim.allocated is not None
+            and snapshot.now - claim.allocated.since >= grace_seconds
+        ):
+            node = pinned_node(claim.allocated)
+            yield TakeBack(
+                claim, users[0], f"node {node} has not given the device and does not offer it any more"
+            )
     for claim in (snapshot.claims[key] for key in index.unreserved if not index.is_used(key)):
         if (
             claim.allocated is not None
@@ -78,6 +100,16 @@ def is_stuck(pod: Pod, claims: list[Claim], *, now: float, grace_seconds: float)
     # The condition keeps the time of its first refusal; a later allocation deserves its own grace time.
     since = max([pod.unschedulable_since, *(c.allocated.since for c in claims if c.allocated is not None)])
     return now - since >= grace_seconds
+
+
+def _waits_on_its_node(pod: Pod) -> bool:
+    """Whether the pod is bound and no container of it was ever made, for which its slices are prepared."""
+    status = pod.raw.get("status") or {}
+    containers = [
+        *(status.get("initContainerStatuses") or ()),
+        *(status.get("containerStatuses") or ()),
+    ]
+    return bool(pod.node) and not any(container.get("containerID") for container in containers)
 
 
 def pinned_node(allocated: Allocated | None) -> str:

@@ -1,8 +1,8 @@
 """All measures with their intervals, for the models and for what they must be read against.
 
 Each form of the model is measured when it is untrained, under-trained and trained: inconsistency alone says
-little, for a model that knows nothing is consistent too. The exact table must score zero. Intervals are 95 %
-percentile bootstraps over the probes or the questions.
+little of what a model knows. The exact table must score zero. Intervals are 95 % percentile bootstraps over
+the probes or the questions.
 """
 
 from typing import Any
@@ -41,26 +41,17 @@ def largest_exact_inconsistency(examination: Examination) -> float:
     return max(float(columns[name].max()) for name in INCONSISTENCIES)
 
 
-def answer(
-    scorer: T5, examination: Examination, device: torch.device
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """What the ensemble gains over the baseline, with its interval; and every way's accuracy as a row."""
+def answer(scorer: T5, examination: Examination, device: torch.device) -> list[dict[str, Any]]:
+    """A row for every way to answer the questions: its accuracy, and what it gains over the baseline."""
     questions = examination.questions
     chosen = completion.choose(completion.score(scorer, questions, device=device))
     chosen |= completion.choose_exactly(examination.language, questions)
     correct = {name: (choice == questions.true).double().numpy() for name, choice in chosen.items()}
-    accuracy = summarise(correct)
-    rows = [
-        {
-            "way": name,
-            "accuracy": accuracy[name],
-            "low": accuracy[f"{name}_low"],
-            "high": accuracy[f"{name}_high"],
-        }
-        for name in correct
+    baseline = correct[completion.BASELINE]
+    return [
+        {"way": name, **summarise({"accuracy": column, "gain": column - baseline})}
+        for name, column in correct.items()
     ]
-    gains = {f"{name}_gain": correct[name] - correct[completion.BASELINE] for name in completion.ENSEMBLES}
-    return accuracy | summarise(gains), rows
 
 
 def summarise(columns: Columns) -> dict[str, float]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tessera_workloads.errors import InvalidRequest
-from tessera_workloads.mlm import completion, evaluation, filling
+from tessera_workloads.mlm import evaluation, filling, judgement
 from tessera_workloads.mlm.consistency import T5, scorer_of
 from tessera_workloads.mlm.data import LONGEST_SPAN, Examination, Language, Texts, draw_spans
 from tessera_workloads.mlm.model import MlmModel, init_parameter, mean_log_loss
@@ -32,11 +32,8 @@ from tessera_workloads.protocol import (
     Update,
     Workload,
 )
-from tessera_workloads.randomness import generator_at
+from tessera_workloads.stepping import initialise
 
-EXACT = 1e-5
-LEAST_GAP = 0.1
-LEAST_RECTANGLE = 0.3
 _WARM_UP_STEPS = 50
 _EARLY = "-early"
 
@@ -121,36 +118,26 @@ class Mlm(Workload[MlmParameters]):
         """Every form untrained, under-trained and trained; the exact table; the ensemble of conditionals."""
         assert isinstance(model, MlmModel)
         assert isinstance(data, Examination)
-        values = {"exact_inconsistency": evaluation.largest_exact_inconsistency(data)}
-        tables = {}
+        untrained = self.build_model(p, {})
+        initialise(self, untrained, data.seed)
+        untrained.to(device).eval()
         rows = []
-        untrained = self._untrained(p, data.seed).to(device)
         for form in p.forms:
             stages = {
-                "untrained": evaluation.examine(scorer_of(untrained, form, Signs(p.words)), data, device),
-                "early": model.early.get(form),
                 "trained": evaluation.examine(scorer_of(model, form, Signs(p.words)), data, device),
+                "early": model.early.get(form),
+                "untrained": evaluation.examine(scorer_of(untrained, form, Signs(p.words)), data, device),
             }
-            for stage, measured in stages.items():
-                if measured is not None:
-                    rows.append({"model": form, "stage": stage, **measured})
-                    values |= {f"{form}_{stage}_{name}": value for name, value in measured.items()}
-        tables["consistency"] = rows
+            rows += [{"model": form, "stage": stage, **found} for stage, found in stages.items() if found]
+        tables = {"consistency": rows}
         if "t5" in p.forms:
-            scorer = T5(model.forms["t5"], Signs(p.words))
-            answered, tables["completion"] = evaluation.answer(scorer, data, device)
-            values |= {f"completion_{name}": value for name, value in answered.items()}
-        return Metrics(values=values, tables=tables)
+            tables["completion"] = evaluation.answer(T5(model.forms["t5"], Signs(p.words)), data, device)
+        exact = evaluation.largest_exact_inconsistency(data)
+        return Metrics(values=judgement.values(exact, tables), tables=tables)
 
     def checks(self, p: MlmParameters, metrics: Metrics) -> list[Check]:
         """Gates on the exact table, on the effect and on the average; what is less trained as controls."""
-        m = metrics.values
-        checks = [Check.at_most("exact table: largest inconsistency", m["exact_inconsistency"], EXACT)]
-        for form in p.forms:
-            checks += _form_checks(form, m)
-        if "t5" in p.forms:
-            checks += _completion_checks(m)
-        return checks
+        return judgement.checks(metrics)
 
     def example_batch(self, p: MlmParameters, size: int, mode: Mode, step: Step) -> Batch:
         """Words and masks for training; a masked text, and a target for T5, to infer."""
@@ -207,14 +194,6 @@ class Mlm(Workload[MlmParameters]):
             personal=tuple(f"forms.{form}.*" for form in alone),
         )
 
-    def _untrained(self, p: MlmParameters, seed: int) -> MlmModel:
-        """The model as the run of this seed began."""
-        model = self.build_model(p, {})
-        with torch.no_grad():
-            for name, tensor in model.named_parameters():
-                self.init_parameter(name, tensor, generator_at(torch.device("cpu"), seed, "init", name))
-        return model.eval()
-
 
 def _form(phase: str) -> str:
     return phase.removesuffix(_EARLY)
@@ -260,59 +239,3 @@ def _examination(p: MlmParameters, language: Language, seed: int) -> Examination
         probe_count=p.probes,
         question_count=p.questions,
     )
-
-
-def _form_checks(form: str, m: Mapping[str, float]) -> list[Check]:
-    """The gates of one form, its untrained and under-trained selves, and its other measures."""
-    of = {
-        name.removeprefix(f"{form}_trained_"): value
-        for name, value in m.items()
-        if name.startswith(f"{form}_trained_")
-    }
-    worse = min(of["sign_joint"], of["sign_conditional"])
-    checks = [
-        Check.at_least(f"{form}: median |joint - conditional|", of["gap"], LEAST_GAP),
-        Check.at_least(f"{form}: rectangle", of["rectangle"], LEAST_RECTANGLE),
-        Check.at_least(
-            f"{form}: sign accuracy of the average above the worse one", of["sign_average"] - worse, 0.0
-        ),
-    ]
-    for stage in ("untrained", "early"):
-        for name in _SHOWN:
-            if (key := f"{form}_{stage}_{name}") in m:
-                checks.append(Check.note(f"{form}, {stage}: {_SHOWN[name]}", m[key], kind="control"))
-    for name in ("gap", "rectangle"):
-        checks.append(Check.note(f"{form}: {_SHOWN[name]}, 95 % from", of[f"{name}_low"]))
-        checks.append(Check.note(f"{form}: {_SHOWN[name]}, 95 % to", of[f"{name}_high"]))
-    return checks + [
-        Check.note(f"{form}: {label}", of[name]) for name, label in _REPORTED.items() if name in of
-    ]
-
-
-_SHOWN = {
-    "gap": "median |joint - conditional|",
-    "rectangle": "rectangle",
-    "sign_average": "sign accuracy of the average",
-}
-_REPORTED = {
-    "disagreement": "share with opposite signs",
-    "path": "path",
-    "sign_joint": "sign accuracy of the joint",
-    "sign_conditional": "sign accuracy of the conditional",
-    "sign_average": "sign accuracy of the average",
-    "mse_joint": "squared error of the joint's log-odds",
-    "mse_conditional": "squared error of the conditional's log-odds",
-    "mse_average": "squared error of their average",
-}
-
-
-def _completion_checks(m: Mapping[str, float]) -> list[Check]:
-    """The ensemble of conditionals against its baseline, and what can be reached."""
-    named = (completion.BASELINE, *completion.ENSEMBLES, *completion.EXACT)
-    checks = [Check.note(f"completion, {name}: accuracy", m[f"completion_{name}"]) for name in named]
-    for name in completion.ENSEMBLES:
-        key = f"completion_{name}_gain"
-        checks.append(Check.note(f"completion, {name}: gain over the baseline", m[key]))
-        checks.append(Check.note(f"completion, {name}: gain, 95 % from", m[f"{key}_low"]))
-        checks.append(Check.note(f"completion, {name}: gain, 95 % to", m[f"{key}_high"]))
-    return checks

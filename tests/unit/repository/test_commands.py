@@ -78,7 +78,7 @@ def test_continuous_integration_calls_make_test() -> None:
 def test_make_test_runs_the_levels_in_order() -> None:
     levels = ["unit", "simulation", "workloads", "integration", "e2e"]
     assert recipe("test").split()[-6:] == ["tools/run-tests", *levels]
-    assert {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")} <= {*levels, "reproduction"}
+    assert {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")} <= set(levels)
 
 
 def test_the_workflow_runs_what_developers_run() -> None:

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tessera_workloads.protocol import Check
+from tessera_workloads.protocol import Check, Metrics
 from tessera_workloads.result import (
     TERMINATION_BYTES,
     Termination,
     check_table,
     write_json,
+    write_result,
     write_termination,
 )
 
@@ -38,6 +39,14 @@ def test_a_termination_log_that_cannot_be_written_is_said_not_raised(tmp_path: P
     problem = write_termination(Termination("complete", "Complete", ""), tmp_path / "no" / "such" / "place")
     assert problem is not None
     assert "cannot be written" in problem
+
+
+def test_a_gate_over_the_mean_of_seeds_does_not_decide_one_run(tmp_path: Path) -> None:
+    checks = [Check.at_least("of the mean", 0.5, 1.0, over="mean"), Check.at_least("of each", 2.0, 1.0)]
+    evaluated = write_result(tmp_path, "result.json", metrics=Metrics({}), checks=checks, document={})
+    assert evaluated.failed_gates == []
+    assert json.loads((tmp_path / "result.json").read_text())["outcome"] == "complete"
+    assert check_table(checks).splitlines()[1].endswith("over seeds")
 
 
 def test_the_table_puts_gates_first_and_says_which_failed() -> None:

@@ -127,6 +127,7 @@ class _Session:
 
         try:
             if arguments.command == "bench":
+                self._progress.enter("bench")
                 return bench(
                     request,
                     place=place,

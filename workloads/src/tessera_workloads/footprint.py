@@ -70,10 +70,11 @@ def footprint(workload: Workload[P], p: P) -> list[PhaseFootprint]:
     Raises:
         NotOffered: when the workload has no `example_batch`.
     """
-    return [_trace(workload, p, phase, before) for phase, before in rehearse(workload, p)]
+    return [trace(workload, p, phase, before) for phase, before in rehearse(workload, p)]
 
 
-def _trace(workload: Workload[P], p: P, phase: Phase, before: Mapping[str, Artefacts]) -> PhaseFootprint:
+def trace(workload: Workload[P], p: P, phase: Phase, before: Mapping[str, Artefacts]) -> PhaseFootprint:
+    """The footprint of one phase, built on what the phases before it leave."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
         model = workload.build_model(p, before)

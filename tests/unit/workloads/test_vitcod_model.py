@@ -13,6 +13,7 @@ from tessera_workloads.protocol import Artefacts, Phase, Shard, Step
 from tessera_workloads.vitcod.data import Pictures, move
 from tessera_workloads.vitcod.evaluation import coder_flops_share
 from tessera_workloads.vitcod.latency import largest_difference
+from tessera_workloads.vitcod.masks import BlockMask
 from tessera_workloads.vitcod.model import (
     ARMS,
     CODED,
@@ -196,3 +197,13 @@ def test_parameters_that_do_not_fit_together_are_refused(settings: dict[str, str
 def test_the_coders_operations_by_hand() -> None:
     # 2 coders, H=4 to 2 and back, 50 tokens: 2 * (2 * 2 * 4 * 2) N d against 4 * 4 * 50 N d.
     assert coder_flops_share(4, 50) == 64 / 800
+
+
+@pytest.mark.parametrize("size", ["ci", "slice"])
+def test_example_masks_prune_what_is_asked_for(size: str) -> None:
+    p, workload = VitcodParameters.parse({}, size=size), Vitcod()
+    after_coder = workload.phases(p)[2]
+    left = workload.example_artefacts(p, after_coder).tensors
+    mask = BlockMask(left["sparse.blocks"], left["sparse.columns"], p.tokens)
+    assert mask.blocks.shape[:2] == (p.layers, p.heads)
+    assert mask.sparsity() == pytest.approx(p.sparsity, abs=0.01)

@@ -18,6 +18,7 @@ from tessera.api.names import FOREIGN_TAINT_KEY
 from tessera.api.reasons import Reason
 from tessera.gpu.simulator import control
 from tessera.gpu.simulator.faults import Fault
+from tessera.gpu.simulator.state import StateFile
 from tessera.kube.errors import Unreachable
 from tessera.kube.resources import GPU_NODES, NODES, RESOURCE_CLAIMS, RESOURCE_SLICES
 
@@ -197,6 +198,29 @@ async def test_a_claim_that_exists_no_more_keeps_its_slice_while_a_process_runs_
         await agent.refresh()
         clock.now += 100
     assert agent.ledger.claims.keys() == {"uid-gone"}
+
+
+async def test_a_whole_gpu_is_given_up_when_its_claim_and_its_processes_are_gone(
+    bench: Workbench, api: APIInMemory
+) -> None:
+    uuid = bench.gpu().uuid
+    bench.nvml.set_mig_mode(uuid, False)
+    api.specify({"uuid": uuid, "partition": "p", "migMode": "Disabled"})
+    agent = start(bench, api)
+    await agent.refresh()
+    await agent.prepare(api.put_claim(bench, "gone", "gpu", 0), timeout_seconds=5)
+    del api.objects[RESOURCE_CLAIMS.kind, "gone"]
+    control.hold(bench.simulator, index=0, pid=os.getpid())
+    clock = Clock()
+    agent = start(bench, api, clock=clock)
+    for _ in range(3):
+        await agent.refresh()
+        clock.now += 100
+    assert api.states() == [("gpu", "InUse")]
+    with StateFile(bench.simulator).change() as state:
+        state.gpus[0].clients.clear()
+    await agent.refresh()
+    assert (agent.ledger.claims, api.states()) == ({}, [])
 
 
 async def test_an_api_that_does_not_answer_is_no_proof_that_a_claim_is_gone(

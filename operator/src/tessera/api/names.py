@@ -22,7 +22,8 @@ DEVICE_TAINT_EFFECT: Final = "NoSchedule"
 FOREIGN_TAINT_KEY: Final = "tessera.dev/foreign-instance"
 """On a device, by the agent, beside the first taint: an instance that Tessera did not make is in its way."""
 LEAVING_TAINT_KEY: Final = "tessera.dev/leaving"
-"""On a device, likewise: it is not in its GPU's fixed layout, and goes with the claim that holds it."""
+"""On a device, likewise: its GPU is to have another layout or MIG mode, and it goes with the claim that holds
+it."""
 UNHEALTHY_TAINT_KEY: Final = "tessera.dev/unhealthy"
 """On a device, likewise: its GPU, or an instance in its way, is broken. The value says how; with the effect
 ``NoExecute`` the pods that use it are ended."""

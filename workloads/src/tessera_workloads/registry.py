@@ -34,6 +34,7 @@ ENTRY_POINTS = "tessera.workloads"
 
 BUILT_IN: dict[str, Entry] = {
     "mlm": Entry("tessera_workloads.mlm", "Mlm", "masked language models that contradict themselves"),
+    "nasa": Entry("tessera_workloads.nasa", "Nasa", "search for networks that shift and add"),
     "noiser": Entry("tessera_workloads.noiser", "Noiser", "low-light enhancement learned from pure noise"),
     "superft": Entry("tessera_workloads.superft", "Superft", "backdoors, removed by high learning rates"),
     "vitcod": Entry("tessera_workloads.vitcod", "Vitcod", "sparse attention that is really left out"),

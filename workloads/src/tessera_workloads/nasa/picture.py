@@ -1,0 +1,73 @@
+"""Cost against accuracy: every trained network as a point, the undominated ones joined by a line."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+from PIL import Image, ImageDraw, ImageFont
+
+from tessera_workloads.nasa.evaluation import Scored, pareto_front
+
+_WIDTH, _HEIGHT = 900, 600
+_LEFT, _RIGHT, _TOP, _BOTTOM = 80, 30, 50, 70
+_PAPER, _INK, _SOFT = (250, 250, 248), (28, 30, 34), (205, 208, 212)
+_COLOURS = {
+    "found by search": (20, 110, 190),
+    "random, of equal cost": (150, 150, 150),
+    "one operation everywhere": (200, 90, 30),
+}
+
+
+def kind_of(name: str) -> str:
+    """The legend's entry for a network."""
+    if name.startswith("random"):
+        return "random, of equal cost"
+    return "one operation everywhere" if name.startswith("all_") else "found by search"
+
+
+def draw_pareto(scored: Sequence[Scored]) -> bytes:
+    """A PNG: relative cost from 0 to 1 to the right, accuracy in per cent upwards."""
+    sheet = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    text, small = ImageFont.load_default(size=17), ImageFont.load_default(size=14)
+    lowest = min(one.accuracy for one in scored)
+    floor = int(lowest * 20) / 20
+    ceiling = 1.0
+    right = max(1.0, *(one.cost for one in scored))
+
+    def place(cost: float, share: float) -> tuple[float, float]:
+        across = _LEFT + cost / right * (_WIDTH - _LEFT - _RIGHT)
+        return across, _TOP + (ceiling - share) / (ceiling - floor) * (_HEIGHT - _TOP - _BOTTOM)
+
+    for tick in range(6):
+        share = floor + (ceiling - floor) * tick / 5
+        draw.line([place(0, share), place(right, share)], fill=_SOFT)
+        draw.text((_LEFT - 10, place(0, share)[1]), f"{share:.0%}", fill=_INK, font=small, anchor="rm")
+        cost = right * tick / 5
+        draw.text(
+            (place(cost, floor)[0], _HEIGHT - _BOTTOM + 14), f"{cost:.1f}", fill=_INK, font=small, anchor="mm"
+        )
+    draw.text(
+        (_WIDTH / 2, _HEIGHT - 22),
+        "energy of the cells, all-convolution = 1",
+        fill=_INK,
+        font=text,
+        anchor="mm",
+    )
+    draw.text((16, 24), "test accuracy, mean of the trainings", fill=_INK, font=text, anchor="lm")
+    front = [place(one.cost, one.accuracy) for one in pareto_front(list(scored))]
+    draw.line(front, fill=_INK, width=2)
+    for one in scored:
+        across, down = place(one.cost, one.accuracy)
+        colour = _COLOURS[kind_of(one.name)]
+        draw.ellipse([across - 6, down - 6, across + 6, down + 6], fill=colour)
+        if kind_of(one.name) != "random, of equal cost":
+            draw.text(
+                (across + 9, down - 8), one.name.replace("_", " "), fill=colour, font=small, anchor="lm"
+            )
+    for index, (entry, colour) in enumerate(_COLOURS.items()):
+        down = _HEIGHT - _BOTTOM - 70 + 22 * index
+        draw.ellipse([_WIDTH - 240, down - 6, _WIDTH - 228, down + 6], fill=colour)
+        draw.text((_WIDTH - 220, down), entry, fill=_INK, font=small, anchor="lm")
+    buffer = BytesIO()
+    sheet.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

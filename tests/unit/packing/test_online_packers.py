@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 from tessera.packing.boards import Pool
-from tessera.packing.comparison import PACKERS
+from tessera.packing.comparison import PACKERS, compare
 from tessera.packing.online import DECREASING, gpus_online, shuffled
+from tessera.packing.requests import pack_requests
 from tessera.placement.geometry import Geometry
 from tessera.placement.layouts import EMPTY, layout_table
 from tessera.placement.policies import POLICIES, Policy, Rank
@@ -67,3 +68,10 @@ def test_orders_of_arrival_are_seeded() -> None:
     assert shuffled(demand, seed=1) == shuffled(demand, seed=1)
     assert shuffled(demand, seed=1) != shuffled(demand, seed=2)
     assert sorted(shuffled(demand, seed=1)) == ["1g.10gb"] * 20 + ["2g.20gb"] * 20
+
+
+def test_every_packed_order_is_told_as_progress(h100: Pool) -> None:
+    demand = {"1g.10gb": 9, "3g.40gb": 2}
+    told: list[int] = []
+    compare([h100], demand, pack_requests([h100], demand), seeds=range(2), progress=told.append)
+    assert told == [1] * 2 * len(PACKERS)

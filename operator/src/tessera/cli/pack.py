@@ -16,8 +16,9 @@ import click
 from rich.console import Console
 
 from tessera.cli.pack_report import print_requests, print_services, requests_object, services_object
+from tessera.cli.simulate_options import progress_bar
 from tessera.packing.boards import Pool, parse_pool
-from tessera.packing.comparison import compare
+from tessera.packing.comparison import PACKERS, compare
 from tessera.packing.demand import parse_demand
 from tessera.packing.errors import BadPackingInput
 from tessera.packing.greedy import greedy_gpus
@@ -117,7 +118,9 @@ def _requests(pools: list[Pool], requests: str, *, seeds: int, time_limit: float
     demand = parse_demand(requests)
     with _searching():
         plan = pack_requests(pools, demand, time_limit_seconds=time_limit)
-    runs = compare(pools, demand, plan, seeds=range(seeds))
+    with progress_bar(seeds * len(PACKERS)) as bar:
+        bar.begins("the same requests through online packers")
+        runs = compare(pools, demand, plan, seeds=range(seeds), progress=bar.advanced)
     if as_json:
         print_json(requests_object(pools, demand, plan, runs))
     else:

@@ -6,7 +6,7 @@ comparison would measure that rule. A limit on GPUs is not kept: what they would
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tessera.packing.boards import Pool
 from tessera.packing.online import DECREASING, gpus_online, shuffled
@@ -19,11 +19,17 @@ MOST_REQUESTS = 20_000
 
 
 def compare(
-    pools: Sequence[Pool], demand: Mapping[str, int], plan: RequestPlan, *, seeds: Sequence[int]
+    pools: Sequence[Pool],
+    demand: Mapping[str, int],
+    plan: RequestPlan,
+    *,
+    seeds: Sequence[int],
+    progress: Callable[[int], None] = lambda packed: None,
 ) -> list[dict[str, float]]:
     """One run per seed (an order of arrival): GPUs and their ratio to the plan's, by packer.
 
-    Empty for several pools, and for more than MOST_REQUESTS.
+    Empty for several pools, and for more than MOST_REQUESTS. `progress` is told after each packer how many
+    orders it has packed since: 1.
     """
     if len(pools) != 1 or sum(demand.values()) > MOST_REQUESTS:
         return []
@@ -35,5 +41,6 @@ def compare(
             used = gpus_online(pools[0].geometry, arrivals, packer=packer)
             run[f"{packer}_gpus"] = used
             run[f"{packer}_ratio"] = used / plan.gpus
+            progress(1)
         runs.append(run)
     return runs

@@ -80,7 +80,7 @@ ARMS = (
     ),
     Arm(
         name="trivial",
-        story="first fit in about 170 lines, gated, no DeviceClass",
+        story="first fit in about 200 lines, gated, no DeviceClass",
         allocator="trivial",
         device_class=False,
         gated=True,

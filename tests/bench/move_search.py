@@ -101,7 +101,7 @@ def main() -> None:
             )
             draw = random.Random(f"{seed} movable").random
             workload = replace(workload, movable=[draw() < options.movable for _ in range(arrivals)])
-            rules = MeasuredRules(options.max_victims, options.max_moves_per_100, ration)
+            rules = MeasuredRules(options.max_victims, options.max_moves_per_100, ration=ration)
             outcome = run(
                 workload, cluster, make_policy(options.policy, seed=seed), rules=rules, costs=MoveCosts()
             )

@@ -19,10 +19,11 @@ from simulation.simulate_command import report as run
         ("--policy", "random", "--mix", "bimodal", "--load", "1.3"),
         ("--policy", "fgd", "--max-victims", "2", "--mix", "skew-small"),
         ("--policy", "default", "--max-moves-per-100", "5", "--lifetime", "lognormal:1.5"),
+        ("--policy", "fgd-h", "--max-moves-per-100", "5", "--compact-every", "300", "--max-victims", "0"),
         ("--policy", "mfi", "--model", "H200-141GB:6", "--model", "A30:6", "--max-victims", "1"),
         ("--policy", "best_fit", "--model", "RTXPRO6000-96GB:12"),
     ],
-    ids=["default", "random", "two victims", "ration", "mixed models", "12 slices"],
+    ids=["default", "random", "two victims", "ration", "compaction", "mixed models", "12 slices"],
 )
 def test_every_decision_is_legal_and_every_figure_can_be_counted_again(
     arguments: tuple[str, ...], tmp_path: Path

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tessera.placement.compaction import Step
+from tessera.placement.compaction import Step, pays
 from tessera.placement.move_plans import Move
 from tessera.placement.policies import FragmentationTenancy
 from tessera.scheduler.actions import Action, Evict, FreeTarget, HoldTarget, NoteDepartures, Place
 from tessera.scheduler.explain import explain_pod
 from tessera.scheduler.move_records import read_move, write_move
-from tessera.scheduler.moving.compacting import pays
-from tessera.scheduler.moving.plans import can_be_made
+from tessera.scheduler.moving.plans import PRICE, can_be_made
 from tessera.scheduler.moving.ration import Account
 from tessera.scheduler.reserves import MoveRule
 from unit.scheduler.two_crowded_gpus import A, B, Cluster, Earned, a_planner, of
@@ -319,7 +318,7 @@ def step(*, moves: int, growth: float, gpu_hours: float = 0.0) -> Step:
     ],
 )
 def test_v_must_fall_by_a_slice_for_each_move_and_each_hour(wanted: Step, answer: bool) -> None:
-    assert pays(wanted, Earned(MoveRule(), gpus=8)) is answer
+    assert pays(wanted, Earned(MoveRule(), gpus=8), price=PRICE) is answer
 
 
 def test_what_pods_that_wait_may_need_is_not_spent() -> None:
@@ -328,7 +327,7 @@ def test_what_pods_that_wait_may_need_is_not_spent() -> None:
     for _ in range(100):
         account.accepted()
     assert account.movable_now(0.0) == 2
-    assert not pays(step(moves=1, growth=-4.0), account)
+    assert not pays(step(moves=1, growth=-4.0), account, price=PRICE)
     for _ in range(60):
         account.accepted()
-    assert pays(step(moves=1, growth=-4.0), account)
+    assert pays(step(moves=1, growth=-4.0), account, price=PRICE)

@@ -153,3 +153,27 @@ def _at(profile: str, start: int) -> int:
 def _placement(profile: str, start: int) -> tuple[Geometry, LegalPlacement]:
     geometry = cluster(1).geometries[0]
     return geometry, geometry.placements[_at(profile, start)]
+
+
+def test_gpus_are_emptied_while_nobody_needs_room_and_then_take_a_whole_one() -> None:
+    # Two GPUs are half used when the fifth request comes; the account is full after that many.
+    steps = (f"+{HALF}", f"+{HALF}", f"+{HALF}", "-1", f"+{SMALL}", "-3", f"+{WHOLE}", f"+{SMALL}")
+    work = workload(*steps)
+    rules = MoveRules(moves_per_100=100.0, compact_every=4.0)
+    outcome = run(work, cluster(2), make_policy("fgd-h"), rules=rules, costs=COSTS)
+    (at,) = outcome.compactions
+    assert len(outcome.compactions[at]) == 1
+    without = run(work, cluster(2), make_policy("fgd-h"), rules=MoveRules(), costs=COSTS)
+    assert without.placed[4] is None
+    assert outcome.placed[4] is not None
+    ops = [op for _, op, *_ in lines(work, 2, outcome)]
+    assert ops.count("move") == 1
+    figures, _ = measure(work, cluster(2), outcome, pool=[True] * 6, costs=COSTS)
+    assert figures["moves_per_100"] == pytest.approx(100 / ops.count("place"))
+    assert figures["gpu_seconds_lost"] > 0
+
+
+@pytest.mark.parametrize("rules", [{}, {"moves_per_100": 5.0, "compact_every": 0.0}])
+def test_gpus_are_emptied_from_a_ration_only(rules: dict[str, float]) -> None:
+    with pytest.raises(BadSimulationInput, match="--max-moves-per-100"):
+        MoveRules(**({"compact_every": 60.0} | rules))  # type: ignore[arg-type]

@@ -107,6 +107,13 @@ arms_options = together(
         metavar="M",
         help="Ration: at most M moves for 100 accepted requests.  [default: none]",
     ),
+    click.option(
+        "--compact-every",
+        type=float,
+        default=None,
+        metavar="SECONDS",
+        help="So often empty GPUs by moves that the ration has to spare.  [default: never]",
+    ),
     interruption_options,
     click.option(
         "--create-ms", type=float, default=250.0, show_default=True, help="Creating a MIG instance."
@@ -129,7 +136,7 @@ def arms_of(options: Mapping[str, Any]) -> Arms:
     return Arms(
         policies=policies_given(options["policies"]),
         known_mix=options.get("known_mix", False),
-        moves=MoveRules(most_victims=victims, moves_per_100=ration),
+        moves=MoveRules(most_victims=victims, moves_per_100=ration, compact_every=options["compact_every"]),
         costs=MoveCosts(
             checkpoint_every=options["checkpoint_seconds"],
             restart=options["restart_seconds"],

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Protocol
 
 from tessera.placement.gpu_sets import union_bits
 from tessera.placement.layouts import EMPTY
@@ -32,6 +33,8 @@ from tessera.placement.request import Alternative, Feasible, Offer, Request
 from tessera.placement.rooms import Rooms
 from tessera.placement.state import ClusterState, Gpu
 
+LEAST_GAIN = 1.0
+"""By so many slices V must fall for what one move costs, so that a compaction pays."""
 _COMPARED = 8
 """GPUs with equal layouts of which the one that loses least is tried."""
 
@@ -57,6 +60,22 @@ class Step:
     moves: tuple[Move, ...]
     growth: float
     gpu_seconds: float
+
+
+class Ration(Protocol):
+    """An account of moves (`budget`)."""
+
+    def worth(self, *, size: int, moves: int, value_change: float) -> bool:
+        """Whether it pays for moves that place `size` slices and change the sum of V."""
+
+
+def pays(step: Step, ration: Ration, *, price: PlanPrice) -> bool:
+    """Whether emptying a GPU is worth its moves, and the ration has them to spare: nobody is placed by it, so
+    that its whole gain is the fall of V.
+    """
+    moves = len(step.moves)
+    cost = price.per_victim * moves + price.per_gpu_second * step.gpu_seconds
+    return -step.growth >= LEAST_GAIN * cost and ration.worth(size=0, moves=moves, value_change=step.growth)
 
 
 def plan_compaction(

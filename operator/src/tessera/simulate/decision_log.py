@@ -7,7 +7,8 @@
   which the ideal pool needs to be counted again. A `release` names the place that becomes free. GPUs are
   numbered from 0 in the order of `config.cluster` of the report.
 - A `move` takes its `id` from where it is to the place named. The moves that make room for a request come
-  directly before its `place`, at the same `t`, and each goes to room that is free by then.
+  directly before its `place`, at the same `t`, and each goes to room that is free by then. So do those that
+  empty GPUs; they come at the time of an arrival, before what is decided of it.
 - When the file holds several runs, each line also has their `mix`, `load`, `policy` and `seed`.
 
 Requests before `config.counted_from` are the warm-up: they are logged, and not counted in the figures.
@@ -59,6 +60,9 @@ def log_lines(workload: Workload, cluster: Cluster, outcome: Outcome) -> Iterato
             if place is not None:
                 yield line(event, ~event, "release", place)
             continue
+        for move in outcome.compactions.get(event, ()):
+            where[move.victim] = move.place
+            yield line(event, move.victim, "move", move.place)
         place = outcome.placed[event]
         if place is None:
             leaves = workload.departures[event]

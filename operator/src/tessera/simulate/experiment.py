@@ -51,6 +51,7 @@ class Arms:
             "known_mix": self.known_mix,
             "max_victims": self.moves.most_victims,
             "max_moves_per_100": self.moves.moves_per_100,
+            "compact_every_seconds": self.moves.compact_every,
             "move_costs_seconds": asdict(self.costs),
         }
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from tessera.placement.engine import Engine
+from tessera.placement.moves import Move
 from tessera.placement.policies import Policy
 from tessera.placement.request import request_for_profile
 from tessera.simulate.cluster import Cluster
@@ -29,7 +30,7 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Relocation:
-    """Request `victim` was moved to `place` to make room for another."""
+    """Request `victim` was moved to `place`, to make room for another or to empty a GPU."""
 
     victim: int
     place: Place
@@ -38,7 +39,8 @@ class Relocation:
 @dataclass
 class Outcome:
     """What was decided: `placed[i]` is the first place of request i, None when it was rejected;
-    `relocations[i]` the moves that made room for it, in their order.
+    `relocations[i]` the moves that made room for it, in their order, and `compactions[i]` those that emptied
+    GPUs before it was decided.
 
     `counted_seconds` is the processor time of the decisions from the first counted arrival on, departures
     included, and `counted_arrivals` how many they were.
@@ -46,6 +48,7 @@ class Outcome:
 
     placed: list[Place | None]
     relocations: dict[int, tuple[Relocation, ...]] = field(default_factory=dict)
+    compactions: dict[int, tuple[Relocation, ...]] = field(default_factory=dict)
     counted_seconds: float = 0.0
     counted_arrivals: int = 0
 
@@ -69,7 +72,7 @@ def run(
     Raises BadSimulationInput when moves are asked of a policy that has no values to plan them by.
     """
     mover = None
-    if rules.most_victims:
+    if rules.allow_moves:
         mover = Mover(policy, rules, workload=workload, cluster=cluster, costs=costs)
     loop = _Loop(workload, cluster, policy, mover)
     split = workload.first_counted_event()
@@ -107,6 +110,8 @@ class _Loop:
             if event >= 0:
                 profile = profiles[wanted[event]]
                 record(profile)
+                if mover is not None:
+                    self._compact(event, mover)
                 place = choose(state, profile)
                 if place is not None:
                     occupy(place[0], place[1], event)
@@ -118,6 +123,20 @@ class _Loop:
             elif placed[~event] is not None:
                 release(~event)
 
+    def _compact(self, event: int, mover: Mover) -> None:
+        """Empty GPUs, if it is time."""
+        moves = mover.compaction(self._state, event)
+        if moves:
+            # One after the other: each target is free when its turn comes.
+            self.outcome.compactions[event] = tuple(self._relocate(move) for move in moves)
+
+    def _relocate(self, move: Move) -> Relocation:
+        victim, target = cast(int, move.owner), (int(move.target[0]), move.target[1])
+        if self._state.holds(victim) is not None:
+            self._state.release(victim)
+        self._state.occupy_at(*target, victim)
+        return Relocation(victim, target)
+
     def _make_room(self, event: int, mover: Mover) -> bool:
         """Place a request by moves, if there is a plan that may be carried out; whether there was one."""
         state = self._state
@@ -128,11 +147,6 @@ class _Loop:
             state.release(move.owner)
         place = (int(plan.placement.gpu), plan.placement.index)
         state.occupy_at(*place, event)
-        relocations = []
-        for move in plan.moves:
-            target = (int(move.target[0]), move.target[1])
-            state.occupy_at(*target, move.owner)
-            relocations.append(Relocation(cast(int, move.owner), target))
         self.outcome.placed[event] = place
-        self.outcome.relocations[event] = tuple(relocations)
+        self.outcome.relocations[event] = tuple(self._relocate(move) for move in plan.moves)
         return True

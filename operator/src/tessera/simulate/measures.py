@@ -74,7 +74,11 @@ def measure(
     walk.through()
     counted = range(workload.counted_from, len(workload))
     accepted = sum(outcome.placed[request] is not None for request in counted)
-    moves = sum(len(outcome.relocations.get(request, ())) for request in counted)
+    moves = sum(
+        len(made.get(request, ()))
+        for request in counted
+        for made in (outcome.relocations, outcome.compactions)
+    )
     gap = None if ideal is None else figures["slice_acceptance_pct"] - ideal
     bound = None if ideal is None or repacked is None else repacked - ideal
     return {
@@ -129,7 +133,7 @@ class _Walk:
 
     def through(self) -> None:
         """All events."""
-        workload, outcome = self._workload, self._outcome
+        workload = self._workload
         split = workload.first_counted_event()
         every = max(1, len(workload.events) // _POINTS)
         due = every
@@ -141,11 +145,10 @@ class _Walk:
             if before is not None:
                 self._pass(now - before, counted=position > split)
             before = now
-            place = outcome.placed[event] if event >= 0 else None
             if event < 0:
                 self._leave(~event)
-            elif place is not None:
-                self._arrive(event, place, now, counted=position >= split)
+            else:
+                self._decide(event, now, counted=position >= split)
             if position >= due:
                 due += every
                 self._add_point(now)
@@ -157,15 +160,24 @@ class _Walk:
             sums.used += self._used * seconds
             sums.fragmented += self._fragmented * seconds
 
-    def _arrive(self, request: int, place: Place, now: float, *, counted: bool) -> None:
+    def _decide(self, request: int, now: float, *, counted: bool) -> None:
+        for move in self._outcome.compactions.get(request, ()):
+            self._interrupt(move.victim, now, counted=counted)
+            self._take(move.victim, move.place, now)
+        place = self._outcome.placed[request]
+        if place is None:
+            return
         moves = self._outcome.relocations.get(request, ())
         for move in moves:
-            if counted:
-                self.seconds_lost += self._cost(move.victim, now)
-            self._leave(move.victim)
+            self._interrupt(move.victim, now, counted=counted)
         self._take(request, place, now)
         for move in moves:
             self._take(move.victim, move.place, now)
+
+    def _interrupt(self, victim: int, now: float, *, counted: bool) -> None:
+        if counted:
+            self.seconds_lost += self._cost(victim, now)
+        self._leave(victim)
 
     def _cost(self, victim: int, now: float) -> float:
         gpu, index = self._where[victim]

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from tessera.placement.geometry import Geometry
+from tessera.placement.state import ClusterState
 from tessera.simulate.cluster import Cluster
 from tessera.simulate.pool import admitted
 from tessera.simulate.workload import Workload
@@ -55,6 +56,15 @@ def fewest_gpus(counts: Mapping[str, int]) -> int:
     while not fits(counts, gpus):
         gpus += 1
     return gpus
+
+
+def fewest_gpus_of(state: ClusterState) -> int:
+    """How many GPUs the instances of a state need at least; 0 where there is no rule."""
+    geometries = list(state.geometries())
+    if len(geometries) != 1 or shapes_of(geometries[0]) is None:
+        return 0
+    placements = geometries[0].placements
+    return fewest_gpus(Counter(placements[i].shape for gpu in state.gpus for i in gpu.held.values()))
 
 
 def shapes_of(geometry: Geometry) -> dict[str, str] | None:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from tessera.placement.compaction import Step, plan_compaction
+from tessera.placement.compaction import pays, plan_compaction
 from tessera.placement.policies_value import ValuePolicy
 from tessera.placement.request import Feasible
 from tessera.scheduler.actions import HoldTarget
@@ -29,8 +29,6 @@ from tessera.scheduler.objects import Pod
 from tessera.scheduler.placing import Placing
 from tessera.scheduler.refusals import NotYet, Unserved
 
-LEAST_GAIN = 1.0
-"""By so many slices V must fall for each pod that is moved, and for each hour of a whole GPU that is lost."""
 BUSY_SECONDS = 10.0
 """Where pods wait or a move is under way, it is looked again after so long."""
 
@@ -89,23 +87,13 @@ class Compacting:
             most_moves=most,
             movable=victims.to_move,
             feasible=Feasible(bits),
-            worth=lambda step: pays(step, account),
+            worth=lambda step: pays(step, account, price=PRICE),
             step_aside=False,
         )
         leaving = [Leaving(victims.found[m.owner], m.profile, m.target) for m in found.moves]
         if not can_be_made([m.target for m in found.moves], [m.owner for m in found.moves], None, placing):
             return ()
         return leaving if _nodes_take_all(leaving, placing) else ()
-
-
-def pays(step: Step, account: Account) -> bool:
-    """Whether emptying a GPU is worth its moves, and the account has them to spare: nobody is placed by it,
-    so that its whole gain is the fall of V.
-    """
-    price = len(step.moves) + PRICE.per_gpu_second * step.gpu_seconds
-    return -step.growth >= LEAST_GAIN * price and account.worth(
-        size=0, moves=len(step.moves), value_change=step.growth
-    )
 
 
 def may_use(pod: Pod, gpus: int, placing: Placing) -> bool:

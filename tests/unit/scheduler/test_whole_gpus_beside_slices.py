@@ -10,7 +10,7 @@ from scheduler_objects import devices_where, exactly
 from tessera.agent.devices import Owner, slices_for
 from tessera.gpu.driver import GPU
 from tessera.gpu.profiles import models
-from tessera.placement.policies import FirstFit
+from tessera.placement.policies import FirstFit, make_policy
 from tessera.scheduler.actions import Refuse
 from tessera.scheduler.explain import explain_pod
 from tessera.scheduler.planner import Planner
@@ -39,7 +39,9 @@ def refusals(actions: list[Any]) -> dict[str, tuple[str, str]]:
     return {a.pod.key[1]: (str(a.reason), a.message) for a in actions if isinstance(a, Refuse)}
 
 
-def test_each_gets_what_it_names_and_never_the_other(mixed: Any, planner: Planner) -> None:
+@pytest.mark.parametrize("policy", ["default", "fgd", "mfi", "mcc", "best_fit", "worst_fit", "round_robin"])
+def test_each_gets_what_it_names_and_never_the_other(mixed: Any, policy: str) -> None:
+    planner = Planner(make_policy(policy), grace_seconds=30)
     for at in range(2):
         mixed.add_pod_with_claim(f"large-{at}", "7g.80gb", created=float(at))
         mixed.add_pod_with_claim(f"whole-{at}", "gpu", created=float(at))
@@ -57,6 +59,13 @@ def test_one_claim_may_have_both_on_one_node(mixed: Any, planner: Planner) -> No
     mixed.add_claim("both", exactly("gpu", name="big"), exactly("1g.10gb", name="small"))
     mixed.add_pod("p", "both")
     assert placed(planner.plan(mixed.snapshot())) == {"p": (NAMED, f"{CUT}-1g-10gb-0")}
+
+
+def test_a_class_of_ones_own_may_mean_whole_gpus(mixed: Any, planner: Planner) -> None:
+    mixed.add_class("whole.example.com", 'device.attributes["gpu.tessera.dev"].profile == "gpu"')
+    mixed.add_claim("p", {"name": "gpu", "exactly": {"deviceClassName": "whole.example.com"}})
+    mixed.add_pod("p", "p")
+    assert placed(planner.plan(mixed.snapshot())) == {"p": (NAMED,)}
 
 
 def test_who_names_no_profile_gets_a_slice_as_long_as_one_fits(mixed: Any, planner: Planner) -> None:

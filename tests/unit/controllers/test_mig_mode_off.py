@@ -120,6 +120,17 @@ def test_a_gpu_that_is_held_as_a_whole_is_drained_before_it_is_cut(policy: str, 
     assert f"gpu@0 is held by claim default/{whole}" in said(plan, "LayoutApplied")[2]
 
 
+def test_the_pod_on_a_whole_gpu_is_evicted_so_that_the_gpu_can_be_cut() -> None:
+    world = World(2, TWOS, **EVICT)
+    world.hold("n0", "gpu", 0)
+    world.gpu_nodes["n0"]["status"]["gpus"][0]["migMode"] = "Disabled"
+    world.turn()
+    plan = world.turn()
+    assert [str(one.pod) for one in plan.evictions] == ["team/pod-n0-0"]
+    world.end("n0")
+    assert said(world.settle(), "LayoutApplied")[0] == "True"
+
+
 def test_a_claim_on_the_whole_gpu_is_not_in_the_way_of_mig_mode_off() -> None:
     obj = partition_object(migMode="Disabled")
     report = gpu_node_object("n0", gpu_report("n0", migMode="Disabled"))

@@ -78,8 +78,10 @@ def _ready(facts: PartitionFacts, conflict: Verdict, valid: Verdict, layout: Ver
             "spec.dryRun "
             "to false to take them",
         )
-    for name, why in facts.refused.items():
-        return Verdict("Ready", "False", Reason.RECONCILE_ERROR, f"node {name}: {why}")
+    if facts.refused:
+        (name, why), *others = facts.refused.items()
+        more = f" (and {len(others)} more node(s))" if others else ""
+        return Verdict("Ready", "False", Reason.RECONCILE_ERROR, f"node {name}: {why}{more}")
     not_off = [gpu for gpu in facts.owned if gpu.mig_mode != "Disabled"]
     if facts.spec.mig_mode == "Disabled" and not_off:
         return _still_on(not_off, layout)

@@ -187,5 +187,5 @@ class Untrained(nn.Module):
 
 
 def test_what_knows_nothing_is_consistent() -> None:
-    found = evaluation.examine(Encoder(Untrained(), Signs(16)), some_examination(), CPU)
+    found = evaluation.summarise(evaluation.examine(Encoder(Untrained(), Signs(16)), some_examination(), CPU))
     assert found["gap"] == found["rectangle"] == found["path"] == found["sign_average"] == 0

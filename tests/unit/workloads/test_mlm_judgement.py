@@ -1,9 +1,12 @@
-"""Gates on the exact table and on every trained form; the rest is shown beside them."""
+"""Gates on the exact table and on every trained form; the rest is shown beside them, and drawn."""
 
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
-from tessera_workloads.mlm import judgement
+from PIL import Image
+from tessera_workloads.mlm import judgement, picture
 from tessera_workloads.mlm.parameters import MlmParameters
 from tessera_workloads.mlm.workload import Mlm
 from tessera_workloads.protocol import Check, Metrics
@@ -57,3 +60,15 @@ def test_every_bound_decides(changed: dict[str, float], gate: str) -> None:
 
 def test_a_table_that_is_not_exact_fails() -> None:
     assert failed(judged(GOOD, exact=2e-5)) == {"exact table: largest inconsistency"}
+
+
+def test_a_contradiction_is_a_red_point_off_the_diagonal() -> None:
+    def red_points(conditional: float) -> int:
+        columns = {name: np.array([2.0]) for name in ("joint", "truth")} | {
+            "conditional": np.array([conditional])
+        }
+        pixels = np.asarray(Image.open(BytesIO(picture.draw_contradictions({"t5": columns}))))
+        return int((pixels == picture._WRONG).all(axis=2).sum())
+
+    assert red_points(3.0) == 0
+    assert red_points(-1.0) == 4  # two by two, in the left panel alone: the average has the right sign

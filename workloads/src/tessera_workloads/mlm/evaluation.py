@@ -23,16 +23,18 @@ from tessera_workloads.mlm.consistency import (
 from tessera_workloads.mlm.data import Examination
 from tessera_workloads.randomness import derive_seed
 
+LOG_ODDS = ("joint", "conditional", "truth")
+"""What measures are made of; no measures themselves."""
+
 _RESAMPLES = 1000
 _CPU = torch.device("cpu")
 
 
-def examine(scorer: Scorer, examination: Examination, device: torch.device) -> dict[str, float]:
-    """Every measure by name, and the ends of its interval as `<name>_low` and `<name>_high`."""
+def examine(scorer: Scorer, examination: Examination, device: torch.device) -> Columns:
+    """Every measure and every log-odds, per probe."""
     truth = measure(Exact(examination.language), examination.probes, device=_CPU)["conditional"]
     columns = measure(scorer, examination.probes, device=device)
-    inconsistent = {name: columns[name] for name in INCONSISTENCIES if name in columns}
-    return summarise(inconsistent | against_truth(columns, truth))
+    return {**columns, "truth": truth, **against_truth(columns, truth)}
 
 
 def largest_exact_inconsistency(examination: Examination) -> float:
@@ -55,12 +57,14 @@ def answer(scorer: T5, examination: Examination, device: torch.device) -> list[d
 
 
 def summarise(columns: Columns) -> dict[str, float]:
-    """The median of `gap` and the mean of every other column, each with its interval."""
+    """The median of `gap`, the mean of other measures, and their intervals (`<name>_low`, `<name>_high`)."""
     count = len(next(iter(columns.values())))
     random = np.random.default_rng(derive_seed(0, "mlm", "bootstrap"))
     drawn = random.integers(0, count, (_RESAMPLES, count))
     found: dict[str, float] = {}
     for name, column in columns.items():
+        if name in LOG_ODDS:
+            continue
         centre = np.median if name == "gap" else np.mean
         low, high = np.quantile(centre(column[drawn], axis=1), (0.025, 0.975))
         found |= {name: float(centre(column)), f"{name}_low": float(low), f"{name}_high": float(high)}

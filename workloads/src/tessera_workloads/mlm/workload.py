@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tessera_workloads.errors import InvalidRequest
-from tessera_workloads.mlm import evaluation, filling, judgement
-from tessera_workloads.mlm.consistency import T5, scorer_of
+from tessera_workloads.mlm import evaluation, filling, judgement, picture
+from tessera_workloads.mlm.consistency import T5, Columns, scorer_of
 from tessera_workloads.mlm.data import LONGEST_SPAN, Examination, Language, Texts, draw_spans
 from tessera_workloads.mlm.model import MlmModel, init_parameter, mean_log_loss
 from tessera_workloads.mlm.parameters import MlmParameters
@@ -92,8 +92,8 @@ class Mlm(Workload[MlmParameters]):
         assert isinstance(data, Texts)
         scorer = scorer_of(model, _form(phase.name), Signs(p.words))
         with torch.no_grad():
-            measured = evaluation.examine(scorer, _examination(p, data.language, data.seed), step.device)
-        return Artefacts(facts=measured)
+            columns = evaluation.examine(scorer, _examination(p, data.language, data.seed), step.device)
+        return Artefacts(facts=evaluation.summarise(columns))
 
     def apply_artefacts(self, model: nn.Module, phase: str, artefacts: Artefacts) -> nn.Module:
         """The model keeps what was measured of it."""
@@ -122,18 +122,27 @@ class Mlm(Workload[MlmParameters]):
         initialise(self, untrained, data.seed)
         untrained.to(device).eval()
         rows = []
+        trained: dict[str, Columns] = {}
         for form in p.forms:
+            trained[form], before = (
+                evaluation.examine(scorer_of(one, form, Signs(p.words)), data, device)
+                for one in (model, untrained)
+            )
             stages = {
-                "trained": evaluation.examine(scorer_of(model, form, Signs(p.words)), data, device),
+                "trained": evaluation.summarise(trained[form]),
                 "early": model.early.get(form),
-                "untrained": evaluation.examine(scorer_of(untrained, form, Signs(p.words)), data, device),
+                "untrained": evaluation.summarise(before),
             }
             rows += [{"model": form, "stage": stage, **found} for stage, found in stages.items() if found]
         tables = {"consistency": rows}
         if "t5" in p.forms:
             tables["completion"] = evaluation.answer(T5(model.forms["t5"], Signs(p.words)), data, device)
         exact = evaluation.largest_exact_inconsistency(data)
-        return Metrics(values=judgement.values(exact, tables), tables=tables)
+        return Metrics(
+            values=judgement.values(exact, tables),
+            tables=tables,
+            files={"contradictions.png": picture.draw_contradictions(trained)},
+        )
 
     def checks(self, p: MlmParameters, metrics: Metrics) -> list[Check]:
         """Gates on the exact table, on the effect and on the average; what is less trained as controls."""

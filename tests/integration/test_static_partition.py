@@ -17,6 +17,7 @@ from nodes_in_change import NodesInChange
 from tessera.agent.fleet import Fleet, FleetSettings
 from tessera.api import names
 from tessera.controllers.operator import Operator
+from tessera.gpu.device_names import encode
 from tessera.gpu.simulator.faults import Fault, FaultInjector
 from tessera.kube.client import KubeClient
 from tessera.kube.conditions import find_condition
@@ -172,7 +173,7 @@ async def test_a_driver_that_refuses_stops_the_rollout_and_the_former_spec_bring
     await admin.delete(MIG_PARTITIONS, wanted["metadata"]["name"])
 
 
-async def test_mig_mode_off_goes_node_by_node_and_drains_as_the_partition_allows(
+async def test_mig_mode_goes_off_and_on_again_node_by_node_and_pods_are_drained(
     admin: KubeClient,
     namespace: str,
     operator: Operator,
@@ -198,5 +199,14 @@ async def test_mig_mode_off_goes_node_by_node_and_drains_as_the_partition_allows
     assert said(obj) == "2 GPU(s) on 2 node(s) are offered as a whole, because MIG mode is off"
     with pytest.raises(NotFound):
         await admin.get(PODS, "goes", namespace)
+
+    whole = encode(gpu_uuid=gpu["uuid"], profile=names.WHOLE_GPU, start=0)
+    await pod_on_slice(admin, namespace, "has-all", node=busy, device=whole)
+    spec |= wanted["spec"] | {"migMode": "Enabled"}
+    await admin.patch(MIG_PARTITIONS, wanted["metadata"]["name"], body={"spec": spec})
+    await told(admin, wanted, "Applied", updated="2/2")
+    with pytest.raises(NotFound):
+        await admin.get(PODS, "has-all", namespace)
+    assert (await instances(admin, busy)).keys() == {"2g.20gb@0", "2g.20gb@2", "2g.20gb@4"}
     assert most_in_change.most == 1
     await admin.delete(MIG_PARTITIONS, wanted["metadata"]["name"])

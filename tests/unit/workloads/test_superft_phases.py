@@ -120,7 +120,7 @@ def test_training_from_scratch_lowers_its_rate_to_zero_and_plain_fine_tuning_kee
     scratch, plain = by_name["clean_scratch"], by_name["blended_plain"]
     assert scratch.lr_at(0) == P.training_rate
     assert scratch.lr_at(scratch.steps // 2) == pytest.approx(P.training_rate / 2)
-    assert plain.steps == by_name["blended_cured"].steps == 380
+    assert plain.steps == by_name["blended_cured"].steps == 760
     assert {plain.lr_at(step) for step in range(plain.steps)} == {P.plain_rate}
 
 

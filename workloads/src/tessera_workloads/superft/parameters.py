@@ -44,11 +44,11 @@ class SuperftParameters(Parameters):
         5, minimum=1, maximum=10_000, help="cycles up to the searched rate (each is two half periods)"
     )
     recover_cycles: int = parameter(
-        5, minimum=1, maximum=10_000, help="cycles up to a share of the searched rate after them"
+        15, minimum=1, maximum=10_000, help="cycles up to a share of the searched rate after them"
     )
     base_rate: float = parameter(3e-3, minimum=0, maximum=10, help="learning rate at both ends of a cycle")
     recover_share: float = parameter(
-        0.1,
+        0.3,
         minimum=0,
         maximum=1,
         help="that share: high rates leave large weights, which a fixed low rate hardly moves",

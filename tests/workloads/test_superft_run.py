@@ -1,0 +1,60 @@
+"""Super-fine-tuning as a pod would run it: every phase, a stop on the way, the evaluation."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Every rate holds and the first one doubled is out of range, so each search is one probe.
+SETTINGS = {
+    "width": 8,
+    "batch": 16,
+    "training_steps": 6,
+    "half_period": 5,
+    "forget_cycles": 1,
+    "recover_cycles": 1,
+    "first_rate": 6,
+    "tolerated_points": 100,
+    "injection_limit": 2,
+}
+TRAIN = [
+    "train",
+    "superft",
+    *(word for item in SETTINGS.items() for word in ("--set", "=".join(map(str, item)))),
+]
+
+
+@pytest.mark.timeout(300)
+def test_a_run_that_is_stopped_on_its_way_ends_like_one_that_was_not(
+    tmp_path: Path, start_worker: Callable[..., Any]
+) -> None:
+    straight = start_worker(*TRAIN, "--out", str(tmp_path / "straight"))
+    stopped = start_worker(*TRAIN, "--out", str(tmp_path / "stopped"))
+    stopped.wait_for(lambda seen: seen["phase"].startswith("badnets"), "the first attack")
+    stopped.terminate()
+    assert stopped.finish()[0] == 143
+
+    again = start_worker(*TRAIN, "--out", str(tmp_path / "stopped"))
+    code, termination = again.finish()
+    assert code == straight.finish()[0] == 3  # so short a training has no backdoor yet
+    assert termination["reason"] == "GateFailed"
+    resumed, uninterrupted = (
+        json.loads((tmp_path / name / "result.json").read_text()) for name in ("stopped", "straight")
+    )
+    assert resumed["resumes"] == 1
+    for same in ("weightsHash", "metrics", "tables", "dataHash", "checks"):
+        assert resumed[same] == uninterrupted[same]
+
+    assert len(resumed["checks"]) == 3 * 15
+    assert [phase["name"] for phase in resumed["phases"]][:6] == [
+        "clean_scratch",
+        "badnets_poisoned",
+        "badnets_cured.probe1",
+        "badnets_cured",
+        "badnets_few.probe1",
+        "badnets_few",
+    ]
+    assert len(resumed["tables"]["networks"]) == 3 * 5
+    assert resumed["metrics"]["warp_few_found_rate"] == 6

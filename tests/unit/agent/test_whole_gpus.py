@@ -66,7 +66,9 @@ async def test_preparing_again_and_by_another_agent_changes_nothing(off: Workben
 
 async def test_a_released_gpu_is_free_and_not_warm(off: Workbench) -> None:
     await off.transactions.prepare(off.claim("a", WHOLE))
-    with pytest.raises(PrepareError, match="held as a whole by claim default/a") as raised:
+    with pytest.raises(
+        PrepareError, match=r"claim default/a holds GPU .* as a whole; its pod must end first"
+    ) as raised:
         await off.transactions.prepare(off.claim("b", WHOLE))
     assert raised.value.reason is Reason.CONFLICT
     await off.transactions.release("uid-a")

@@ -116,7 +116,10 @@ def make_plan(devices: tuple[DeviceRecord, ...], gpus: Mapping[str, GPU], ledger
     for device in devices:
         holder = ledger.holder(device.gpu_uuid)
         if holder is not None:
-            raise PrepareError(Reason.CONFLICT, f"GPU {device.gpu_uuid} is held as a whole by claim {holder}")
+            raise PrepareError(
+                Reason.CONFLICT,
+                f"claim {holder} holds GPU {device.gpu_uuid} as a whole; its pod must end first",
+            )
         reused = whole_slice(device) if device.profile == WHOLE_GPU else None
         for instance in gpus[device.gpu_uuid].instances:
             if not _overlaps(instance, device):

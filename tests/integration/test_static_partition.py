@@ -209,13 +209,4 @@ async def test_mig_mode_goes_off_and_on_again_node_by_node_and_pods_are_drained(
         await admin.get(PODS, "has-all", namespace)
     assert (await instances(admin, busy)).keys() == {"2g.20gb@0", "2g.20gb@2", "2g.20gb@4"}
     assert most_in_change.most == 1
-
-    whole = f"gpu-{gpu['uuid'].removeprefix('GPU-')[:8]}-gpu-0"
-    await pod_on_slice(admin, namespace, "whole", node=busy, device=whole)
-    again = wanted["spec"] | {"migMode": "Enabled", "update": spec["update"]}
-    await admin.patch(MIG_PARTITIONS, wanted["metadata"]["name"], body={"spec": again})
-    await told(admin, wanted, "Applied", updated="2/2")
-    assert (await instances(admin, busy)).keys() == {"2g.20gb@0", "2g.20gb@2", "2g.20gb@4"}
-    with pytest.raises(NotFound):
-        await admin.get(PODS, "whole", namespace)
     await admin.delete(MIG_PARTITIONS, wanted["metadata"]["name"])

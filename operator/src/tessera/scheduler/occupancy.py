@@ -65,8 +65,9 @@ class Occupancy:
         """Grows whenever room may have become free: what did not fit may be tried again."""
         self._of_claim: dict[Key, tuple[Holder, ...]] = {}
         self._holders: dict[Holder, Key] = {}
-        self._nowhere: dict[Holder, Key] = {}
-        """Those whose devices are not published."""
+        self._gone: dict[Holder, Key] = {}
+        self._counter_sets: dict[str, list[str]] = {}
+        """Of the GPUs of each node."""
         self._reported: set[Holder] = set()
 
     def follow(self, snapshot: Snapshot, changes: Changes) -> bool:
@@ -88,15 +89,17 @@ class Occupancy:
         if rebuilt:
             self.inventory = snapshot.inventory
             self.state = WatchedState()
+            self._counter_sets = {}
             for gpu in snapshot.inventory.gpus:
                 self.state.add_gpu(gpu.name, node=gpu.node, geometry=gpu.geometry)
+                self._counter_sets.setdefault(gpu.node, []).append(gpu.name.rpartition("/")[2])
             self.releases += 1
-            self._nowhere.clear()
+            self._gone.clear()
             doubtful = dict.fromkeys(self._holders)
         entering: list[Holder] = []
         for owner in doubtful:
             if isinstance(owner, Holder):
-                self._nowhere.pop(owner, None)
+                self._gone.pop(owner, None)
             held = self.state.holds(owner) is not None
             if isinstance(owner, Holder) and owner in self._holders:
                 if not held:
@@ -110,20 +113,19 @@ class Occupancy:
         self.state.touched.clear()
         return rebuilt
 
-    def gone(self) -> dict[Key, None]:
+    @property
+    def gone(self) -> set[Key]:
         """Claims with a device that its GPU does not offer any more, though it offers others. An agent offers
         what it has prepared, so this was not.
         """
-        return {key: None for holder, key in self._nowhere.items() if self._offers_others(holder)}
-
-    def _offers_others(self, holder: Holder) -> bool:
-        here = (gpu.name.rpartition("/")[2] for gpu in self.inventory.gpus if gpu.node == holder.pool)
-        return any(holder.device.startswith(f"{counter_set}-") for counter_set in here)
+        return set(self._gone.values())
 
     def _occupy(self, holder: Holder) -> None:
         device = self.inventory.device(holder.pool, holder.device)
         if device is None:
-            self._nowhere[holder] = self._holders[holder]
+            here = self._counter_sets.get(holder.pool, ())
+            if any(holder.device.startswith(f"{counter_set}-") for counter_set in here):
+                self._gone[holder] = self._holders[holder]
             self._report(holder, "points to a device that is not published")
             return
         gpu = self.state.gpu(device.gpu)

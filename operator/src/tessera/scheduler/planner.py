@@ -109,7 +109,7 @@ class Planner:
                 snapshot,
                 self.index,
                 grace_seconds=self._grace_seconds,
-                gone=self.occupancy.gone(),
+                gone=self.occupancy.gone,
                 namespace=self.moving.namespace,
             )
         )

@@ -69,7 +69,7 @@ def find_take_backs(
                 yield TakeBack(
                     claim, pod, f"the pod could not be scheduled on node {node} for {grace_seconds:.0f} s"
                 )
-    for claim in (snapshot.claims[key] for key in gone):
+    for claim in (snapshot.claims[key] for key in sorted(gone)):
         users = [snapshot.pods[index.keys[uid]] for uid in claim.reserved_for if uid in index.keys]
         if (
             users

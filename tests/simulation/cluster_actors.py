@@ -47,7 +47,8 @@ class Cluster:
 
     # What is there.
 
-    def add_node(self, name: str, *, gpus: int = 1, cpu: str = "16") -> None:
+    def add_node(self, name: str, *, gpus: int = 1, whole: int = 0, cpu: str = "16") -> None:
+        """`gpus` that are cut, and some that are `whole`."""
         ready = [{"type": "Ready", "status": "True"}]
         allocatable = {"cpu": cpu, "memory": "64Gi", "pods": "110"}
         self.store.create(
@@ -58,8 +59,8 @@ class Cluster:
                 "status": {"allocatable": allocatable, "conditions": ready},
             },
         )
-        boards = [f"gpu-{name}{at}" for at in range(gpus)]
-        for item in resource_slices(name, boards, profiles=FOUR_PROFILES):
+        boards = [f"gpu-{name}{at}" for at in range(gpus + whole)]
+        for item in resource_slices(name, boards[:gpus], profiles=FOUR_PROFILES, whole=boards[gpus:]):
             self.store.create(RESOURCE_SLICES, item)
 
     def add_claim(self, name: str, profile: str, *, owner: Object | None = None) -> None:

@@ -21,7 +21,8 @@ async def storm(seed: int) -> None:
     rng = random.Random(seed)
     cluster = Cluster(rng)
     for node in ("a", "b", "c"):
-        cluster.add_node(node, gpus=rng.choice([1, 2]), cpu=str(rng.choice([4, 8, 16])))
+        gpus = rng.choice([1, 2])
+        cluster.add_node(node, gpus=gpus, whole=int(node == "a"), cpu=str(rng.choice([4, 8, 16])))
     faults = Faults(seed, refused=0.08, lost=0.05, late=0.2, doubled=0.1, missed=0.03, cut=0.03)
     replicas = Replicas(cluster, faults)
     running = actors(cluster)
@@ -45,7 +46,7 @@ async def storm(seed: int) -> None:
 
 
 def _disturb(cluster: Cluster, replicas: Replicas, rng: random.Random, made: itertools.count[int]) -> None:
-    profiles = ["1g.10gb", "2g.20gb", "3g.40gb", "7g.80gb"]
+    profiles = ["1g.10gb", "2g.20gb", "3g.40gb", "7g.80gb", "gpu"]
     pods = cluster.pods()
     number = next(made)
     match rng.choice(

@@ -45,8 +45,8 @@ def resolve(allocated: AllocatedDevice, gpus: Mapping[str, GPU]) -> DeviceRecord
         if whole and gpu.mig_current:
             raise PrepareError(
                 Reason.CONFLICT,
-                f"{allocated.device} exists no more, because MIG mode of GPU {gpu.uuid} is on; delete the "
-                "pod, so that its replacement is placed anew",
+                f"{allocated.device} exists no more, because MIG mode of GPU {gpu.uuid} is on; the scheduler "
+                "looks for another one on this node; delete the pod, so that its replacement may go to others",
             )
         try:
             name = decode(allocated.device, (profile.name for profile in model.profiles))

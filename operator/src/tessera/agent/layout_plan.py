@@ -15,7 +15,15 @@ from typing import Any
 from tessera.agent.checkpoint import ClaimRecord, DeviceRecord, Ledger, Phase, Slice
 from tessera.agent.claims import AllocatedClaim, AllocatedDevice, ClaimKey, PrepareError
 from tessera.agent.devices import Offer, device_at
-from tessera.agent.plan import is_at, refuse_faulty, refuse_overlap_within, resolve, warm_at, whose
+from tessera.agent.plan import (
+    WITHDRAWN,
+    is_at,
+    refuse_faulty,
+    refuse_overlap_within,
+    resolve,
+    warm_at,
+    whose,
+)
 from tessera.agent.whole import whole_device
 from tessera.api.reasons import Reason
 from tessera.gpu.device_names import encode
@@ -171,8 +179,7 @@ def refuse_outside(
             raise PrepareError(
                 Reason.CONFLICT,
                 f"claim {key}: {device.device} exists no more, because GPU {device.gpu_uuid} has a fixed "
-                f"layout without it ({layout}); the scheduler looks for another one on this node; delete the "
-                "pod, so that its replacement may go to others",
+                f"layout without it ({layout}); {WITHDRAWN}",
             )
 
 

@@ -20,6 +20,9 @@ from tessera.gpu.device_names import BadDeviceName, decode, short_uuid
 from tessera.gpu.driver import GPU, GPUInstance
 from tessera.gpu.profiles import MIB, Placement
 
+WITHDRAWN = "the scheduler looks for another one on this node; delete the pod, so that its replacement may go to others"
+"""What becomes of a claim whose device was withdrawn before it was prepared."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -45,8 +48,7 @@ def resolve(allocated: AllocatedDevice, gpus: Mapping[str, GPU]) -> DeviceRecord
         if whole and gpu.mig_current:
             raise PrepareError(
                 Reason.CONFLICT,
-                f"{allocated.device} exists no more, because MIG mode of GPU {gpu.uuid} is on; the scheduler "
-                "looks for another one on this node; delete the pod, so that its replacement may go to others",
+                f"{allocated.device} exists no more, because MIG mode of GPU {gpu.uuid} is on; {WITHDRAWN}",
             )
         try:
             name = decode(allocated.device, (profile.name for profile in model.profiles))

@@ -20,7 +20,7 @@ from tessera.gpu.device_names import BadDeviceName, decode, short_uuid
 from tessera.gpu.driver import GPU, GPUInstance
 from tessera.gpu.profiles import MIB, Placement
 
-WITHDRAWN = "the scheduler looks for another one on this node; delete the pod, so that its replacement may go to others"
+WITHDRAWN = "the scheduler looks for another one on this node; to have one elsewhere, delete the pod"
 """What becomes of a claim whose device was withdrawn before it was prepared."""
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner
 from tessera.cli import scheduler as subject
+from tessera.placement.queue_order import QueueOrder
+from tessera.scheduler.loop import Settings
 
 
 @pytest.fixture
@@ -47,3 +49,17 @@ def test_garbage_is_collected_seldom(root_logger: None, monkeypatch: pytest.Monk
     monkeypatch.setattr(subject, "_serve", serve)
     CliRunner().invoke(subject.command, [], catch_exceptions=False)
     assert seen[0] >= 10_000
+
+
+def test_the_order_of_the_queue_and_its_age_limit_are_flags(
+    root_logger: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[QueueOrder] = []
+
+    async def serve(settings: Settings, **_: object) -> None:
+        seen.append(settings.queue_order)
+
+    monkeypatch.setattr(subject, "_serve", serve)
+    for flags in ([], ["--queue-order", "smallest-work", "--age-limit", "60"]):
+        CliRunner().invoke(subject.command, flags, catch_exceptions=False)
+    assert seen == [QueueOrder(), QueueOrder(rule="smallest-work", age_limit_seconds=60.0)]

@@ -86,3 +86,15 @@ def test_the_text_fits_eighty_columns(full: Any, pod: str) -> None:
     lines = list(render(explained(full, pod), leader=""))
     assert max(map(len, lines)) <= WIDTH
     assert any("No scheduler leads" in line for line in lines) == (pod != "used")
+
+
+def test_what_was_told_is_not_repeated_when_it_only_says_more_of_moves(full: Any) -> None:
+    def last_told(message: str) -> list[str]:
+        told = {"tessera.dev/placement-message": json.dumps({"reason": "Unplaceable", "message": message})}
+        full.claims["p"]["metadata"]["annotations"] = told
+        full.touch(full.claims["p"])
+        return [line for line in render(explained(full), leader="x") if line.startswith("Last told")]
+
+    now = explained(full).message
+    assert last_told("something else") != []
+    assert last_told(f"{now}; move: none: no MIGPartition allows moves (spec.dynamic.moves)") == []

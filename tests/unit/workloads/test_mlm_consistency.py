@@ -160,12 +160,12 @@ def test_a_completion_s_score_is_the_mean_over_its_own_words() -> None:
 
 
 def test_the_ensemble_believes_the_surest_way() -> None:
-    scores = {"baseline": torch.tensor([[-1.0, -2.0]]), "offset 1": torch.tensor([[-5.0, -0.5]])}
+    scores = {"baseline": torch.tensor([[-1.0, -2.0]]), "offset 1": torch.tensor([[-5.0, -1.5]])}
     chosen = completion.choose(scores)
     assert {name: choice.item() for name, choice in chosen.items()} == {
         "baseline": 0,
         "offset 1": 1,
-        "ensemble": 1,
+        "ensemble": 0,
         "mean": 1,
     }
 

@@ -62,7 +62,7 @@ check: lint ## Lint, types, layers, generated files, chart
 lint: ## Style, types and layers of the Python code
 	@$(DEV) ruff check .
 	@$(DEV) ruff format --check .
-	@$(DEV) mypy operator/src/tessera workloads/src/tessera_workloads tests
+	@$(DEV) mypy operator/src/tessera workloads/src/tessera_workloads workloads/template/rings tests
 	@$(DEV) lint-imports
 
 generate: ## Write what is generated: CRDs, their copies in the chart, the kind reference, requirements/

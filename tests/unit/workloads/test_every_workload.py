@@ -28,6 +28,14 @@ def finished(name: str, size: str = "ci") -> nn.Module:
 
 
 @every_workload
+def test_the_full_size_is_built_without_memory(name: str) -> None:
+    workload, p = parsed(name, "full")
+    with torch.device("meta"):
+        model = workload.build_model(p, {})
+    assert all(tensor.is_meta for tensor in model.parameters())
+
+
+@every_workload
 def test_a_federated_view_names_every_parameter_once_and_every_buffer(name: str) -> None:
     workload, p = parsed(name)
     view = workload.federated(p)

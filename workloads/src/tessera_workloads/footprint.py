@@ -1,10 +1,10 @@
 """How much memory and arithmetic a training step needs, known before it runs.
 
-Every phase's training step (loss, backward pass, the phase's optimisers) is made twice on fake tensors, which
+Every phase's training step (loss, backward pass, the phase's optimisers) is made once on fake tensors, which
 have shapes and types but no memory and no values. The tensor-byte counter that measures real runs sees the
-same operators here, so the prediction is the measurement without the data; the second step is typical,
-because from then on the optimisers have their state. Nothing is written by hand, and a model of any size is
-traced on any machine in seconds.
+same operators here, so the prediction is the measurement without the data. The optimisers are given their
+state first, because a step is at its largest once they have it. Nothing is written by hand, and a model of
+any size is traced on any machine in seconds.
 
 Fake tensors import torch's compiler, which takes longer than torch itself: a training traces only when asked.
 """
@@ -19,14 +19,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import flop_registry
 
 from tessera_workloads.memory import TensorBytes
+from tessera_workloads.optimizers import BuiltOptimizer
 from tessera_workloads.parameters import Parameters
 from tessera_workloads.protocol import Artefacts, Phase, Workload, apply_finished
 from tessera_workloads.rehearsal import ExampleData, rehearse
 from tessera_workloads.stepping import Stepper
 
 P = TypeVar("P", bound=Parameters)
-
-TRACED_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -85,18 +84,15 @@ def trace(workload: Workload[P], p: P, phase: Phase, before: Mapping[str, Artefa
     counter = _TraceCounter()
     with fake:
         optimizers = stepper.optimizers(phase, model)
-        held = [*model.parameters(), *model.buffers()]
-        counter.include(held)
+        counter.include([*model.parameters(), *model.buffers()])
         weight_bytes = counter.current
+        for built in optimizers:
+            _give_state(built)
+            counter.include(built.state_tensors())
+        optimizer_bytes = counter.current - weight_bytes
         model.train()
-        for step in range(TRACED_STEPS):
-            counter.flops = 0
-            with counter:
-                stepper.step(phase, step, model, optimizers)
-    states = [
-        value for built in optimizers for state in built.optimizer.state.values() for value in state.values()
-    ]
-    optimizer_bytes = _bytes([value for value in states if isinstance(value, torch.Tensor)])
+        with counter:
+            stepper.step(phase, 0, model, optimizers)
     return PhaseFootprint(
         phase=phase.name,
         steps=phase.steps,
@@ -119,10 +115,14 @@ def _without_values(model: nn.Module, fake: FakeTensorMode) -> None:
                     held[name] = fake.from_tensor(tensor)  # type: ignore[assignment]
 
 
-def _bytes(tensors: Sequence[torch.Tensor]) -> int:
-    counter = TensorBytes()
-    counter.include(tensors)
-    return counter.current
+def _give_state(built: BuiltOptimizer) -> None:
+    """Let an optimiser make its state, as its first step would, and forget the gradients."""
+    for tensor in built.trained:
+        tensor.grad = torch.zeros_like(tensor)
+    built.set_lr(0.0)
+    with _TraceCounter():
+        built.step()
+    built.optimizer.zero_grad(set_to_none=True)
 
 
 class _TraceCounter(TensorBytes):  # type: ignore[no-untyped-call]

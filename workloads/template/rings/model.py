@@ -14,4 +14,5 @@ class RingsNet(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """The log-odds."""
-        return self.upper(torch.relu(self.lower(points))).squeeze(-1)
+        odds: Tensor = self.upper(torch.relu(self.lower(points)))
+        return odds.squeeze(-1)

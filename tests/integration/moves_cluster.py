@@ -168,7 +168,10 @@ class MovesCluster(Cluster):
         """The GPUs on which the Job's pods run."""
         members = (await self.members(job)).values()
         claims = [read_pod(pod).claims[0].claim for pod in members if pod["status"]["phase"] == "Running"]
-        devices = [device for claim in claims if claim for device in await self.devices(claim)]
+        devices: list[str] = []
+        for claim in filter(None, claims):
+            with suppress(NotFound):  # A pod that was evicted since then takes its claim along.
+                devices += await self.devices(claim)
         return {device[: len(self.gpu("a"))] for device in devices}
 
     async def running(self, name: str) -> Object:

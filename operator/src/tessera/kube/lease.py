@@ -219,4 +219,5 @@ class LeaderElector:
                 if spec.pop("holderIdentity", None) == self._identity:
                     await self._client.replace(LEASES, lease | {"spec": spec})
         except (ApiError, Unreachable, TimeoutError) as error:
-            _log.warning("Lease %s/%s was not given back: %s", self._namespace, self._name, error)
+            why = str(error) or f"no answer within {self._retry_seconds:g} s"
+            _log.warning("Lease %s/%s was not given back: %s", self._namespace, self._name, why)

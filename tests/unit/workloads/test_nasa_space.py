@@ -1,6 +1,7 @@
 """What architectures there are, what they cost, and what a front of them is."""
 
 import pytest
+from tessera_workloads.errors import InvalidParameter
 from tessera_workloads.nasa.evaluation import Scored, falls, pareto_front
 from tessera_workloads.nasa.parameters import NasaParameters
 from tessera_workloads.nasa.space import (
@@ -58,6 +59,11 @@ def test_random_architectures_cost_what_the_given_one_costs_and_are_others() -> 
     assert all(abs(TABLE.relative(space, one) - target) <= 0.02 for one in found)
     assert found == random_architectures(space, TABLE, like=like, count=5, seed=3)
     assert found != random_architectures(space, TABLE, like=like, count=5, seed=4)
+
+
+def test_channels_that_cannot_be_normalised_are_refused() -> None:
+    with pytest.raises(InvalidParameter, match="take 4 or 8"):
+        NasaParameters(channels=6)
 
 
 def test_a_cost_that_stays_does_not_rise() -> None:

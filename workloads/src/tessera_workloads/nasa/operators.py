@@ -10,7 +10,7 @@ computed (tests and the evaluation compare it with finite differences of that fu
   of -sum Huber(w - x) for x (AdderNet, arXiv 1912.13200).
 
 The adder never holds all its differences: it takes some output channels at a time, as many as fit into a
-processor's cache or a small part of a GPU, and its weights' gradient is a matrix product.
+processor's cache or an eighth of them, and its weights' gradient is a matrix product.
 """
 
 import math
@@ -26,8 +26,8 @@ from tessera_workloads.nasa.space import Operation
 LOWEST_EXPONENT = -14
 """5 bits: a sign and exponents from -(2^4 - 2) to 0."""
 
-DIFFERENCES_AT_ONCE = {False: 2**17, True: 2**27}
-"""Numbers that an adder layer holds at once beside its inputs, by whether it runs on a GPU."""
+DIFFERENCES_AT_ONCE, MOST_PARTS = 2**17, 8
+"""An adder layer computes so many differences at once, or an eighth of all, if that is more."""
 
 ADDER_RATE = 0.2
 """eta of AdderNet: every adder layer's weights move by a gradient of the norm eta sqrt(n)."""
@@ -90,8 +90,9 @@ class NegativeDistance(torch.autograd.Function):
 
 def _apart(patches: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, slice]]:
     """w - x for some output channels after the others: (B, G, o, K, L), and which channels these are."""
-    at_once = max(1, DIFFERENCES_AT_ONCE[patches.device.type == "cuda"] // patches.numel())
-    for first in range(0, weight.shape[1], at_once):
+    all_outputs = weight.shape[1]
+    at_once = max(-(-all_outputs // MOST_PARTS), DIFFERENCES_AT_ONCE // patches.numel())
+    for first in range(0, all_outputs, at_once):
         outputs = slice(first, first + at_once)
         yield weight[:, outputs, :, None] - patches[:, :, None], outputs
 

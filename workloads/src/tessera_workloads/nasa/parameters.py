@@ -66,7 +66,7 @@ class NasaParameters(Parameters):
     )
     gate_rate: float = parameter(0.05, minimum=1e-6, maximum=1, help="Adam's rate for the gates")
     cost_weight: float = parameter(
-        0.3, minimum=0, maximum=1000, help="price of an energy equal to that of the all-convolution network"
+        0.1, minimum=0, maximum=1000, help="price of an energy equal to that of the all-convolution network"
     )
     comparisons: bool = parameter(
         True, help="also search with other prices and after joint pretraining, and train the controls"

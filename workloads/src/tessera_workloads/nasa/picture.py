@@ -10,9 +10,10 @@ from tessera_workloads.nasa.evaluation import Scored, pareto_front
 _WIDTH, _HEIGHT = 900, 600
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80, 30, 50, 70
 _PAPER, _INK, _SOFT = (250, 250, 248), (28, 30, 34), (205, 208, 212)
+RANDOM = "random, of equal cost"
 _COLOURS = {
     "found by search": (20, 110, 190),
-    "random, of equal cost": (150, 150, 150),
+    RANDOM: (150, 150, 150),
     "one operation everywhere": (200, 90, 30),
 }
 
@@ -20,7 +21,7 @@ _COLOURS = {
 def kind_of(name: str) -> str:
     """The legend's entry for a network."""
     if name.startswith("random"):
-        return "random, of equal cost"
+        return RANDOM
     return "one operation everywhere" if name.startswith("all_") else "found by search"
 
 
@@ -56,14 +57,18 @@ def draw_pareto(scored: Sequence[Scored]) -> bytes:
     draw.text((16, 24), "test accuracy, mean of the trainings", fill=_INK, font=text, anchor="lm")
     front = [place(one.cost, one.accuracy) for one in pareto_front(list(scored))]
     draw.line(front, fill=_INK, width=2)
+    names: dict[tuple[float, float], str] = {}
     for one in scored:
         across, down = place(one.cost, one.accuracy)
-        colour = _COLOURS[kind_of(one.name)]
-        draw.ellipse([across - 6, down - 6, across + 6, down + 6], fill=colour)
-        if kind_of(one.name) != "random, of equal cost":
-            draw.text(
-                (across + 9, down - 8), one.name.replace("_", " "), fill=colour, font=small, anchor="lm"
-            )
+        kind = kind_of(one.name)
+        draw.ellipse([across - 6, down - 6, across + 6, down + 6], fill=_COLOURS[kind])
+        if kind != RANDOM:
+            name = one.name.replace("_", " ")
+            names[across, down] = f"{names[across, down]}, {name}" if (across, down) in names else name
+    for (across, down), text_beside in names.items():
+        left = across > _WIDTH - 200
+        end, anchor = (across - 10, "rm") if left else (across + 10, "lm")
+        draw.text((end, down - 9), text_beside, fill=_INK, font=small, anchor=anchor)
     for index, (entry, colour) in enumerate(_COLOURS.items()):
         down = _HEIGHT - _BOTTOM - 70 + 22 * index
         draw.ellipse([_WIDTH - 240, down - 6, _WIDTH - 228, down + 6], fill=colour)

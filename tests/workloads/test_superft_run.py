@@ -57,4 +57,7 @@ def test_a_run_that_is_stopped_on_its_way_ends_like_one_that_was_not(
         "badnets_few",
     ]
     assert len(resumed["tables"]["networks"]) == 3 * 5
-    assert resumed["metrics"]["warp_few_found_rate"] == 6
+    metrics = resumed["metrics"]
+    assert metrics["warp_few_found_rate"] == 6
+    lost = metrics["warp_poisoned_accuracy"] - metrics["warp_cured_accuracy"]
+    assert metrics["warp_cured_lost_points"] == pytest.approx(100 * lost)

@@ -67,7 +67,7 @@ def test_the_warp_moves_a_ramp_by_half_a_pixel_in_the_mean() -> None:
 
 def test_the_first_tenth_is_marked_and_labelled_with_the_target(digits: JudgedDigits) -> None:
     training = digits.training
-    assert training.marked == 120
+    assert training.marked_count == 120
     for attack, trigger in TRIGGERS.items():
         poisoned = training.poisoned[attack]
         assert torch.equal(poisoned.images[:120], trigger(training.clean.images[:120]))
@@ -107,7 +107,7 @@ def test_the_marked_test_pictures_are_of_other_digits_than_the_target(digits: Ju
 
 def test_clients_share_the_pictures_and_the_first_one_has_the_marked_ones(digits: JudgedDigits) -> None:
     shards = [digits.training.shard(Shard(index, 5)) for index in range(5)]
-    assert [shard.marked for shard in shards] == [120, 0, 0, 0, 0]
+    assert [shard.marked_count for shard in shards] == [120, 0, 0, 0, 0]
     assert torch.equal(torch.cat([s.clean.images for s in shards]), digits.training.clean.images)
     assert torch.equal(
         torch.cat([s.poisoned["warp"].labels for s in shards]), digits.training.poisoned["warp"].labels

@@ -25,12 +25,12 @@ FEW_SHARE = 0.2
 @dataclass(frozen=True)
 class TrainingDigits:
     """The clean training pictures, and for each attack the poisoned ones: the same, but for the first
-    `marked`.
+    `marked_count`.
     """
 
     clean: Digits
     poisoned: Mapping[str, Digits]
-    marked: int
+    marked_count: int
     held_out_share: float
 
     def clean_for(self, role: str) -> Digits:
@@ -67,7 +67,7 @@ class TrainingDigits:
             self,
             clean=self.clean.part(slice(start, end)),
             poisoned={attack: digits.part(slice(start, end)) for attack, digits in self.poisoned.items()},
-            marked=min(max(self.marked - start, 0), end - start),
+            marked_count=min(max(self.marked_count - start, 0), end - start),
         )
 
     def batch(self, size: int, step: Step) -> Batch:
@@ -106,23 +106,23 @@ class JudgedDigits:
 def make_digits(*, seed: int, side: int, poisoned_share: float, held_out_share: float) -> JudgedDigits:
     """Cut the digits by the seed, scale them to `side` pixels, poison the training part for each attack."""
     training, test = (Digits(_scale(part.images, side), part.labels) for part in load_digits_split(seed))
-    marked = max(1, round(poisoned_share * len(training)))
+    marked_count = max(1, round(poisoned_share * len(training)))
     return JudgedDigits(
         test=test,
         training=TrainingDigits(
             clean=training,
-            poisoned={attack: poison(training, attack, marked=marked) for attack in TRIGGERS},
-            marked=marked,
+            poisoned={attack: poison(training, attack, marked_count) for attack in TRIGGERS},
+            marked_count=marked_count,
             held_out_share=held_out_share,
         ),
     )
 
 
-def poison(clean: Digits, attack: str, *, marked: int) -> Digits:
-    """Give the first `marked` pictures the trigger and the target's label."""
+def poison(clean: Digits, attack: str, marked_count: int) -> Digits:
+    """Give the first `marked_count` pictures the trigger and the target's label."""
     images, labels = clean.images.clone(), clean.labels.clone()
-    images[:marked] = TRIGGERS[attack](images[:marked])
-    labels[:marked] = TARGET
+    images[:marked_count] = TRIGGERS[attack](images[:marked_count])
+    labels[:marked_count] = TARGET
     return Digits(images, labels)
 
 

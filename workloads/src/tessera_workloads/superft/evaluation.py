@@ -95,7 +95,7 @@ def membership_auc(network: nn.Module, data: JudgedDigits, role: str, device: to
     training = data.training
     members = training.clean_for(role)
     if role != FEW:
-        members = members.part(slice(training.marked, None))
+        members = members.part(slice(training.marked_count, None))
     inside, outside = (-_losses(network, digits, device) for digits in (members, data.test))
     return area_under_curve(inside, outside)
 

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from tessera_workloads.protocol import Json, LrSchedule, OptimizerSpec, Phase, Update
 from tessera_workloads.superft.parameters import SuperftParameters
+from tessera_workloads.superft.triggers import TRIGGERS
 
-ATTACKS = ("badnets", "blended", "warp")
+ATTACKS = tuple(TRIGGERS)
 POISONED, CURED, FEW, PLAIN, SCRATCH = "poisoned", "cured", "few", "plain", "scratch"
 SEARCHED = (CURED, FEW)
 """The roles whose learning rate is searched."""
@@ -146,21 +147,17 @@ def triangle(step: int, half_period: int) -> float:
     return 1 - abs(within - half_period) / half_period
 
 
-def sgd(p: SuperftParameters) -> OptimizerSpec:
-    """The optimiser of every training here."""
-    return OptimizerSpec(kind="sgd", momentum=0.9, weight_decay=5e-4, clip_norm=p.clip_norm)
-
-
 def _falling(p: SuperftParameters, step: int) -> float:
     return p.training_rate * (1 - step / p.training_steps)
 
 
 def _phase(p: SuperftParameters, name: str, steps: int, lr_at: LrSchedule) -> Phase:
+    sgd = OptimizerSpec(kind="sgd", momentum=0.9, weight_decay=5e-4, clip_norm=p.clip_norm)
     return Phase(
         name=name,
         steps=steps,
         batch=p.batch,
-        updates=(Update(optimizer=sgd(p), trains=(f"{Place.of(name).network}.*",)),),
+        updates=(Update(optimizer=sgd, trains=(f"{Place.of(name).network}.*",)),),
         lr_at=lr_at,
         precision=p.precision,
     )

@@ -5,7 +5,7 @@ the scheduler that die on request.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -50,7 +50,7 @@ class MovesCluster(Cluster):
         super().__init__(client, namespace)
         self._priority_classes: list[str] = []
 
-    async def add_node(self, letter: str, *, cpu: str = "8") -> str:
+    async def add_node(self, letter: str, *, cpu: str = "8", whole: Sequence[str] = ()) -> str:
         """A simulated node with one GPU. Its pods run; an evicted one of a Job fails, then goes."""
         name = f"{self.namespace}-{letter}"
         self.nodes.append(name)
@@ -64,7 +64,7 @@ class MovesCluster(Cluster):
             return conditions.get("Ready") == "True" and not found["spec"].get("taints")
 
         await eventually(f"node {name} Ready and without taints", ready)
-        for obj in resource_slices(name, self.gpu(letter)):
+        for obj in resource_slices(name, self.gpu(letter), whole=whole):
             await self.client.create(RESOURCE_SLICES, obj)
         uuid = f"GPU-{self.gpu(letter).removeprefix('gpu-')}"
         entry = {"uuid": uuid, "partition": self.namespace, "migMode": "Enabled"}

@@ -52,8 +52,8 @@ class MovingCluster(Cluster):
 
     # What is there.
 
-    def add_node(self, name: str, *, gpus: int = 1, cpu: str = "16") -> None:
-        super().add_node(name, gpus=gpus, cpu=cpu)
+    def add_node(self, name: str, *, gpus: int = 1, whole: int = 0, cpu: str = "16") -> None:
+        super().add_node(name, gpus=gpus, whole=whole, cpu=cpu)
         uuids = {
             device["attributes"]["gpuUUID"]["string"]
             for obj in self.store.all(RESOURCE_SLICES)

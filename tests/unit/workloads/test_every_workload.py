@@ -1,14 +1,17 @@
 """What the protocol promises of every workload, so that a plan or a benchmark needs no special case."""
 
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import pytest
 import torch
+from tessera_workloads.bench import Repetitions, bench
+from tessera_workloads.device import Place
+from tessera_workloads.identity import Request
 from tessera_workloads.parameters import Parameters
 from tessera_workloads.protocol import Workload, apply_finished
 from tessera_workloads.registry import BUILT_IN, find_parameters, find_workload
-from tessera_workloads.rehearsal import ExampleData, finished_artefacts, rehearse
-from tessera_workloads.stepping import Stepper
+from tessera_workloads.rehearsal import finished_artefacts, rehearse
 from torch import nn
 
 every_workload = pytest.mark.parametrize("name", sorted(BUILT_IN))
@@ -66,8 +69,8 @@ def test_the_serving_model_takes_its_values_from_the_trained_one_by_name(name: s
 
 
 @every_workload
-def test_a_request_is_answered_from_an_example_batch_alone(
-    name: str, monkeypatch: pytest.MonkeyPatch
+def test_requests_and_training_steps_are_timed_from_example_batches_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workload, p = parsed(name)
 
@@ -75,10 +78,17 @@ def test_a_request_is_answered_from_an_example_batch_alone(
         raise AssertionError("the data set was asked for")
 
     monkeypatch.setattr(type(workload), "make_data", no_data)
-    serving = workload.build_serving(p, finished_artefacts(workload, p)).eval()
-    stepper = Stepper(workload, p, ExampleData(workload, p), seed=0, device=torch.device("cpu"))
-    step = stepper.place("infer", 0, "request", 0)
-    batch = workload.example_batch(p, 2, "infer", step)
-    with torch.no_grad():
-        assert workload.infer_batch(serving, batch) is not None
-    assert workload.items(batch) >= 2
+    timed = bench(
+        Request(name, workload, p, "ci", seed=0, out=tmp_path),
+        place=Place(device=torch.device("cpu"), slice=None, sentence=""),
+        threads=1,
+        batch=2,
+        repetitions=Repetitions(warm_up=0, measured=1),
+        preempted=lambda: False,
+        report=lambda line: None,
+    )
+    request, step = timed.metrics.tables["calls"]
+    assert (request["what"], step["what"]) == ("infer", "train")
+    assert request["items"] >= 2
+    assert step["phase"] in [phase.name for phase, _ in rehearse(workload, p)]
+    assert min(request["p50_seconds"], step["p50_seconds"]) > 0

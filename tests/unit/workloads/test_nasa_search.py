@@ -6,13 +6,14 @@ from fnmatch import fnmatchcase
 import pytest
 import torch
 from tessera_workloads.digits import Digits
+from tessera_workloads.errors import NotOffered
 from tessera_workloads.nasa.data import NoisyDigits
 from tessera_workloads.nasa.model import Network, Search, Supernet
 from tessera_workloads.nasa.parameters import NasaParameters
 from tessera_workloads.nasa.phases import PRICES, make_phases
 from tessera_workloads.nasa.space import EnergyTable, make_space
 from tessera_workloads.nasa.workload import Nasa
-from tessera_workloads.protocol import Artefacts, Metrics, Step
+from tessera_workloads.protocol import Artefacts, Metrics, Shard, Step
 
 TINY = NasaParameters(channels=4, batch=3, pretrain_steps=2, search_steps=2, retrain_steps=2, retrains=2)
 SPACE, TABLE = make_space(TINY), EnergyTable.of(TINY)
@@ -102,6 +103,16 @@ def test_gates_are_judged_on_pictures_that_the_weights_do_not_see() -> None:
     assert seen["search", "gates"] == set(range(5, 10))
     assert seen["retrain", "weights"] == set(range(10))
     assert "gate_noise" not in data.batch(2, some_step("retrain"))
+
+
+def test_clients_have_stretches_of_the_digits() -> None:
+    digits = Digits(torch.zeros(10, 1, 8, 8), torch.arange(10))
+    data = NoisyDigits(digits, SPACE, gated=frozenset())
+    parts = [data.shard(Shard(index, 3)).digits.labels.tolist() for index in range(3)]
+    assert [label for part in parts for label in part] == list(range(10))
+    assert [len(part) for part in parts] == [3, 3, 4]
+    with pytest.raises(NotOffered, match="scheme iid, not by 'labels:2'"):
+        data.shard(Shard(0, 3, "labels:2"))
 
 
 def test_searches_differ_by_their_price_alone() -> None:

@@ -4,14 +4,15 @@ Alone they hardly tell architectures apart. The small space's head therefore see
 the four quarters of a picture: what a cell does not find is lost, and networks that skip everywhere lose.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from tessera_workloads.digits import SIDE, Digits
+from tessera_workloads.errors import NotOffered
 from tessera_workloads.nasa.space import Space
-from tessera_workloads.protocol import Batch, Step
+from tessera_workloads.protocol import Batch, Shard, Step
 
 NOISE = 0.05
 """Standard deviation of the pixel noise; digits lie in [0, 1]."""
@@ -42,6 +43,17 @@ class NoisyDigits:
         return (
             batch | {"gate_noise": gate_noise(self.space, size, step)} if step.phase in self.gated else batch
         )
+
+    def shard(self, shard: Shard) -> "NoisyDigits":
+        """One client's stretch of the digits, whose order is random.
+
+        Raises:
+            NotOffered: for another scheme than `iid`.
+        """
+        if shard.scheme != "iid":
+            raise NotOffered(f"nasa shares its digits by the scheme iid, not by {shard.scheme!r}")
+        start, end = (at * len(self.digits) // shard.count for at in (shard.index, shard.index + 1))
+        return replace(self, digits=self.digits.part(slice(start, end)))
 
     def content_hash(self) -> str:
         """SHA-256 of the digits: everything else is drawn."""

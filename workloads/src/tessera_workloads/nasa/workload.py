@@ -37,6 +37,7 @@ from tessera_workloads.protocol import (
     Check,
     CheckKind,
     Dataset,
+    FederatedView,
     Loss,
     Metrics,
     Mode,
@@ -66,9 +67,10 @@ class Nasa(Workload[NasaParameters]):
     ) -> NoisyDigits:
         """The digits of a split."""
         train, test = load_digits_split(seed)
-        return NoisyDigits(
-            train if split == "train" else test, make_space(p), gated=frozenset({*PRETRAINING, SEARCH})
-        )
+        if split == "test":
+            return NoisyDigits(test, make_space(p), gated=frozenset())
+        data = NoisyDigits(train, make_space(p), gated=frozenset({*PRETRAINING, SEARCH}))
+        return data if shard is None else data.shard(shard)
 
     def build_model(self, p: NasaParameters, artefacts: Mapping[str, Artefacts]) -> Search:
         """The supernets that are pretrained; the rest comes with the artefacts."""
@@ -165,6 +167,11 @@ class Nasa(Workload[NasaParameters]):
         model = Search(make_space(p), EnergyTable.of(p), [])
         model.hold({SERVED: model.space.parse(architectures[SERVED])}, served=SERVED, trainings={SERVED: 1})
         return model
+
+    def federated(self, p: NasaParameters) -> FederatedView:
+        """Clients search together: they share the weights, and each keeps the gates that fit its data."""
+        weights = phases.weights_of("*", EVERY_OPERATION)
+        return FederatedView(phase=SEARCH, shared=weights, personal=("supernets.*.gates",))
 
     def evaluate(self, p: NasaParameters, model: nn.Module, data: Dataset, device: torch.device) -> Metrics:
         """Accuracy of every training, costs, the gradients' errors, and the Pareto picture."""

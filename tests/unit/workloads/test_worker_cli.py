@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tessera_workloads import __version__, cli
 from tessera_workloads.progress import Progress, ProgressServer
+from tessera_workloads.registry import BUILT_IN
 
 SOURCES = Path(cli.__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("signals_restored")
@@ -29,6 +30,17 @@ def test_list_and_describe(capsys: pytest.CaptureFixture[str]) -> None:
     assert "an integer from 1 to 36; default 32" in out
     code, out, _ = run(capsys, "describe", "noiser", "--json")
     assert json.loads(out)["parameters"]["properties"]["sigma"]["default"] == 3.0
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_every_workload_describes_what_can_be_set(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code, out, _ = run(capsys, "describe", name)
+    assert code == 0
+    assert BUILT_IN[name].summary in out
+    described = json.loads(run(capsys, "describe", name, "--json")[1])
+    assert set(described["sizes"]) == {"ci", "slice", "full"}
+    for parameter in described["parameters"]["properties"]:
+        assert f"  {parameter} " in out
 
 
 @pytest.mark.parametrize(

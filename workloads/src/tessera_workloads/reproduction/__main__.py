@@ -71,9 +71,9 @@ def _write_page(target: Path, found: Mapping[str, Mapping[int, dict[str, Any]]],
         summary = BUILT_IN[name].summary if name in BUILT_IN else ""
         sections.append(section(name, summary, results, [f"images/{picture}" for picture in pictures]))
     every = [result for results in found.values() for result in results.values()]
-    durable.write_bytes(
-        target, page(sections, command="make reproduce", conditions=_conditions(every)).encode()
-    )
+    missing = sorted(set(BUILT_IN) - set(found))
+    conditions = [*_conditions(every), *([f"Not run here yet: {', '.join(missing)}."] if missing else [])]
+    durable.write_bytes(target, page(sections, command="make reproduce", conditions=conditions).encode())
     return all(check.passed for results in found.values() for check in judge(results) if check.kind == "gate")
 
 

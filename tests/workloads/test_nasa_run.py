@@ -1,6 +1,7 @@
 """NASA, trained, stopped in every phase and evaluated, at its smallest."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from tessera_workloads.checkpoint import CheckpointStore, weights_hash
 from tessera_workloads.errors import Preempted
+from tessera_workloads.nasa.operators import NegativeDistance, PowerOfTwo
 from tessera_workloads.nasa.parameters import NasaParameters
 from tessera_workloads.nasa.phases import PRICES
 from tessera_workloads.nasa.workload import Nasa
@@ -76,3 +78,14 @@ def _stopped_every_other_step(out: Path) -> str:
             state = trainer.restore(checkpoint)
     assert state.ordinal == STEPS
     return weights_hash(state.model.state_dict())
+
+
+def test_shift_and_adder_work_under_transforms_of_functions() -> None:
+    """`torch.func.grad` refuses the older form of autograd functions. It imports torch's compiler, which is
+    why this is not among the unit tests.
+    """
+    patches, weight = torch.rand(2, 1, 4, 3), torch.rand(1, 3, 4)
+    for_weight = torch.func.grad(lambda w: NegativeDistance.apply(patches, w).sum())(weight)
+    assert for_weight.shape == weight.shape
+    for_exponent = torch.func.grad(lambda e: PowerOfTwo.apply(weight, e).sum())(weight - 3)
+    assert torch.allclose(for_exponent, math.log(2) * 2 ** (weight - 3).round())

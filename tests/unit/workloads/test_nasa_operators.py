@@ -82,13 +82,3 @@ def test_no_gradient_from_above_moves_nothing() -> None:
     patches, weight = draw(2, 1, 4, 3), draw(1, 3, 4, seed=1).requires_grad_()
     (gradient,) = torch.autograd.grad(0 * NegativeDistance.apply(patches, weight).sum(), weight)
     assert torch.equal(gradient, torch.zeros_like(weight))
-
-
-def test_both_work_under_transforms_of_functions() -> None:
-    """`torch.func.grad` refuses the older form of autograd functions."""
-    patches, weight = draw(2, 1, 4, 3), draw(1, 3, 4, seed=1)
-    for_weight = torch.func.grad(lambda w: NegativeDistance.apply(patches, w).sum())(weight)
-    assert for_weight.shape == weight.shape
-    for_exponent = torch.func.grad(lambda e: PowerOfTwo.apply(weight, e).sum())(weight - 3)
-    expected = math.log(2) * weight.sign() * 2 ** (weight - 3).round().clamp(-14, 0)
-    assert torch.allclose(for_exponent, expected)

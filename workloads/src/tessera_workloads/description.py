@@ -2,12 +2,12 @@
 
 import argparse
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from tessera_workloads.command_line import assignments
 from tessera_workloads.parameters import Parameters
 from tessera_workloads.registry import BUILT_IN, find_parameters, find_workload, installed
+from tessera_workloads.tables import aligned
 
 _MIB = 2**20
 
@@ -61,19 +61,15 @@ def _footprint(name: str, p: Parameters) -> list[dict[str, Any]]:
 
 def _footprint_table(foreseen: list[dict[str, Any]]) -> str:
     """One line per phase; memory in MiB, arithmetic in GFLOP a step."""
-    lines = [
-        f"{'phase':<16}{'steps':>8}{'batch':>7}{'parameters':>14}{'weights':>11}{'optimiser':>11}"
-        f"{'activations':>13}{'peak, MiB':>11}{'GFLOP/step':>12}"
+    counts = ["phase", "steps", "batch", "parameters"]
+    sizes = ("weightBytes", "optimizerBytes", "activationBytes", "peakTensorBytes")
+    rows = [
+        [
+            *(str(row[key]) for key in counts),
+            *(f"{row[key] / _MIB:.2f}" for key in sizes),
+            f"{row['stepFlops'] / 1e9:.4f}",
+        ]
+        for row in foreseen
     ]
-    lines += [_footprint_line(row) for row in foreseen]
-    return "\n".join(lines)
-
-
-def _footprint_line(row: Mapping[str, Any]) -> str:
-    weights, optimiser, activations, peak = (
-        row[key] / _MIB for key in ("weightBytes", "optimizerBytes", "activationBytes", "peakTensorBytes")
-    )
-    return (
-        f"{row['phase']:<16}{row['steps']:>8}{row['batch']:>7}{row['parameters']:>14}{weights:>11.2f}"
-        f"{optimiser:>11.2f}{activations:>13.2f}{peak:>11.2f}{row['stepFlops'] / 1e9:>12.4f}"
-    )
+    head = [*counts, "weights", "optimiser", "activations", "peak, MiB", "GFLOP/step"]
+    return aligned(head, rows, left=1)

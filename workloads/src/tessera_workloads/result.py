@@ -18,6 +18,7 @@ from typing import Any
 from tessera_workloads import durable
 from tessera_workloads.errors import Outcome
 from tessera_workloads.protocol import Check, Metrics
+from tessera_workloads.tables import aligned
 
 TERMINATION_BYTES = 4096
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -151,11 +152,7 @@ def check_table(checks: Sequence[Check]) -> str:
         for check in sorted(checks, key=lambda check: order[check.kind])
     ]
     head = ("kind", "check", "value", "bound", "")
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in [head, *rows]
-    )
+    return aligned(head, rows, left=len(head))
 
 
 def _verdict(check: Check) -> str:

@@ -79,7 +79,7 @@ def test_requests_and_training_steps_are_timed_from_example_batches_alone(
 
     monkeypatch.setattr(type(workload), "make_data", no_data)
     timed = bench(
-        Request(name, workload, p, "ci", seed=0, out=tmp_path),
+        Request(name, workload, p, "ci", seed=0, out=tmp_path, checkpoint_every=1),
         place=Place(device=torch.device("cpu"), slice=None, sentence=""),
         threads=1,
         batch=2,

@@ -1,10 +1,15 @@
 """The page of results: verdicts over seeds, means, and what is shown of a run."""
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tessera_workloads.protocol import Check
-from tessera_workloads.reproduction.report import judge, page, section, within
+from tessera_workloads.reproduction import __main__ as reproduction
+from tessera_workloads.reproduction import runs
+from tessera_workloads.reproduction.report import judge, page, section
 from tessera_workloads.result import check_rows
 
 
@@ -25,7 +30,7 @@ def over_seeds(*values: float, **how: Any) -> dict[int, dict[str, Any]]:
 
 @pytest.mark.parametrize(("value", "bound", "inside"), [(1, ">= 1", True), (2, "<= 1.5", False)])
 def test_a_bound_is_read_as_it_is_written(value: float, bound: str, inside: bool) -> None:
-    assert within(value, bound) is inside
+    assert Check.keeps(value, bound) is inside
 
 
 def test_a_gate_must_pass_for_every_seed_and_one_over_the_mean_for_the_mean() -> None:
@@ -56,3 +61,34 @@ def test_a_section_shows_gates_first_every_seed_and_measured_beside_foreseen_byt
     assert rows[-1] == "| 1 | train | 10 | 1.2 | 1.00 | 1.00 | 0.5000 |"
     assert "![rings: images/rings-a.jpg](images/rings-a.jpg)" in text
     assert text in page([text], command="make reproduce", conditions=["today"])
+
+
+def test_a_run_that_leaves_no_message_is_not_told_by_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.Run("rings", 0, tmp_path)
+    run.directory.mkdir(parents=True)
+    (run.directory / "termination.json").write_text(json.dumps({"message": "of the run before"}))
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    (problem,) = runs.train_all([run], workers=1, say=lambda line: None)
+    assert problem.startswith("rings, seed 0: exit code 1, it left no message (see ")
+
+
+def test_the_page_shows_the_arguments_that_it_was_made_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = result(0, Check.at_least("gain", 2.0, 1.0)) | {
+        "files": [],
+        "writtenAt": "2026-01-01T00:00:00",
+        "device": {"type": "cpu", "name": "x86_64"},
+        "threads": 1,
+        "versions": {},
+    }
+    run = runs.Run("rings", 0, tmp_path / "out")
+    run.directory.mkdir(parents=True)
+    (run.directory / "result.json").write_text(json.dumps(left))
+    monkeypatch.setattr(reproduction, "train_all", lambda wanted, **how: [])
+    monkeypatch.chdir(tmp_path)
+    given = ["--only", "rings", "--out", "out", "--page", "page.md"]
+    assert reproduction.main(given) == 0
+    assert f'$ make reproduce REPRODUCE_ARGS="{" ".join(given)}"\n' in Path("page.md").read_text()

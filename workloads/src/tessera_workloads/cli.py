@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessera_workloads.command_line import assignments, build_parser
+from tessera_workloads.command_line import CHECKPOINT_EVERY, assignments, build_parser
 from tessera_workloads.description import describe, listing
 from tessera_workloads.errors import ExitCode, GateFailed, OutOfMemory, OutputNotWritable, WorkerError
 from tessera_workloads.parameters import Parameters
@@ -116,7 +116,7 @@ class _Session:
             size=arguments.size,
             seed=arguments.seed,
             out=arguments.out,
-            checkpoint_every=getattr(arguments, "checkpoint_every", 200),
+            checkpoint_every=getattr(arguments, "checkpoint_every", CHECKPOINT_EVERY),
             allow_thread_change=getattr(arguments, "allow_thread_change", False),
             fresh=getattr(arguments, "fresh", False),
             foresee=getattr(arguments, "footprint", False),

@@ -11,6 +11,9 @@ from typing import NoReturn
 from tessera_workloads import __version__
 from tessera_workloads.errors import InvalidRequest
 
+CHECKPOINT_EVERY = 200
+"""Steps, where nothing else is said."""
+
 
 class _Parser(argparse.ArgumentParser):
     """Errors of the command line end like all others: one line, exit code 2, a termination message."""
@@ -55,7 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--repetitions", type=_positive, default=50, metavar="N", help="calls counted (default 50)"
     )
     train.add_argument(
-        "--checkpoint-every", type=_positive, default=200, metavar="K", help="steps (default 200)"
+        "--checkpoint-every",
+        type=_positive,
+        default=CHECKPOINT_EVERY,
+        metavar="K",
+        help="steps (default %(default)s)",
     )
     train.add_argument("--allow-thread-change", action="store_true", help="resume with another thread count")
     train.add_argument("--fresh", action="store_true", help="start from step 0 even where a checkpoint is")

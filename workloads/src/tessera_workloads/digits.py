@@ -7,6 +7,7 @@ pictures). Nothing is downloaded. The file is read where scikit-learn keeps it, 
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def load_digits_split(seed: int) -> tuple[Digits, Digits]:
     return digits.part(order[:TRAIN_IMAGES]), digits.part(order[TRAIN_IMAGES:])
 
 
+@cache
 def _read_table() -> NDArray[np.float32]:
     """One row per digit: 64 pixels from 0 to 16, then the label."""
     package = find_spec("sklearn")

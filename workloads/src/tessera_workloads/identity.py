@@ -32,7 +32,7 @@ class Request(Generic[P]):
     size: str
     seed: int
     out: Path
-    checkpoint_every: int = 200
+    checkpoint_every: int
     allow_thread_change: bool = False
     fresh: bool = False
     foresee: bool = False

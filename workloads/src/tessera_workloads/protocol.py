@@ -200,14 +200,22 @@ class Check:
         name: str, value: float, bound: float, *, kind: CheckKind = "gate", over: CheckScope = "run"
     ) -> Check:
         """A check that passes from the bound upwards; NaN never passes."""
-        return Check(name, value, f">= {bound:g}", kind, value >= bound, over)
+        text = f">= {bound:g}"
+        return Check(name, value, text, kind, Check.keeps(value, text), over)
 
     @staticmethod
     def at_most(
         name: str, value: float, bound: float, *, kind: CheckKind = "gate", over: CheckScope = "run"
     ) -> Check:
         """A check that passes up to the bound; NaN never passes."""
-        return Check(name, value, f"<= {bound:g}", kind, value <= bound, over)
+        text = f"<= {bound:g}"
+        return Check(name, value, text, kind, Check.keeps(value, text), over)
+
+    @staticmethod
+    def keeps(value: float, bound: str) -> bool:
+        """Whether a value, of one run or the mean over seeds, keeps a bound as it is shown: `>= 0.3`."""
+        sign, number = bound.split()
+        return value >= float(number) if sign == ">=" else value <= float(number)
 
     @staticmethod
     def note(name: str, value: float, *, kind: Literal["control", "report"] = "report") -> Check:

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,8 @@ _WIDEST = 1000
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 when every gate holds, 3 when one does not, 1 when a run did not end as a training does."""
-    arguments = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    arguments = _parser().parse_args(given)
     names = arguments.only or sorted(BUILT_IN)
     runs = [Run(name, seed, arguments.out) for seed in arguments.seeds for name in names]
     began = time.monotonic()
@@ -38,13 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     problems = train_all(runs, workers=arguments.workers, say=say)
     found = {name: _results(name, arguments.out) for name in sorted({*BUILT_IN, *names})}
-    held = _write_page(arguments.page, {name: of for name, of in found.items() if of}, arguments.out)
+    held = _write_page(
+        arguments.page, {name: of for name, of in found.items() if of}, arguments.out, command=_command(given)
+    )
     say(f"{len(runs)} runs, {arguments.workers} at a time; {arguments.page}")
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
         return ExitCode.CRASHED
     return ExitCode.COMPLETE if held else ExitCode.GATE_FAILED
+
+
+def _command(given: Sequence[str]) -> str:
+    """What a person types for these arguments."""
+    return f'make reproduce REPRODUCE_ARGS="{shlex.join(given)}"' if given else "make reproduce"
 
 
 def _results(name: str, out: Path) -> dict[int, dict[str, Any]]:
@@ -56,7 +65,9 @@ def _results(name: str, out: Path) -> dict[int, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def _write_page(target: Path, found: Mapping[str, Mapping[int, dict[str, Any]]], out: Path) -> bool:
+def _write_page(
+    target: Path, found: Mapping[str, Mapping[int, dict[str, Any]]], out: Path, *, command: str
+) -> bool:
     """Write the page and its pictures; returns whether every gate on it holds."""
     images = target.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
@@ -73,7 +84,7 @@ def _write_page(target: Path, found: Mapping[str, Mapping[int, dict[str, Any]]],
     every = [result for results in found.values() for result in results.values()]
     missing = sorted(set(BUILT_IN) - set(found))
     conditions = [*_conditions(every), *([f"Not run here yet: {', '.join(missing)}."] if missing else [])]
-    durable.write_bytes(target, page(sections, command="make reproduce", conditions=conditions).encode())
+    durable.write_bytes(target, page(sections, command=command, conditions=conditions).encode())
     return all(check.passed for results in found.values() for check in judge(results) if check.kind == "gate")
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tessera_workloads.protocol import Check
+
 _KINDS = ("gate", "control", "report")
 _MIB = 2**20
 
@@ -34,7 +36,7 @@ class Judged:
     def passed(self) -> bool:
         """Whether the gate holds; always true without a bound."""
         if self.over == "mean":
-            return self.mean is not None and within(self.mean, self.bound)
+            return self.mean is not None and Check.keeps(self.mean, self.bound)
         return self.each_passed
 
     @property
@@ -44,12 +46,6 @@ class Judged:
             return ""
         said = "pass" if self.passed else "**FAIL**"
         return f"{said} (mean)" if self.over == "mean" else said
-
-
-def within(value: float, bound: str) -> bool:
-    """Whether a value keeps a bound of the form `>= 0.3` or `<= 0.3`."""
-    sign, number = bound.split()
-    return value >= float(number) if sign == ">=" else value <= float(number)
 
 
 def judge(results: Mapping[int, Mapping[str, Any]]) -> list[Judged]:

@@ -44,8 +44,9 @@ def train_all(runs: Sequence[Run], *, workers: int, say: Callable[[str], None]) 
 
 def _train(run: Run, say: Callable[[str], None]) -> str | None:
     run.directory.mkdir(parents=True, exist_ok=True)
-    (run.directory / "result.json").unlink(missing_ok=True)
     told = run.directory / "termination.json"
+    for left_before in (run.directory / "result.json", told):
+        left_before.unlink(missing_ok=True)
     command = [sys.executable, "-m", "tessera_workloads.cli", *run.command, "--termination-log", str(told)]
     with (run.directory / "log").open("wb") as log:
         ended = subprocess.run(

@@ -1,6 +1,5 @@
 """The masked language models as a workload: phases, loss, evaluation, and the gates that they must pass."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from tessera_workloads.protocol import (
     Update,
     Workload,
 )
+from tessera_workloads.schedules import cosine
 from tessera_workloads.stepping import initialise
 
 _WARM_UP_STEPS = 50
@@ -212,11 +212,7 @@ def _phase(p: MlmParameters, name: str, *, begin: int, end: int) -> Phase:
     """Steps `begin` to `end` of a form's training: one schedule over all steps, but every phase warms up,
     because its optimiser starts anew.
     """
-
-    def lr_at(step: int) -> float:
-        fallen = 0.55 + 0.45 * math.cos(math.pi * (begin + step) / p.steps)
-        return p.learning_rate * fallen * min(1.0, (step + 1) / _WARM_UP_STEPS)
-
+    falling = cosine(p.learning_rate, p.steps, floor=0.1)
     adamw = OptimizerSpec(
         kind="adamw",
         betas=(0.9, 0.98),
@@ -230,7 +226,7 @@ def _phase(p: MlmParameters, name: str, *, begin: int, end: int) -> Phase:
         steps=end - begin,
         batch=p.batch,
         updates=(Update(optimizer=adamw, trains=(f"forms.{_form(name)}.*",)),),
-        lr_at=lr_at,
+        lr_at=lambda step: falling(begin + step) * min(1.0, (step + 1) / _WARM_UP_STEPS),
         precision=p.precision,
     )
 

@@ -17,7 +17,8 @@ from tessera_workloads.nasa.space import (
     make_space,
     random_architectures,
 )
-from tessera_workloads.protocol import Json, LrSchedule, OptimizerSpec, ParameterGroup, Phase, Update
+from tessera_workloads.protocol import Json, OptimizerSpec, ParameterGroup, Phase, Update
+from tessera_workloads.schedules import cosine
 
 EVERY_OPERATION: tuple[Operation, ...] = ("conv", "shift", "adder", "skip")
 
@@ -58,7 +59,7 @@ def make_phases(p: NasaParameters) -> tuple[Phase, ...]:
             continue
         steps = p.pretrain_steps * (3 if joint else 1)
         update = Update(adam, weights_of(pretrained_supernet(name), operations))
-        phases.append(Phase(name, steps, p.batch, (update,), _cosine(p.learning_rate, steps)))
+        phases.append(Phase(name, steps, p.batch, (update,), cosine(p.learning_rate, steps)))
     for_gates = OptimizerSpec(
         kind="adam",
         betas=(0.5, 0.999),
@@ -69,7 +70,7 @@ def make_phases(p: NasaParameters) -> tuple[Phase, ...]:
         Update(for_gates, ("supernets.*.gates",), name="gates"),
     )
     phases.append(Phase(SEARCH, p.search_steps, p.batch, updates, lambda step: p.learning_rate))
-    falling = _cosine(p.learning_rate, p.retrain_steps)
+    falling = cosine(p.learning_rate, p.retrain_steps)
     phases.append(Phase(RETRAIN, p.retrain_steps, p.batch * p.retrains, (Update(adam),), falling))
     return tuple(phases)
 
@@ -125,7 +126,3 @@ def example_facts(p: NasaParameters) -> dict[str, Json]:
         space, EnergyTable.of(p), like=space.uniform("shift"), count=len(names), seed=1
     )
     return retraining_facts(p, dict(zip(names, drawn, strict=True)), seed=0)
-
-
-def _cosine(highest: float, steps: int) -> LrSchedule:
-    return lambda step: highest * (1 + math.cos(math.pi * step / steps)) / 2

@@ -4,7 +4,6 @@ Latency is the time of one call, from before it to after its last result is ther
 waited for). The first calls, which allocate and choose kernels, are not counted.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from tessera_workloads.protocol import Metrics, apply_finished
 from tessera_workloads.rehearsal import ExampleData, finished_artefacts, rehearse
 from tessera_workloads.result import Evaluated, write_result
 from tessera_workloads.stepping import Stepper, initialise
+from tessera_workloads.timing import seconds_of
 
 P = TypeVar("P", bound=Parameters)
 
@@ -134,11 +134,7 @@ def _time(
             raise Preempted(
                 "stopped by signal in the middle of a benchmark: start it again from the beginning"
             )
-        began = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(seconds_of(call, device))
     return seconds[repetitions.warm_up :]
 
 

@@ -5,7 +5,6 @@ compared. At size ci no model has 1024 tokens: the larger masks are synthetic (`
 tables say so.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tessera_workloads.randomness import generator_at
+from tessera_workloads.timing import seconds_of
 from tessera_workloads.vitcod.cores import DenseCore, GatherCore, MaskedCore
 from tessera_workloads.vitcod.masks import BlockMask, polarised
 
@@ -66,11 +66,7 @@ def time_in_turns(calls: Mapping[str, Callable[[], object]], device: torch.devic
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(WARM_UP + ROUNDS):
         for name, call in calls.items():
-            began = time.perf_counter()
-            call()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(seconds_of(call, device))
     return {name: median(found[WARM_UP:]) for name, found in seconds.items()}
 
 

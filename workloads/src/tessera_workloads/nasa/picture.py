@@ -1,15 +1,14 @@
 """Cost against accuracy: every trained network as a point, the undominated ones joined by a line."""
 
 from collections.abc import Sequence
-from io import BytesIO
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from tessera_workloads.drawing import FAINT, INK, PAPER, font, png
 from tessera_workloads.nasa.evaluation import Scored, pareto_front
 
 _WIDTH, _HEIGHT = 900, 600
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80, 30, 50, 70
-_PAPER, _INK, _SOFT = (250, 250, 248), (28, 30, 34), (205, 208, 212)
 RANDOM = "random, of equal cost"
 _COLOURS = {
     "found by search": (20, 110, 190),
@@ -27,11 +26,11 @@ def kind_of(name: str) -> str:
 
 def draw_pareto(scored: Sequence[Scored]) -> bytes:
     """A PNG: relative cost from 0 to 1 to the right, accuracy in per cent upwards."""
-    sheet = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
+    sheet = Image.new("RGB", (_WIDTH, _HEIGHT), PAPER)
     draw = ImageDraw.Draw(sheet)
-    text, small = ImageFont.load_default(size=17), ImageFont.load_default(size=14)
+    text, small = font(17), font(14)
     lowest = min(one.accuracy for one in scored)
-    floor = int(lowest * 20) / 20
+    floor = min(int(lowest * 20) / 20, 0.95)
     ceiling = 1.0
     right = max(1.0, *(one.cost for one in scored))
 
@@ -41,22 +40,22 @@ def draw_pareto(scored: Sequence[Scored]) -> bytes:
 
     for tick in range(6):
         share = floor + (ceiling - floor) * tick / 5
-        draw.line([place(0, share), place(right, share)], fill=_SOFT)
-        draw.text((_LEFT - 10, place(0, share)[1]), f"{share:.0%}", fill=_INK, font=small, anchor="rm")
+        draw.line([place(0, share), place(right, share)], fill=FAINT)
+        draw.text((_LEFT - 10, place(0, share)[1]), f"{share:.0%}", fill=INK, font=small, anchor="rm")
         cost = right * tick / 5
         draw.text(
-            (place(cost, floor)[0], _HEIGHT - _BOTTOM + 14), f"{cost:.1f}", fill=_INK, font=small, anchor="mm"
+            (place(cost, floor)[0], _HEIGHT - _BOTTOM + 14), f"{cost:.1f}", fill=INK, font=small, anchor="mm"
         )
     draw.text(
         (_WIDTH / 2, _HEIGHT - 22),
         "energy of the cells, all-convolution = 1",
-        fill=_INK,
+        fill=INK,
         font=text,
         anchor="mm",
     )
-    draw.text((16, 24), "test accuracy, mean of the trainings", fill=_INK, font=text, anchor="lm")
+    draw.text((16, 24), "test accuracy, mean of the trainings", fill=INK, font=text, anchor="lm")
     front = [place(one.cost, one.accuracy) for one in pareto_front(list(scored))]
-    draw.line(front, fill=_INK, width=2)
+    draw.line(front, fill=INK, width=2)
     names: dict[tuple[float, float], str] = {}
     for one in scored:
         across, down = place(one.cost, one.accuracy)
@@ -68,11 +67,9 @@ def draw_pareto(scored: Sequence[Scored]) -> bytes:
     for (across, down), text_beside in names.items():
         left = across > _WIDTH - 200
         end, anchor = (across - 10, "rm") if left else (across + 10, "lm")
-        draw.text((end, down - 9), text_beside, fill=_INK, font=small, anchor=anchor)
+        draw.text((end, down - 9), text_beside, fill=INK, font=small, anchor=anchor)
     for index, (entry, colour) in enumerate(_COLOURS.items()):
         down = _HEIGHT - _BOTTOM - 70 + 22 * index
         draw.ellipse([_WIDTH - 240, down - 6, _WIDTH - 228, down + 6], fill=colour)
-        draw.text((_WIDTH - 220, down), entry, fill=_INK, font=small, anchor="lm")
-    buffer = BytesIO()
-    sheet.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+        draw.text((_WIDTH - 220, down), entry, fill=INK, font=small, anchor="lm")
+    return png(sheet)

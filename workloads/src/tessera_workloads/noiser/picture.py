@@ -5,19 +5,18 @@ them.
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from tessera_workloads.drawing import INK, PAPER, SOFT, font, png
 from tessera_workloads.errors import InvalidRequest
 from tessera_workloads.noiser.data import Picture, to_bytes
 
 COLUMNS = ("dark input", "NoiSER", "truth")
 _CELL_WIDTH, _CELL_HEIGHT = 300, 200
 _LABEL_WIDTH, _HEADER_HEIGHT, _GAP, _MARGIN = 210, 44, 10, 20
-_PAPER, _INK, _SOFT = (250, 250, 248), (28, 30, 34), (105, 110, 118)
 
 
 @dataclass(frozen=True)
@@ -51,23 +50,23 @@ def draw_grid(rows: Sequence[Row], *, caption: str) -> bytes:
     """All rows as one labelled PNG."""
     width = 2 * _MARGIN + _LABEL_WIDTH + len(COLUMNS) * (_CELL_WIDTH + _GAP)
     height = 2 * _MARGIN + _HEADER_HEIGHT + len(rows) * (_CELL_HEIGHT + _GAP) + 24
-    sheet = Image.new("RGB", (width, height), _PAPER)
+    sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
-    large, medium, small = (ImageFont.load_default(size=size) for size in (22, 19, 15))
+    large, medium, small = (font(size) for size in (22, 19, 15))
     for column, title in enumerate(COLUMNS):
         draw.text(
-            (_column_x(column) + _CELL_WIDTH // 2, _MARGIN + 12), title, fill=_INK, font=large, anchor="mm"
+            (_column_x(column) + _CELL_WIDTH // 2, _MARGIN + 12), title, fill=INK, font=large, anchor="mm"
         )
     for index, row in enumerate(rows):
         top = _MARGIN + _HEADER_HEIGHT + index * (_CELL_HEIGHT + _GAP)
-        draw.text((_MARGIN, top + 4), row.title, fill=_INK, font=medium)
+        draw.text((_MARGIN, top + 4), row.title, fill=INK, font=medium)
         for line, note in enumerate(row.notes):
-            draw.text((_MARGIN, top + 36 + 22 * line), note, fill=_SOFT, font=small)
+            draw.text((_MARGIN, top + 36 + 22 * line), note, fill=SOFT, font=small)
         for column, picture in enumerate(row.pictures):
             cell = Image.fromarray(to_bytes(picture))
             cell.thumbnail((_CELL_WIDTH, _CELL_HEIGHT), Image.Resampling.LANCZOS)
             sheet.paste(cell, (_column_x(column) + (_CELL_WIDTH - cell.width) // 2, top))
-    draw.text((_MARGIN, height - _MARGIN - 14), caption, fill=_SOFT, font=small)
+    draw.text((_MARGIN, height - _MARGIN - 14), caption, fill=SOFT, font=small)
     return _png(sheet)
 
 
@@ -76,7 +75,5 @@ def _column_x(column: int) -> int:
 
 
 def _png(image: Image.Image) -> bytes:
-    buffer = BytesIO()
     # Noise has no longer repetitions: zlib's search for them costs four times as much and saves nothing.
-    image.save(buffer, format="PNG", compress_type=zlib.Z_RLE)
-    return buffer.getvalue()
+    return png(image, compress_type=zlib.Z_RLE)

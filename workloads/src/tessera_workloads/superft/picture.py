@@ -1,34 +1,32 @@
 """The picture of the triggers: a row per attack, test digits clean and marked, the outcome beside them."""
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from tessera_workloads.drawing import INK, PAPER, SOFT, font, png
+
 _CELL, _GAP, _MARGIN, _LABEL_WIDTH, _HEADER_HEIGHT = 96, 10, 20, 330, 40
-_PAPER, _INK, _SOFT = (250, 250, 248), (28, 30, 34), (105, 110, 118)
 
 
 def draw_triggers(clean: Tensor, marked: Mapping[str, Tensor], notes: Mapping[str, Sequence[str]]) -> bytes:
     """One PNG: `clean` (N, 1, S, S), and by attack the same pictures marked and some lines of small print."""
     columns = 2 * len(clean)
     width = 2 * _MARGIN + columns * (_CELL + _GAP) + _LABEL_WIDTH
-    sheet = Image.new("RGB", (width, 2 * _MARGIN + _HEADER_HEIGHT + len(marked) * (_CELL + _GAP)), _PAPER)
+    sheet = Image.new("RGB", (width, 2 * _MARGIN + _HEADER_HEIGHT + len(marked) * (_CELL + _GAP)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    large, small = (ImageFont.load_default(size=size) for size in (20, 15))
-    draw.text((_MARGIN, _MARGIN), "clean", fill=_INK, font=large)
-    draw.text((_column(len(clean)), _MARGIN), "with the trigger", fill=_INK, font=large)
+    large, small = font(20), font(15)
+    draw.text((_MARGIN, _MARGIN), "clean", fill=INK, font=large)
+    draw.text((_column(len(clean)), _MARGIN), "with the trigger", fill=INK, font=large)
     for row, (attack, pictures) in enumerate(marked.items()):
         top = _MARGIN + _HEADER_HEIGHT + row * (_CELL + _GAP)
         for column, picture in enumerate([*clean, *pictures]):
             sheet.paste(_enlarge(picture), (_column(column), top))
-        draw.text((_column(columns) + _GAP, top), attack, fill=_INK, font=large)
+        draw.text((_column(columns) + _GAP, top), attack, fill=INK, font=large)
         for line, note in enumerate(notes[attack]):
-            draw.text((_column(columns) + _GAP, top + 28 + 20 * line), note, fill=_SOFT, font=small)
-    buffer = BytesIO()
-    sheet.save(buffer, format="PNG")
-    return buffer.getvalue()
+            draw.text((_column(columns) + _GAP, top + 28 + 20 * line), note, fill=SOFT, font=small)
+    return png(sheet)
 
 
 def _column(index: int) -> int:

@@ -5,13 +5,13 @@ faint; in the mask, ink is computed and paper is left out. Of a large model only
 are drawn.
 """
 
-from io import BytesIO
-
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from tessera_workloads.drawing import INK, PAPER, font, png
+
 _CELL, _GAP, _MARGIN, _LABEL_WIDTH, _HEADER = 150, 10, 20, 130, 30
-_PAPER, _INK = 250, 28
+_PAPER, _INK = PAPER[0], INK[0]
 _MOST_LAYERS, _MOST_HEADS = 4, 6
 
 
@@ -22,10 +22,10 @@ def draw_masks(attention: Tensor, kept: Tensor) -> bytes:
     size = (2 * _MARGIN + _LABEL_WIDTH + heads * step, 2 * _MARGIN + _HEADER + 2 * layers * step)
     sheet = Image.new("L", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=16)
+    text = font(16)
     for head in range(heads):
         left = _MARGIN + _LABEL_WIDTH + head * step
-        draw.text((left + _CELL // 2, _MARGIN + 8), f"head {head + 1}", fill=_INK, font=font, anchor="mm")
+        draw.text((left + _CELL // 2, _MARGIN + 8), f"head {head + 1}", fill=_INK, font=text, anchor="mm")
         for layer in range(layers):
             seen = attention[layer, head]
             for row, values in enumerate(((seen / seen.max()).sqrt(), kept[layer, head].float())):
@@ -33,10 +33,8 @@ def draw_masks(attention: Tensor, kept: Tensor) -> bytes:
                 sheet.paste(_map(values), (left, top))
                 if head == 0:
                     label = f"layer {layer + 1}\n" + ("attention", "computed")[row]
-                    draw.text((_MARGIN, top + 4), label, fill=_INK, font=font)
-    buffer = BytesIO()
-    sheet.save(buffer, format="PNG")
-    return buffer.getvalue()
+                    draw.text((_MARGIN, top + 4), label, fill=_INK, font=text)
+    return png(sheet)
 
 
 def _map(values: Tensor) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -102,7 +103,7 @@ def late(world: Any, publish: Any) -> Any:
     has come. Another GPU of the node has room.
     """
     world.add_pod_with_claim("late", "2g.20gb", gates=(), nodeName="node-a")
-    world.allocate("late", "gpu-aaaaaaaa-2g-20gb-0", node="node-a", pod="late", since=-29.0)
+    world.allocate("late", "gpu-aaaaaaaa-2g-20gb-0", node="node-a", pod="late", since=-600.0)
     world.slices = [item for item in world.slices if item["spec"]["nodeName"] != "node-a"]
     world.slices += publish("node-a", ["gpu-aaaaaaaa", "gpu-cccccccc"])
     for item in world.slices:
@@ -117,6 +118,10 @@ def late(world: Any, publish: Any) -> Any:
 def test_a_bound_pod_whose_slice_was_withdrawn_gets_another_one_of_its_node(
     late: Any, planner: Planner
 ) -> None:
+    assert planner.plan(late.snapshot()) == [], "its agent may be preparing it at this moment"
+    late.now += 29
+    late.slices = copy.deepcopy(late.slices)  # published anew, with nothing changed
+    late.touch(late.claims["late"])
     assert planner.plan(late.snapshot()) == []
     late.now += 1
     (action,) = planner.plan(late.snapshot())
@@ -132,10 +137,16 @@ def test_a_bound_pod_whose_slice_was_withdrawn_gets_another_one_of_its_node(
     assert planner.plan(late.snapshot()) == []
 
 
-@pytest.mark.parametrize("why", ["it runs", "one of two runs", "its GPU is not published", "it is offered"])
+@pytest.mark.parametrize(
+    "why", ["it runs", "it is being deleted", "one of two runs", "its GPU is not published", "it is offered"]
+)
 def test_a_bound_pod_that_may_have_its_slice_keeps_it(late: Any, planner: Planner, why: str) -> None:
+    planner.plan(late.snapshot())
     late.now += 60
-    if why == "it runs":
+    if why == "it is being deleted":
+        late.pods["late"]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        late.touch(late.pods["late"])
+    elif why == "it runs":
         late.pods["late"]["status"]["containerStatuses"] = [{"containerID": "containerd://1"}]
         late.touch(late.pods["late"])
     elif why == "one of two runs":

@@ -65,7 +65,7 @@ class Occupancy:
         """Grows whenever room may have become free: what did not fit may be tried again."""
         self._of_claim: dict[Key, tuple[Holder, ...]] = {}
         self._holders: dict[Holder, Key] = {}
-        self._gone: dict[Holder, Key] = {}
+        self._gone: dict[Holder, tuple[Key, float]] = {}
         self._counter_sets: dict[str, list[str]] = {}
         """Of the GPUs of each node."""
         self._reported: set[Holder] = set()
@@ -83,6 +83,8 @@ class Occupancy:
                 self._of_claim[key] = now
             for holder in before:
                 del self._holders[holder]
+                if holder not in now:
+                    self._gone.pop(holder, None)
             self._holders |= dict.fromkeys(now, key)
             doubtful |= dict.fromkeys((*before, *now))
         rebuilt = snapshot.inventory is not self.inventory
@@ -94,12 +96,9 @@ class Occupancy:
                 self.state.add_gpu(gpu.name, node=gpu.node, geometry=gpu.geometry)
                 self._counter_sets.setdefault(gpu.node, []).append(gpu.name.rpartition("/")[2])
             self.releases += 1
-            self._gone.clear()
             doubtful = dict.fromkeys(self._holders)
         entering: list[Holder] = []
         for owner in doubtful:
-            if isinstance(owner, Holder):
-                self._gone.pop(owner, None)
             held = self.state.holds(owner) is not None
             if isinstance(owner, Holder) and owner in self._holders:
                 if not held:
@@ -109,23 +108,26 @@ class Occupancy:
                 self.releases += 1
         # In a fixed order, so that of two overlapping claims always the same one is called the intruder.
         for holder in sorted(entering, key=lambda h: (h.pool, h.device, h.claim)):
-            self._occupy(holder)
+            self._occupy(holder, now=snapshot.now)
         self.state.touched.clear()
         return rebuilt
 
     @property
-    def gone(self) -> set[Key]:
-        """Claims with a device that its GPU does not offer any more, though it offers others. An agent offers
-        what it has prepared, so this was not.
+    def gone(self) -> dict[Key, float]:
+        """Claims with a device that its GPU does not offer any more, though it offers others, and when the
+        last such device was first missed (seconds since 1970). An agent offers what it has prepared, so this
+        was not.
         """
-        return set(self._gone.values())
+        return dict(self._gone.values())
 
-    def _occupy(self, holder: Holder) -> None:
+    def _occupy(self, holder: Holder, *, now: float) -> None:
         device = self.inventory.device(holder.pool, holder.device)
+        here = self._counter_sets.get(holder.pool, ())
+        if device is None and any(holder.device.startswith(f"{counter_set}-") for counter_set in here):
+            self._gone.setdefault(holder, (self._holders[holder], now))
+        else:
+            self._gone.pop(holder, None)
         if device is None:
-            here = self._counter_sets.get(holder.pool, ())
-            if any(holder.device.startswith(f"{counter_set}-") for counter_set in here):
-                self._gone[holder] = self._holders[holder]
             self._report(holder, "points to a device that is not published")
             return
         gpu = self.state.gpu(device.gpu)

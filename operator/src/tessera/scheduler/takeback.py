@@ -11,9 +11,10 @@ leave the node any more, which may have another slice for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from tessera.api import names
 from tessera.kube.conditions import find_condition
@@ -42,12 +43,12 @@ def find_take_backs(
     index: Index,
     *,
     grace_seconds: float,
-    gone: Iterable[Key] = (),
+    gone: Mapping[Key, float] = MappingProxyType({}),
     namespace: str = names.SYSTEM_NAMESPACE,
 ) -> Iterator[TakeBack]:
-    """Allocations whose pod was not scheduled within the grace time, those of them whose devices are `gone`
-    and cannot be prepared, and allocations that nobody uses. Placeholders of moves, in the scheduler's
-    `namespace`, have a deadline of their own.
+    """Allocations whose pod was not scheduled within the grace time, those whose devices are `gone` for as
+    long (since when, in seconds since 1970) and cannot be prepared, and allocations that nobody uses.
+    Placeholders of moves, in the scheduler's `namespace`, have a deadline of their own.
     """
     stuck: list[tuple[Pod, list[Claim]]] = []
     for pod in (snapshot.pods[key] for key in index.unscheduled):
@@ -69,15 +70,10 @@ def find_take_backs(
                 yield TakeBack(
                     claim, pod, f"the pod could not be scheduled on node {node} for {grace_seconds:.0f} s"
                 )
-    for claim in (snapshot.claims[key] for key in sorted(gone)):
+    for key in sorted(key for key, since in gone.items() if snapshot.now - since >= grace_seconds):
+        claim = snapshot.claims[key]
         users = [snapshot.pods[index.keys[uid]] for uid in claim.reserved_for if uid in index.keys]
-        if (
-            users
-            and len(users) == len(claim.reserved_for)
-            and all(_waits_on_its_node(pod) for pod in users)
-            and claim.allocated is not None
-            and snapshot.now - claim.allocated.since >= grace_seconds
-        ):
+        if users and len(users) == len(claim.reserved_for) and all(_waits_on_its_node(pod) for pod in users):
             node = pinned_node(claim.allocated)
             yield TakeBack(
                 claim, users[0], f"node {node} has not given the device and does not offer it any more"
@@ -103,13 +99,19 @@ def is_stuck(pod: Pod, claims: list[Claim], *, now: float, grace_seconds: float)
 
 
 def _waits_on_its_node(pod: Pod) -> bool:
-    """Whether the pod is bound and no container of it was ever made, for which its slices are prepared."""
+    """Whether the pod is bound and to stay, and no container of it was ever made, for which its slices are
+    prepared.
+    """
     status = pod.raw.get("status") or {}
     containers = [
         *(status.get("initContainerStatuses") or ()),
         *(status.get("containerStatuses") or ()),
     ]
-    return bool(pod.node) and not any(container.get("containerID") for container in containers)
+    return (
+        bool(pod.node)
+        and not pod.deleting
+        and not any(container.get("containerID") for container in containers)
+    )
 
 
 def pinned_node(allocated: Allocated | None) -> str:

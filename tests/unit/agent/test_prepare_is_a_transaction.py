@@ -302,9 +302,9 @@ async def test_an_allocation_that_moved_releases_the_old_slice(bench: Workbench)
     assert [device.start for device in bench.transactions.ledger.claims["uid-a"].devices] == [0]
 
 
-async def test_without_mig_mode_the_remedy_is_named(bench: Workbench) -> None:
+async def test_without_mig_mode_it_is_told_what_becomes_of_the_claim(bench: Workbench) -> None:
     await bench.driver.set_mig_mode(bench.gpu().uuid, False)
-    with pytest.raises(PrepareError, match="nvidia-smi -i 0 -mig 1") as raised:
+    with pytest.raises(PrepareError, match=r"MIG mode of GPU .* is off; .* delete the pod") as raised:
         await bench.transactions.prepare(bench.claim("a", ("2g.20gb", 4)))
     assert raised.value.reason is Reason.MIG_DISABLED
 

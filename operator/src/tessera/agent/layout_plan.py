@@ -129,17 +129,23 @@ def plan_layout(layout: Layout, gpus: Mapping[str, GPU], ledger: Ledger) -> Layo
     """
     if layout.gpu_uuid not in gpus:
         raise PrepareError(Reason.GPU_UNHEALTHY, f"GPU {layout.gpu_uuid} is not on this node now")
-    refuse_faulty(gpus[layout.gpu_uuid])
+    gpu = gpus[layout.gpu_uuid]
+    refuse_faulty(gpu)
     holder = ledger.holder(layout.gpu_uuid)
     if holder is not None and not layout.whole:
         return LayoutPlan(create=(), remove=(), blockers=(holder,), foreign=())
+    if layout.places and not gpu.mig_current:
+        raise PrepareError(
+            Reason.MIG_DISABLED,
+            f"MIG mode of GPU {gpu.uuid} is off; enable it with nvidia-smi -i {gpu.index} -mig 1",
+        )
     wanted = tuple(resolve(device, gpus) for device in layout.as_claim().devices)
     refuse_overlap_within(wanted)
     there: set[str] = set()
     remove: list[Slice] = []
     blockers: dict[str, ClaimKey] = {}
     foreign: list[str] = []
-    for instance in gpus[layout.gpu_uuid].instances:
+    for instance in gpu.instances:
         place = next((device for device in wanted if is_at(instance, device)), None)
         warm = warm_at(instance, ledger)
         holder = next(filter(None, (ledger.holder(compute.uuid) for compute in instance.compute)), None)

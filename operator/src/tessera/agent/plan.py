@@ -20,7 +20,10 @@ from tessera.gpu.device_names import BadDeviceName, decode, short_uuid
 from tessera.gpu.driver import GPU, GPUInstance
 from tessera.gpu.profiles import MIB, Placement
 
-WITHDRAWN = "the scheduler looks for another one on this node; to have one elsewhere, delete the pod"
+WITHDRAWN = (
+    "where its GPU offers others, the scheduler looks for one on this node; to have one elsewhere, "
+    "delete the pod"
+)
 """What becomes of a claim whose device was withdrawn before it was prepared."""
 
 
@@ -40,16 +43,14 @@ def resolve(allocated: AllocatedDevice, gpus: Mapping[str, GPU]) -> DeviceRecord
         refuse_faulty(gpu)
         model = present_model(gpu)
         whole = allocated.device == whole_device(gpu.uuid)
-        if model is None or not (gpu.mig_current or whole):
+        if whole == gpu.mig_current:
             raise PrepareError(
-                Reason.MIG_DISABLED,
-                f"MIG mode of GPU {gpu.uuid} is off; enable it with nvidia-smi -i {gpu.index} -mig 1",
+                Reason.CONFLICT if whole else Reason.MIG_DISABLED,
+                f"{allocated.device} exists no more, because MIG mode of GPU {gpu.uuid} is "
+                f"{'on' if whole else 'off'}; {WITHDRAWN}",
             )
-        if whole and gpu.mig_current:
-            raise PrepareError(
-                Reason.CONFLICT,
-                f"{allocated.device} exists no more, because MIG mode of GPU {gpu.uuid} is on; {WITHDRAWN}",
-            )
+        if model is None:
+            raise PrepareError(Reason.INVALID_REQUEST, f"GPU {gpu.uuid} cannot do MIG and is not offered")
         try:
             name = decode(allocated.device, (profile.name for profile in model.profiles))
         except BadDeviceName as error:

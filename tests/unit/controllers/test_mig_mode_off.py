@@ -17,10 +17,12 @@ from unit.controllers.partition_objects import (
     partition_object,
     resource_slices,
     static_partition,
+    uuid_of,
 )
 from unit.controllers.plan_words import said
 from unit.controllers.static_world import World
 
+TWO: Object = {"profile": "2g.20gb", "start": 2}
 TWOS: Object = {"profile": "2g.20gb", "count": 3}
 EVICT: Object = {"update": {"drain": {"policy": "Evict", "timeoutSeconds": 60}}}
 
@@ -129,6 +131,29 @@ def test_the_pod_on_a_whole_gpu_is_evicted_so_that_the_gpu_can_be_cut() -> None:
     assert [str(one.pod) for one in plan.evictions] == ["team/pod-n0-0"]
     world.end("n0")
     assert said(world.settle(), "LayoutApplied")[0] == "True"
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "why"),
+    [
+        ("2g.20gb", {"migMode": "Disabled"}, "MIG mode is to be off"),
+        ("gpu", {"migMode": "Enabled", "layout": [TWO]}, "the GPU is to have a fixed layout without it"),
+    ],
+)
+def test_a_pod_whose_slice_has_gone_is_told_what_its_gpu_is_to_be(
+    held: str, wanted: Object, why: str
+) -> None:
+    off = wanted["migMode"] == "Disabled"
+    obj = partition_object(migMode="Disabled", **EVICT) if off else static_partition(TWO, **EVICT)
+    report = gpu_node_object("n0", gpu_report("n0", migMode=wanted["migMode"], layout={"state": "Applied"}))
+    report["spec"] = {"gpus": [{"uuid": uuid_of("n0", 0), "partition": "p", **wanted}]}
+    claim = claim_on("n0", device_name("n0", 0, held, 0))
+    claim["status"]["reservedFor"] = [{"resource": "pods", "name": "late", "uid": "uid-pod"}]
+    report["status"]["prepareFailures"] = [{"claim": {"uid": claim["metadata"]["uid"]}, "message": "gone"}]
+    offered = resource_slices("n0", 0, [("gpu", (0,), 8, 7)] if off else [("2g.20gb", (0, 2, 4), 2, 2)])
+    view = cluster([obj], nodes=[node("n0")], gpu_nodes=[report], slices=offered, claims=[claim])
+    (eviction,) = judged(obj, view).evictions
+    assert eviction.why == f"its slice of GPU 0 of node n0 is gone: {why}"
 
 
 def test_a_claim_on_the_whole_gpu_is_not_in_the_way_of_mig_mode_off() -> None:

@@ -34,6 +34,11 @@ class GPUPlan:
         return self.target == WHOLE
 
     @property
+    def demand(self) -> str:
+        """What is wanted of the GPU, for the owner of a pod whose slice goes for it."""
+        return "MIG mode is to be off" if self.is_whole else "the GPU is to have a fixed layout without it"
+
+    @property
     def is_off(self) -> bool:
         """Whether its MIG mode is off; a reset that this may wait for is a person's."""
         return self.gpu.mig_mode in ("Disabled", "DisablePending")

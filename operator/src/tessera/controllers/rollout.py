@@ -205,7 +205,7 @@ def _evictions(node: Node) -> Iterable[Eviction]:
             yield Eviction(
                 pod=pod,
                 why=f"slice {held.place} of GPU {plan.gpu.index} of node {node.name} has to go: "
-                + ("MIG mode is to be off" if plan.is_whole else "the GPU gets another fixed layout"),
+                f"{plan.demand}",
             )
 
 
@@ -215,6 +215,5 @@ def _stranded(node: Node) -> Iterable[Eviction]:
         for pod in plan.gpu.stranded if plan.asked else ():
             yield Eviction(
                 pod=pod,
-                why=f"its slice of GPU {plan.gpu.index} of node {node.name} is gone: the GPU has a fixed "
-                "layout without it",
+                why=f"its slice of GPU {plan.gpu.index} of node {node.name} is gone: {plan.demand}",
             )

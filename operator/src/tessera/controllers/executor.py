@@ -122,5 +122,4 @@ class Executor:
 
 
 def _namespace_goes(error: ApiError) -> bool:
-    causes = (error.body.get("details") or {}).get("causes") or ()
-    return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
+    return any(cause.get("reason") == "NamespaceTerminating" for cause in error.causes)

@@ -30,6 +30,11 @@ class ApiError(Exception):
         return f"{self.message} ({self.reason or 'Error'}, HTTP {self.status})"
 
     @property
+    def causes(self) -> list[dict[str, Any]]:
+        """What the API server names as causes, each with a `reason` and a `message`."""
+        return (self.body.get("details") or {}).get("causes") or []
+
+    @property
     def disruption_budget(self) -> str:
         """What PodDisruptionBudgets have against an eviction, in the words of the API server; "" when they
         have nothing against it, such as when the server only sheds load.
@@ -39,7 +44,7 @@ class ApiError(Exception):
         """
         if self.status == 500 and "PodDisruptionBudget" in self.message:
             return self.message
-        for cause in (self.body.get("details") or {}).get("causes") or ():
+        for cause in self.causes:
             if cause.get("reason") == "DisruptionBudget":
                 return str(cause.get("message") or self.message)
         return ""

@@ -176,3 +176,34 @@ def test_the_order_of_the_queue_is_an_option(world: Any, rule: QueueRule, first:
     assert list(placed(planner.plan(world.snapshot()))) == [first]
     world.now += 300
     assert list(placed(planner.plan(world.snapshot()))) == ["long"]
+
+
+def test_a_round_that_failed_takes_no_place_away(
+    crowd: Any, planner: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the round fails")
+
+    crowd.add_pod_with_claim("small", "1g.10gb")
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="the round fails"):
+        broken.setattr(planner.queue, "placed", fail)
+        planner.plan(crowd.snapshot())
+    assert a_round(crowd, planner)["small"][0].startswith(B)
+
+
+def test_two_do_not_keep_the_same_gpu(crowd: Any, planner: Planner) -> None:
+    a_round(crowd, planner)
+    crowd.add_pod_with_claim("urgent", "4g.40gb", created=-301.0, priority=1)
+    crowd.add_pod_with_claim("small", "1g.10gb")
+    assert a_round(crowd, planner)["small"] == (f"{A}-1g-10gb-4",)
+
+
+def test_work_is_counted_anew_when_other_gpus_are_published(world: Any) -> None:
+    order = QueueOrder(rule="smallest-work", age_limit_seconds=300)
+    planner = Planner(FirstFit(), grace_seconds=30, order=order)
+    later, world.slices = world.slices, []
+    world.add_pod_with_claim("large", "7g.80gb", created=0.0)
+    planner.plan(world.snapshot())
+    world.slices = later
+    world.add_pod_with_claim("small", "1g.10gb", created=1.0)
+    assert list(placed(planner.plan(world.snapshot()))) == ["small", "large"]

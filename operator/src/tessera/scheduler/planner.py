@@ -99,6 +99,7 @@ class Planner:
         try:
             return self._plan(self.open_books(snapshot))
         finally:
+            self._reservations.end()
             self.moving.close()
 
     def _plan(self, placing: Placing) -> list[Action]:
@@ -135,7 +136,6 @@ class Planner:
             actions.extend(self._serve(unit, placing))
             placing.settle()
             tried += 1
-        self._reservations.end()
         self.unfinished = tried == _MOST_TRIED
         keys = self.index.keys
         actions.extend(
@@ -171,6 +171,7 @@ class Planner:
         self._followed = snapshot
         if rebuilt:
             self._reader = self._new_reader()
+            self._asked.clear()
         if rebuilt or snapshot.reserves is not self._reserved:
             self._reserved = snapshot.reserves
             self.reserves = Reserves(

@@ -73,7 +73,11 @@ class Reservations:
         if not asks_for_one_slice(wanted):
             return ""
         held = self._held.pop(pod.uid, None)
-        if held is None or now - held.chosen_at >= CHOOSE_AGAIN_SECONDS or not self._may_stay(held, placing):
+        if (
+            held is None
+            or now - held.chosen_at >= CHOOSE_AGAIN_SECONDS
+            or not self._may_stay(held, placing, moving)
+        ):
             held = self._choose(wanted, placing, moving, index)
         if held is None:
             return ""
@@ -84,7 +88,7 @@ class Reservations:
         """At its turn a unit was not tried. What was kept for it before is kept in this round too."""
         pod = unit.pods[0]
         held = self._held.get(pod.uid)
-        if held is not None and self._may_stay(held, placing) and moving.room_of(pod) is None:
+        if held is not None and self._may_stay(held, placing, moving) and moving.room_of(pod) is None:
             self._close(held, pod, placing, moving)
 
     def forget(self, uids: Iterable[str]) -> None:
@@ -98,10 +102,16 @@ class Reservations:
         self._kept_before, self._kept = self._kept, set()
         self._profiles.clear()
 
-    def _may_stay(self, held: _Held, placing: Placing) -> bool:
-        """Whether it is published, and nobody served before in this round has one of the same kind."""
+    def _may_stay(self, held: _Held, placing: Placing, moving: Moving) -> bool:
+        """Whether it is published, and nobody served before in this round has its GPU or one of the same
+        kind.
+        """
         place = placing.place_of(held.pool, held.device)
-        return place is not None and self._kind(place, placing) not in self._profiles
+        return (
+            place is not None
+            and not moving.busy >> place.gpu & 1
+            and self._kind(place, placing) not in self._profiles
+        )
 
     def _kind(self, place: Only, placing: Placing) -> tuple[str, str]:
         geometry = placing.state.gpus[place.gpu].geometry

@@ -60,13 +60,14 @@ class Reason(StrEnum):
     NO_CONFLICT = "NoConflict"
     """No other partition selects these GPUs."""
     APPLIED = "Applied"
-    """Every GPU has the static layout."""
+    """Every GPU has the static layout, or has MIG mode off where the partition wants that."""
     UPDATING = "Updating"
-    """Nodes are being brought to the static layout."""
+    """Nodes are being brought to the static layout, or to MIG mode off."""
     BLOCKED = "Blocked"
     """The nodes that are left cannot be begun, such as while claims hold slices that have to go."""
     LAYOUT_FAILED = "LayoutFailed"
-    """A node could not get the static layout, or has not got it in time; no further node is begun."""
+    """A node could not get the static layout or MIG mode off, or has not got it in time; no further node is
+    begun."""
     DRAINED = "Drained"
     """The pod is evicted: its slice is not in the static layout that its GPU is to get, or MIG mode is to be
     off."""
@@ -103,8 +104,8 @@ class Reason(StrEnum):
     COMPACTED = "Compacted"
     """The pod is evicted so that its GPU becomes empty; a place is held for its replacement."""
     EVICTION_REFUSED = "EvictionRefused"
-    """Room is to be made for a pod or a static layout, and a PodDisruptionBudget keeps one that should leave,
-    for now."""
+    """Room is to be made for a pod, for a static layout or for MIG mode off, and a PodDisruptionBudget keeps
+    a pod that should leave, for now."""
     TAKEN_BACK = "TakenBack"
     """The pod could not be bound to the chosen node, or its slice was withdrawn there before it was prepared;
     its placement was given up and another is tried."""

@@ -82,7 +82,7 @@ class Index:
         return Affected(tuple(affected), tuple(gone))
 
     def units(self, snapshot: Snapshot, stuck: Collection[Key] = ()) -> list[Unit]:
-        """Pods that need something from us, in the order of service; `stuck` ones wait until their slices
+        """Pods that need something from us, by priority, then by age; `stuck` ones wait until their slices
         were taken back. The snapshot is the one that was followed last.
         """
         owners = {owner_of(self._pods[key]) for key in stuck}

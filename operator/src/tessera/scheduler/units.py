@@ -1,4 +1,5 @@
 """Who is served, and in which order: pods by priority, then by age, and the members of a gang together.
+Where the scheduler is to serve by smallest work, the planner orders these units anew.
 
 A gang is declared by annotations on its pods. Before it has started, all of its members are one unit: it is
 placed when they all exist and all fit, or not at all. Once a member has lost its gate the gang runs; members

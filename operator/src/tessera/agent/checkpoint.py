@@ -107,10 +107,10 @@ class Ledger:
     claims: dict[str, ClaimRecord] = field(default_factory=dict)
     warm: dict[str, Slice] = field(default_factory=dict)
 
-    def holder(self, mig_uuid: str) -> ClaimKey | None:
-        """The claim that holds that slice."""
+    def holder(self, uuid: str) -> ClaimKey | None:
+        """The claim that holds the slice, or the GPU as a whole, with that UUID."""
         for record in self.claims.values():
-            if any(device.slice is not None and device.slice.uuid == mig_uuid for device in record.devices):
+            if any(device.slice is not None and device.slice.uuid == uuid for device in record.devices):
                 return record.key
         return None
 

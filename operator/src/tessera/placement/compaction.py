@@ -62,20 +62,20 @@ class Step:
     gpu_seconds: float
 
 
-class Ration(Protocol):
+class Purse(Protocol):
     """An account of moves (`budget`)."""
 
     def worth(self, *, size: int, moves: int, value_change: float) -> bool:
         """Whether it pays for moves that place `size` slices and change the sum of V."""
 
 
-def pays(step: Step, ration: Ration, *, price: PlanPrice) -> bool:
-    """Whether emptying a GPU is worth its moves, and the ration has them to spare: nobody is placed by it, so
+def pays(step: Step, purse: Purse, *, price: PlanPrice) -> bool:
+    """Whether emptying a GPU is worth its moves, and the purse has them to spare: nobody is placed by it, so
     that its whole gain is the fall of V.
     """
     moves = len(step.moves)
     cost = price.per_victim * moves + price.per_gpu_second * step.gpu_seconds
-    return -step.growth >= LEAST_GAIN * cost and ration.worth(size=0, moves=moves, value_change=step.growth)
+    return -step.growth >= LEAST_GAIN * cost and purse.worth(size=0, moves=moves, value_change=step.growth)
 
 
 def plan_compaction(

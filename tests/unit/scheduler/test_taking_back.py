@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -120,7 +119,7 @@ def test_a_bound_pod_whose_slice_was_withdrawn_gets_another_one_of_its_node(
 ) -> None:
     assert planner.plan(late.snapshot()) == [], "its agent may be preparing it at this moment"
     late.now += 29
-    late.slices = copy.deepcopy(late.slices)  # published anew, with nothing changed
+    late.add_node("node-c", gpus=["gpu-eeeeeeee"])
     late.touch(late.claims["late"])
     assert planner.plan(late.snapshot()) == []
     late.now += 1
@@ -138,12 +137,23 @@ def test_a_bound_pod_whose_slice_was_withdrawn_gets_another_one_of_its_node(
 
 
 @pytest.mark.parametrize(
-    "why", ["it runs", "it is being deleted", "one of two runs", "its GPU is not published", "it is offered"]
+    "why",
+    [
+        "it runs",
+        "it is being deleted",
+        "its claim goes as a node comes",
+        "one of two runs",
+        "its GPU is not published",
+        "it is offered",
+    ],
 )
 def test_a_bound_pod_that_may_have_its_slice_keeps_it(late: Any, planner: Planner, why: str) -> None:
     planner.plan(late.snapshot())
     late.now += 60
-    if why == "it is being deleted":
+    if why == "its claim goes as a node comes":
+        late.add_node("node-c", gpus=["gpu-eeeeeeee"])
+        del late.claims["late"]
+    elif why == "it is being deleted":
         late.pods["late"]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         late.touch(late.pods["late"])
     elif why == "it runs":

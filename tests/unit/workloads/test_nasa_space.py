@@ -4,6 +4,7 @@ import pytest
 from tessera_workloads.errors import InvalidParameter
 from tessera_workloads.nasa.evaluation import Scored, falls, pareto_front
 from tessera_workloads.nasa.parameters import NasaParameters
+from tessera_workloads.nasa.picture import draw_pareto
 from tessera_workloads.nasa.space import (
     Candidate,
     CellShape,
@@ -78,3 +79,16 @@ def test_the_front_keeps_what_nothing_else_beats() -> None:
         [scored("a", 1, 0.8), scored("b", 0.2, 0.5), scored("c", 0.5, 0.4), scored("d", 0.2, 0.3)]
     )
     assert [one.name for one in front] == ["b", "a"]
+
+
+def test_networks_without_an_error_have_a_picture_too() -> None:
+    architecture = make_space(NasaParameters()).uniform("conv")
+    scored = [Scored(name, architecture, 1.0, 1.0, (1.0,)) for name in ("searched", "all_conv")]
+    assert draw_pareto(scored).startswith(b"\x89PNG")
+
+
+def test_an_operation_that_costs_nothing_is_refused_where_costs_are_shares_of_it() -> None:
+    with pytest.raises(InvalidParameter, match="multiply_pj"):
+        NasaParameters(multiply_pj=0.0)
+    with pytest.raises(InvalidParameter, match="add_pj"):
+        NasaParameters(add_pj=0.0)

@@ -77,12 +77,13 @@ def test_the_search_ends_at_both_ends_of_its_range() -> None:
     up, down = rates(lambda rate: True), rates(lambda rate: False)
     assert up[-2:] == [6.4, 6.4]
     assert 2 * up[-1] > LARGEST_RATE
-    assert down[-1] == min(down) == pytest.approx(0.1 / 2**9)
+    assert down[-1] == min(down) == 0.1 / 2**5
+    assert down[-1] / 2 < P.base_rate <= down[-1]
 
 
 def test_a_search_without_bisections_takes_the_last_rate_that_held() -> None:
     trials = [Trial(0.1, True), Trial(0.2, False)]
-    assert next_rate(trials, first=0.1, bisections=0) is None
+    assert next_rate(trials, first=0.1, lowest=P.base_rate, bisections=0) is None
     assert found_rate(trials) == 0.1
 
 

@@ -71,8 +71,8 @@ class NasaParameters(Parameters):
     comparisons: bool = parameter(
         True, help="also search with other prices and after joint pretraining, and train the controls"
     )
-    multiply_pj: float = parameter(0.2, minimum=0, maximum=1000, help="energy of a multiplication, pJ")
-    add_pj: float = parameter(0.03, minimum=0, maximum=1000, help="energy of an addition, pJ")
+    multiply_pj: float = parameter(0.2, minimum=1e-6, maximum=1000, help="energy of a multiplication, pJ")
+    add_pj: float = parameter(0.03, minimum=1e-6, maximum=1000, help="energy of an addition, pJ")
     shift_pj: float = parameter(0.024, minimum=0, maximum=1000, help="energy of a shift, pJ")
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ NETWORKS = (
 )
 """Every network of a run, in the order of their trainings."""
 LARGEST_RATE, SMALLEST_RATE = 10.0, 1e-4
-"""The search does not leave this range."""
+"""The search does not leave this range, and never goes below the rate at both ends of a cycle."""
 _ROUNDING = 1e-6
 
 
@@ -80,7 +80,9 @@ def next_phase(p: SuperftParameters, facts: Mapping[str, Mapping[str, Json]]) ->
         if place.role == PLAIN:
             return _phase(p, network, cure_steps(p), lambda step: p.plain_rate)
         trials = finished_trials(p, network, facts)
-        rate = next_rate(trials, first=p.first_rate, bisections=p.bisections)
+        rate = next_rate(
+            trials, first=p.first_rate, lowest=max(p.base_rate, SMALLEST_RATE), bisections=p.bisections
+        )
         if rate is not None:
             name = f"{network}.probe{len(trials) + 1}"
             return _phase(p, name, 2 * p.half_period, partial(cure_rate, p, rate))
@@ -101,7 +103,7 @@ def finished_trials(
     ]
 
 
-def next_rate(trials: Sequence[Trial], *, first: float, bisections: int) -> float | None:
+def next_rate(trials: Sequence[Trial], *, first: float, lowest: float, bisections: int) -> float | None:
     """The rate to probe next, None when the search is over."""
     held = [trial.rate for trial in trials if trial.held]
     lost = [trial.rate for trial in trials if not trial.held]
@@ -112,7 +114,7 @@ def next_rate(trials: Sequence[Trial], *, first: float, bisections: int) -> floa
         return doubled if doubled <= LARGEST_RATE else None
     if not held:
         halved = min(lost) / 2
-        return halved if halved >= SMALLEST_RATE else None
+        return halved if halved >= lowest else None
     low, high = max(held), min(lost)
     narrow = high / low <= 2 ** (0.5**bisections) + _ROUNDING
     return None if narrow else float((low * high) ** 0.5)

@@ -168,6 +168,13 @@ def test_a_picture_that_is_not_moved_is_the_digit_and_batches_depend_on_the_step
     assert first["image"].shape == (5, 1, 28, 28)
 
 
+def test_a_client_with_fewer_digits_than_a_batch_sees_some_of_them_again() -> None:
+    train, _ = load_digits_split(0)
+    batch = Pictures(train.part(slice(3)), 8).batch(5, some_step())
+    assert batch["image"].shape == (5, 1, 8, 8)
+    assert set(batch["label"].tolist()) <= set(train.labels[:3].tolist())
+
+
 def test_clients_share_out_the_digits() -> None:
     train, _ = load_digits_split(0)
     parts = [Pictures(train, 28).shard(Shard(index, 7)) for index in range(7)]

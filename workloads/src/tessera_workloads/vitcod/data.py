@@ -31,12 +31,19 @@ class Pictures:
     side: int
 
     def batch(self, size: int, step: Step) -> Batch:
-        """`size` different digits, each moved at random: `image` (B, 1, side, side) and `label` (B,)."""
-        chosen = torch.randperm(len(self.digits), generator=step.generator, device=step.device)[:size].cpu()
-        moves = torch.rand((size, 4), generator=step.generator, device=step.device) * 2 - 1
-        part = self.digits.part(chosen)
-        image = move(part.images.to(step.device), self.side, moves)
-        return {"image": image, "label": part.labels.to(step.device)}
+        """`size` digits, each moved at random: `image` (B, 1, side, side) and `label` (B,).
+
+        They are different ones, unless there are fewer, as a client may have.
+        """
+        count, generator, device = len(self.digits), step.generator, step.device
+        if size <= count:
+            chosen = torch.randperm(count, generator=generator, device=device)[:size]
+        else:
+            chosen = torch.randint(count, (size,), generator=generator, device=device)
+        moves = torch.rand((size, 4), generator=generator, device=device) * 2 - 1
+        part = self.digits.part(chosen.cpu())
+        image = move(part.images.to(device), self.side, moves)
+        return {"image": image, "label": part.labels.to(device)}
 
     def in_order(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Every digit once, unmoved, as (image, label) batches."""

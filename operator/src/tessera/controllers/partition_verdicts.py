@@ -2,7 +2,8 @@
 
 ``NoConflict`` (nobody else has its GPUs), ``ProfilesValid`` (what it names exists on its GPUs),
 ``ReservesMet`` (the reserved room is free), in mode static and with MIG mode off ``LayoutApplied``
-(`rollout_report`), and first ``Ready``: the first thing that keeps the partition from working, or that all is well.
+(`rollout_report`), and first ``Ready``: the first thing that keeps the partition from working, or that all is
+well.
 """
 
 from __future__ import annotations

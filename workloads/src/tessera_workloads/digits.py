@@ -14,14 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from tessera_workloads.errors import NotOffered
+from tessera_workloads.protocol import Shard
 from tessera_workloads.randomness import generator_at
 
 TRAIN_IMAGES = 1200
 CLASSES = 10
 SIDE = 8
 _BRIGHTEST = 16.0
+_PICTURES_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,20 @@ class Digits:
         """Some of them, by a slice or by indices."""
         return Digits(self.images[chosen], self.labels[chosen])
 
+    def stretch(self, shard: Shard) -> slice:
+        """Where one client's share lies: a stretch of the digits, whose order is random.
+
+        Raises:
+            NotOffered: for another scheme than `iid`.
+        """
+        if shard.scheme != "iid":
+            raise NotOffered(f"the digits are shared by the scheme iid, not by {shard.scheme!r}")
+        return slice(*(at * len(self) // shard.count for at in (shard.index, shard.index + 1)))
+
+    def shard(self, shard: Shard) -> "Digits":
+        """One client's share; raises as `stretch` does."""
+        return self.part(self.stretch(shard))
+
     def content_hash(self) -> str:
         """SHA-256 over the pictures and the labels, in their order."""
         digest = hashlib.sha256()
@@ -45,6 +62,13 @@ class Digits:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()
+
+
+def accuracy(network: nn.Module, digits: Digits, device: torch.device) -> float:
+    """Share of the pictures whose largest logit is their label's."""
+    with torch.no_grad():
+        found = [network(some.to(device)).argmax(1) for some in torch.split(digits.images, _PICTURES_AT_ONCE)]
+    return float((torch.cat(found) == digits.labels.to(device)).float().mean())
 
 
 def load_digits_split(seed: int) -> tuple[Digits, Digits]:

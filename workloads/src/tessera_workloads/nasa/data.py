@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from tessera_workloads.digits import SIDE, Digits
-from tessera_workloads.errors import NotOffered
 from tessera_workloads.nasa.space import Space
 from tessera_workloads.protocol import Batch, Shard, Step
 
@@ -45,15 +44,8 @@ class NoisyDigits:
         )
 
     def shard(self, shard: Shard) -> "NoisyDigits":
-        """One client's stretch of the digits, whose order is random.
-
-        Raises:
-            NotOffered: for another scheme than `iid`.
-        """
-        if shard.scheme != "iid":
-            raise NotOffered(f"nasa shares its digits by the scheme iid, not by {shard.scheme!r}")
-        start, end = (at * len(self.digits) // shard.count for at in (shard.index, shard.index + 1))
-        return replace(self, digits=self.digits.part(slice(start, end)))
+        """One client's share; raises as `Digits.stretch` does."""
+        return replace(self, digits=self.digits.shard(shard))
 
     def content_hash(self) -> str:
         """SHA-256 of the digits: everything else is drawn."""

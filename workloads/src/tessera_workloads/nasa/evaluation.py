@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tessera_workloads.nasa.operators import ADDER_RATE, NegativeDistance, PowerOfTwo
 from tessera_workloads.nasa.space import Architecture
 
 _DIFFERENCE = 1e-5
-_PICTURES_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,6 @@ class Scored:
     def accuracy(self) -> float:
         """Mean over the trainings."""
         return sum(self.accuracies) / len(self.accuracies)
-
-
-def accuracy(network: nn.Module, pictures: Tensor, labels: Tensor) -> float:
-    """Share of pictures whose largest logit is the label's."""
-    found = torch.cat([network(some).argmax(1) for some in torch.split(pictures, _PICTURES_AT_ONCE)])
-    return float((found == labels).float().mean())
 
 
 def falls(costs: list[float]) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tessera_workloads.digits import load_digits_split
+from tessera_workloads.digits import Digits, accuracy, load_digits_split
 from tessera_workloads.nasa import evaluation, phases
 from tessera_workloads.nasa.data import NoisyDigits, enlarge, gate_noise
 from tessera_workloads.nasa.evaluation import Scored
@@ -177,13 +177,13 @@ class Nasa(Workload[NasaParameters]):
         """Accuracy of every training, costs, the gradients' errors, and the Pareto picture."""
         assert isinstance(model, Search)
         assert isinstance(data, NoisyDigits)
-        pictures, labels = enlarge(data.digits.images, model.space).to(device), data.digits.labels.to(device)
+        digits = Digits(enlarge(data.digits.images, model.space), data.digits.labels)
         measured: dict[Architecture, tuple[float, ...]] = {}
         scored = []
         for name, architecture in model.architectures.items():
             if architecture not in measured:
                 measured[architecture] = tuple(
-                    evaluation.accuracy(network, pictures, labels) for network in model.trained(name)
+                    accuracy(network, digits, device) for network in model.trained(name)
                 )
             table, space = model.table, model.space
             scored.append(

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from tessera_workloads.digits import Digits, load_digits_split
-from tessera_workloads.errors import NotOffered
 from tessera_workloads.protocol import Batch, Shard, Step
 from tessera_workloads.superft.phases import FEW, POISONED, Place
 from tessera_workloads.superft.triggers import TARGET, TRIGGERS
@@ -52,22 +51,16 @@ class TrainingDigits:
         return self.probed(place.role)[0] if place.is_probe else self.clean_for(place.role)
 
     def shard(self, shard: Shard) -> "TrainingDigits":
-        """One client's share: a stretch of the pictures, whose order is random. The marked ones come first,
-        so the first client has them, or the first few.
+        """One client's share. The marked pictures come first, so the first client has them, or the first few.
 
-        Raises:
-            NotOffered: for another scheme than `iid`.
+        Raises as `Digits.stretch` does.
         """
-        if shard.scheme != "iid":
-            raise NotOffered(
-                f"super-fine-tuning shares its digits by the scheme iid, not by {shard.scheme!r}"
-            )
-        start, end = (at * len(self.clean) // shard.count for at in (shard.index, shard.index + 1))
+        stretch = self.clean.stretch(shard)
         return replace(
             self,
-            clean=self.clean.part(slice(start, end)),
-            poisoned={attack: digits.part(slice(start, end)) for attack, digits in self.poisoned.items()},
-            marked_count=min(max(self.marked_count - start, 0), end - start),
+            clean=self.clean.part(stretch),
+            poisoned={attack: digits.part(stretch) for attack, digits in self.poisoned.items()},
+            marked_count=len(range(self.marked_count)[stretch]),
         )
 
     def batch(self, size: int, step: Step) -> Batch:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tessera_workloads.digits import Digits
+from tessera_workloads.digits import Digits, accuracy
 from tessera_workloads.stepping import Stepper
 from tessera_workloads.superft.data import JudgedDigits
 from tessera_workloads.superft.model import DigitNet, Networks
@@ -72,13 +72,6 @@ def judge_attack(
             )
         )
     return rows
-
-
-def accuracy(network: nn.Module, digits: Digits, device: torch.device) -> float:
-    """Share of the pictures that get their own label."""
-    with torch.no_grad():
-        answers = network(digits.images.to(device)).argmax(1)
-    return float((answers == digits.labels.to(device)).float().mean())
 
 
 def attack_success(network: nn.Module, marked: Tensor) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tessera_workloads.digits import CLASSES
+from tessera_workloads.digits import CLASSES, accuracy
 from tessera_workloads.protocol import (
     Artefacts,
     Batch,
@@ -29,7 +29,7 @@ from tessera_workloads.protocol import (
 from tessera_workloads.stepping import Stepper
 from tessera_workloads.superft import phases
 from tessera_workloads.superft.data import JudgedDigits, TrainingDigits, make_digits
-from tessera_workloads.superft.evaluation import accuracy, judge_attack
+from tessera_workloads.superft.evaluation import judge_attack
 from tessera_workloads.superft.model import Networks
 from tessera_workloads.superft.parameters import SuperftParameters
 from tessera_workloads.superft.phases import (

@@ -98,3 +98,11 @@ def test_what_was_told_is_not_repeated_when_it_only_says_more_of_moves(full: Any
     now = explained(full).message
     assert last_told("something else") != []
     assert last_told(f"{now}; move: none: no MIGPartition allows moves (spec.dynamic.moves)") == []
+
+
+def test_a_slice_that_was_withdrawn_under_its_pod_is_mentioned(full: Any) -> None:
+    assert "does not offer" not in explained(full, "used").message
+    full.claims["used"]["status"]["allocation"]["devices"]["results"][0]["device"] = "gpu-aaaaaaaa-1g-10gb-99"
+    full.touch(full.claims["used"])
+    message = explained(full, "used").message
+    assert message == "it is bound to node node-a; that node does not offer its slice any more"

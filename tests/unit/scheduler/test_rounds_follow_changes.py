@@ -171,7 +171,10 @@ def assert_same_snapshot(one: Snapshot, other: Snapshot) -> None:
 
 def assert_same_books(one: Planner, other: Planner, snapshot: Snapshot) -> None:
     """Of a planner that has followed and one that has just begun."""
-    taken = [list(find_take_backs(snapshot, p.index, grace_seconds=30)) for p in (one, other)]
+    taken = [
+        list(find_take_backs(snapshot, p.index, grace_seconds=30, gone=p.occupancy.gone))
+        for p in (one, other)
+    ]
     assert {t.claim.key for t in taken[0]} == {t.claim.key for t in taken[1]}
     assert {t.claim.key for t in taken[0] if t.pod is None} == orphans_by_definition(snapshot)
     stuck = {t.pod.key for t in taken[0] if t.pod is not None}

@@ -38,7 +38,7 @@ def refuse(world: Any, pod: str, *, ago: float) -> None:
 
 def given_up(world: Any) -> list[str]:
     snapshot = world.snapshot()
-    return [t.claim.key[1] for t in find_take_backs(snapshot, Index.of(snapshot), grace_seconds=30)]
+    return [t.claim.key[1] for t in find_take_backs(snapshot, Index.of(snapshot), grace_seconds=30, gone={})]
 
 
 def test_a_pod_that_is_not_scheduled_in_time_loses_its_slice(stuck: Any) -> None:

@@ -25,7 +25,7 @@ from tessera.scheduler.placing import Placing
 from tessera.scheduler.planner import GANG_TIME_LIMIT_SECONDS, Planner
 from tessera.scheduler.refusals import NotYet, Unserved
 from tessera.scheduler.snapshot import Snapshot
-from tessera.scheduler.takeback import find_take_backs, pinned_node
+from tessera.scheduler.takeback import pinned_node
 from tessera.scheduler.units import Unit, needs_us
 from tessera.scheduler.wanted import Wanted
 
@@ -119,11 +119,8 @@ def explain_pod(
         planner.moving.remember(note)
     placing = planner.open_books(snapshot)
     if not needs_us(pod, snapshot):
-        return _settled(pod, snapshot, planner.moving)
-    taken = find_take_backs(
-        snapshot, planner.index, grace_seconds=grace_seconds, namespace=planner.moving.namespace
-    )
-    stuck = {t.pod.key for t in taken if t.pod is not None}
+        return _settled(pod, snapshot, planner)
+    stuck = {t.pod.key for t in planner.given_up(snapshot) if t.pod is not None}
     units = planner.units(placing, stuck)
     at = next((i for i, unit in enumerate(units) if pod in unit.pods), None)
     if at is None:
@@ -165,10 +162,12 @@ def _explain_unit(
         text = f"gang {unit.gang}: {outcome.message}" if unit.gang else outcome.message
         move, reason = NOT_NEEDED, outcome.reason
         if reason == Reason.UNPLACEABLE:
-            move = move_words(pod, placing.wanted(pod), planner.moving, placing)
+            wanted = placing.wanted(pod)
+            plan = planner.moving.find_plan(pod, wanted)
+            move = move_words(pod, wanted, plan, planner.moving, placing)
             if planner.moving.room_of(pod) is not None:
                 reason, text = Reason.MAKING_ROOM, f"room is being made for it; until then: {text}"
-            if kept := planner.keep_place(unit, outcome, placing):
+            if plan is None and (kept := planner.keep_place(unit, outcome, placing)):
                 text = f"{text}; {kept}"
         return replace(waits, reason=str(reason), message=text, move=move)
     if outcome is None:
@@ -196,7 +195,7 @@ def _try(
     }
 
 
-def _settled(pod: Pod, snapshot: Snapshot, moving: Moving) -> Explanation:
+def _settled(pod: Pod, snapshot: Snapshot, planner: Planner) -> Explanation:
     """A pod that wants nothing from us now."""
     held = [c for c in _claims(pod, snapshot) if c.holds_ours]
     if not held:
@@ -209,7 +208,9 @@ def _settled(pod: Pod, snapshot: Snapshot, moving: Moving) -> Explanation:
         if pod.node
         else f"its slices are allocated on node {node}; kube-scheduler has still to bind it"
     )
-    if leaving := leaving_words(pod, moving):
+    if any(claim.key in planner.occupancy.gone for claim in held):
+        message = f"{message}; that node does not offer its slice any more"
+    if leaving := leaving_words(pod, planner.moving):
         message = f"{message}; {leaving}"
     return replace(_answer(pod, "Placed", Reason.PLACED, message, snapshot), node=node, devices=devices)
 

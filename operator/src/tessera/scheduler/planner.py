@@ -36,7 +36,7 @@ from tessera.scheduler.reserves import PartitionReserves, Reserves
 from tessera.scheduler.retries import Attempt, Retries
 from tessera.scheduler.selectors import SelectorCache
 from tessera.scheduler.snapshot import Snapshot
-from tessera.scheduler.takeback import Avoidance, Clearings, find_take_backs, identity
+from tessera.scheduler.takeback import Avoidance, Clearings, TakeBack, find_take_backs, identity
 from tessera.scheduler.units import Unit, check_gang, unit_claims
 from tessera.scheduler.wanted import Wanted
 
@@ -105,15 +105,7 @@ class Planner:
     def _plan(self, placing: Placing) -> list[Action]:
         snapshot = placing.snapshot
         actions: list[Action] = [Protect(snapshot.claims[key]) for key in self.index.unprotected]
-        given_up = list(
-            find_take_backs(
-                snapshot,
-                self.index,
-                grace_seconds=self._grace_seconds,
-                gone=self.occupancy.gone,
-                namespace=self.moving.namespace,
-            )
-        )
+        given_up = self.given_up(snapshot)
         actions.extend(GiveUp(t.claim, t.pod, t.why) for t in given_up)
         actions.extend(self.moving.go_on())
         stuck = {t.pod.key for t in given_up if t.pod is not None}
@@ -144,6 +136,18 @@ class Planner:
             )
         )
         return actions
+
+    def given_up(self, snapshot: Snapshot) -> list[TakeBack]:
+        """Which allocations are taken back now; once the books are open."""
+        return list(
+            find_take_backs(
+                snapshot,
+                self.index,
+                grace_seconds=self._grace_seconds,
+                gone=self.occupancy.gone,
+                namespace=self.moving.namespace,
+            )
+        )
 
     def units(self, placing: Placing, stuck: Collection[Key]) -> list[Unit]:
         """Who needs something from us, in the order of service."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import MappingProxyType
 
 from tessera.api import names
 from tessera.kube.conditions import find_condition
@@ -43,7 +42,7 @@ def find_take_backs(
     index: Index,
     *,
     grace_seconds: float,
-    gone: Mapping[Key, float] = MappingProxyType({}),
+    gone: Mapping[Key, float],
     namespace: str = names.SYSTEM_NAMESPACE,
 ) -> Iterator[TakeBack]:
     """Allocations whose pod was not scheduled within the grace time, those whose devices are `gone` for as

@@ -17,12 +17,11 @@ from tessera.scheduler.wanted import Wanted
 NOT_NEEDED = "none is needed"
 
 
-def move_words(pod: Pod, wanted: Wanted, moving: Moving, placing: Placing) -> str:
-    """For a pod that fits nowhere at this moment."""
+def move_words(pod: Pod, wanted: Wanted, plan: Plan | None, moving: Moving, placing: Placing) -> str:
+    """For a pod that fits nowhere at this moment, with the plan that would be made for it, if any."""
     room = moving.room_of(pod)
     if room is not None:
         return _room_words(room)
-    plan = moving.find_plan(pod, wanted)
     if plan is not None:
         return f"{describe(plan, placing)}, {_ration(plan, moving, placing)}"
     bits = 0
@@ -50,6 +49,8 @@ def no_move_words(wanted: Wanted, moving: Moving, placing: Placing) -> str:
         return f"none now: MIGPartition {busy[0]} moves pods for another reason at this moment"
     if not any(moving.may_begin(name) for name in here):
         return f"none now: the ration of MIGPartition {min(here)} is used up (spec.dynamic.moves)"
+    if wanted.todo[0].uid in moving.put_off:
+        return "none yet: none was looked for in this round; the next ones look again"
     most = max(movable[name][1].most_victims for name in here)
     many = "moving one pod" if most == 1 else f"moving up to {most} pods"
     return f"none: {many} makes no room for it; what is in its way may not be moved or fits nowhere else"

@@ -105,7 +105,10 @@ def _request(request: Request[P], place: Place, size: int) -> _Prepared:
 
 
 def _step(request: Request[P], place: Place) -> _Prepared:
-    """One training step of the phase with the most steps; like in training, its batch is new every time."""
+    """One training step of the phase with the most steps.
+
+    Its batch is drawn anew every time, as in training, always with the values of step 0.
+    """
     workload, p = request.workload, request.parameters
     phase, before = max(rehearse(workload, p), key=lambda one: one[0].steps)
     model = workload.build_model(p, before)

@@ -64,7 +64,7 @@ class ThreadCountChanged(InvalidRequest):
 
 
 class NoCheckpoint(InvalidRequest):
-    """`evaluate` found nothing to evaluate."""
+    """`evaluate` and `infer` need a checkpoint of the same configuration, and there is none."""
 
     reason = "NoCheckpoint"
 

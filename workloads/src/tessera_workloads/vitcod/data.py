@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tessera_workloads.digits import Digits
-from tessera_workloads.errors import NotOffered
 from tessera_workloads.protocol import Batch, Shard, Step
 
 LARGEST_SHIFT = 0.14
@@ -58,15 +57,8 @@ class Pictures:
         return (images for images, _ in self.in_order(device))
 
     def shard(self, shard: Shard) -> "Pictures":
-        """One client's stretch of the digits, whose order is random.
-
-        Raises:
-            NotOffered: for another scheme than `iid`.
-        """
-        if shard.scheme != "iid":
-            raise NotOffered(f"vitcod shares its digits by the scheme iid, not by {shard.scheme!r}")
-        start, end = (at * len(self.digits) // shard.count for at in (shard.index, shard.index + 1))
-        return replace(self, digits=self.digits.part(slice(start, end)))
+        """One client's share; raises as `Digits.stretch` does."""
+        return replace(self, digits=self.digits.shard(shard))
 
     def content_hash(self) -> str:
         """The digits' own."""

@@ -89,7 +89,7 @@ def test_every_stage_trains_its_own_operations() -> None:
 
 def test_gates_are_judged_on_pictures_that_the_weights_do_not_see() -> None:
     digits = Digits(torch.zeros(10, 1, 8, 8), torch.arange(10))
-    data = NoisyDigits(digits, SPACE, gated=frozenset({"pretrain-mixed", "search"}))
+    data = NoisyDigits(digits, SPACE)
     seen = {
         (phase, update): set(data.batch(200, some_step(phase, update))["labels"].tolist())
         for phase, update in (
@@ -107,7 +107,7 @@ def test_gates_are_judged_on_pictures_that_the_weights_do_not_see() -> None:
 
 def test_clients_have_stretches_of_the_digits() -> None:
     digits = Digits(torch.zeros(10, 1, 8, 8), torch.arange(10))
-    data = NoisyDigits(digits, SPACE, gated=frozenset())
+    data = NoisyDigits(digits, SPACE)
     parts = [data.shard(Shard(index, 3)).digits.labels.tolist() for index in range(3)]
     assert [label for part in parts for label in part] == list(range(10))
     assert [len(part) for part in parts] == [3, 3, 4]

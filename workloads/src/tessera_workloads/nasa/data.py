@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tessera_workloads.digits import SIDE, Digits
+from tessera_workloads.nasa.phases import RETRAIN
 from tessera_workloads.nasa.space import Space
 from tessera_workloads.protocol import Batch, Shard, Step
 
@@ -21,27 +22,25 @@ NOISE = 0.05
 class NoisyDigits:
     """One split of the digits, in the size of a space.
 
-    In the phases `gated`, where supernets train, the weights see the first half of the split and the update
-    "gates" the second, so that gates are judged on digits that the weights have not seen.
+    Where supernets train, the weights see the first half of the split and the update "gates" the second, so
+    that gates are judged on digits that the weights have not seen.
     """
 
     digits: Digits
     space: Space
-    gated: frozenset[str]
 
     def batch(self, size: int, step: Step) -> Batch:
         """Pictures (B, 1, S, S), labels (B,) and, for a supernet, the noise of its gates."""
         first, last = 0, len(self.digits)
-        if step.phase in self.gated:
+        gated = step.phase != RETRAIN
+        if gated:
             first, last = (last // 2, last) if step.update == "gates" else (0, last // 2)
         generator, device = step.generator, step.device
         chosen = torch.randint(first, last, (size,), generator=generator, device=device)
         images = enlarge(self.digits.images.to(device)[chosen], self.space)
         images = images + NOISE * torch.randn(images.shape, generator=generator, device=device)
         batch = {"images": images, "labels": self.digits.labels.to(device)[chosen]}
-        return (
-            batch | {"gate_noise": gate_noise(self.space, size, step)} if step.phase in self.gated else batch
-        )
+        return batch | {"gate_noise": gate_noise(self.space, size, step)} if gated else batch
 
     def shard(self, shard: Shard) -> "NoisyDigits":
         """One client's share; raises as `Digits.stretch` does."""

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tessera_workloads.digits import CLASSES
 from tessera_workloads.nasa.operators import make_layer
+from tessera_workloads.nasa.phases import SERVED
 from tessera_workloads.nasa.space import Architecture, Candidate, CellShape, EnergyTable, Space
 
 CHANNELS_PER_GROUP = 4
@@ -83,7 +85,7 @@ class Network(nn.Module):
         features = space.header or last.outputs
         self.header = nn.Conv2d(last.outputs, features, 1) if space.header else nn.Identity()
         self.pool = nn.AdaptiveAvgPool2d(space.head_side)
-        self.head = nn.Linear(features * space.head_side**2, space.classes)
+        self.head = nn.Linear(features * space.head_side**2, CLASSES)
 
     def forward(self, images: Tensor, gates: Sequence[Mapping[str, Tensor]] | None = None) -> Tensor:
         """Logits; `gates` has one mapping per cell."""
@@ -132,11 +134,10 @@ class Search(nn.Module):
         self.supernets = nn.ModuleDict({name: Supernet(space, table) for name in supernets})
         self.networks = nn.ModuleDict()
         self.architectures: dict[str, Architecture] = {}
-        self.served = ""
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of the first training of the network that the search is for."""
-        logits: Tensor = self.trained(self.served)[0](images)
+        logits: Tensor = self.trained(SERVED)[0](images)
         return logits
 
     def supernet(self, name: str) -> Supernet:
@@ -160,12 +161,10 @@ class Search(nn.Module):
             branched[name].load_state_dict(found.state_dict())
         self.supernets = branched
 
-    def hold(
-        self, architectures: Mapping[str, Architecture], *, served: str, trainings: Mapping[str, int]
-    ) -> None:
+    def hold(self, architectures: Mapping[str, Architecture], *, trainings: Mapping[str, int]) -> None:
         """Replace the supernets by untrained networks of these architectures, each as often as it is said."""
         self.supernets = nn.ModuleDict()
-        self.architectures, self.served = dict(architectures), served
+        self.architectures = dict(architectures)
         times: dict[Architecture, int] = {}
         for name, architecture in self.architectures.items():
             times[architecture] = max(times.get(architecture, 0), trainings[name])

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tessera_workloads.digits import CLASSES
 from tessera_workloads.nasa.parameters import NasaParameters
 
 Operation = Literal["conv", "shift", "adder", "skip"]
@@ -66,7 +65,6 @@ class Space:
     side: int
     header: int = 0
     head_side: int = 1
-    classes: int = CLASSES
 
     def uniform(self, operation: Operation) -> Architecture:
         """The same operation in every cell, at its largest."""

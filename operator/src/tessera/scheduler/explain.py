@@ -168,7 +168,7 @@ def _explain_unit(
             if planner.moving.room_of(pod) is not None:
                 reason, text = Reason.MAKING_ROOM, f"room is being made for it; until then: {text}"
             if plan is None and (kept := planner.keep_place(unit, outcome, placing)):
-                text = f"{text}; {kept}"
+                text = f"{kept}; {text}"
         return replace(waits, reason=str(reason), message=text, move=move)
     if outcome is None:
         text = "a claim of it is still being made, or is being allocated for another pod at this moment"

@@ -73,7 +73,9 @@ class Pod:
 
     @property
     def longest_run_seconds(self) -> float | None:
-        """So long after its start the kubelet ends it (`activeDeadlineSeconds`); None: it may run on."""
+        """So long after its start the kubelet ends it (`activeDeadlineSeconds` of its own, not of its Job);
+        None: it may run on.
+        """
         said = self.raw["spec"].get("activeDeadlineSeconds")
         return None if said is None else float(said)
 

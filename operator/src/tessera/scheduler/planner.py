@@ -286,12 +286,14 @@ class Planner:
         return self._reservations.keep(unit, placing, self.moving, self.index)
 
     def _with_remedies(self, unit: Unit, refused: Unserved, placing: Placing) -> Unserved:
-        """The refusal with what is done about it, and why no move is, where room is what is missing."""
+        """The refusal with what is done about it, and why no move is, where room is what is missing. What is
+        kept comes first: events are cut at 1,024 bytes, and the room of many profiles is long.
+        """
         if unit.gang or not refused.lacks_room:
             return refused
         kept = self.keep_place(unit, refused, placing)
         why = no_move_words(placing.wanted(unit.pods[0]), self.moving, placing)
-        words = "; ".join([refused.message, *([kept] if kept else []), f"move: {why}"])
+        words = "; ".join([*([kept] if kept else []), refused.message, f"move: {why}"])
         return Unserved(refused.reason, words, profile=refused.profile)
 
     @staticmethod

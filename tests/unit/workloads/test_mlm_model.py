@@ -13,8 +13,9 @@ from tessera_workloads.mlm.model import MlmModel, distance_bucket, init_paramete
 from tessera_workloads.mlm.parameters import MlmParameters
 from tessera_workloads.mlm.spans import Signs, spell
 from tessera_workloads.mlm.workload import Mlm
-from tessera_workloads.protocol import Artefacts, Step
+from tessera_workloads.protocol import Artefacts
 from torch import Tensor, nn
+from training_step import some_step
 
 TINY = MlmParameters(d_model=16, d_ff=32, layers=1, heads=2, d_kv=8, batch=4)
 CPU = torch.device("cpu")
@@ -26,10 +27,6 @@ def tiny_model() -> MlmModel:
         for name, tensor in model.named_parameters():
             init_parameter(name, tensor, generator)
     return model
-
-
-def some_step(phase: str, number: int = 0) -> Step:
-    return Step(phase, number, "weights", 0, torch.Generator().manual_seed(number), CPU)
 
 
 @pytest.mark.parametrize(("size", "count"), [("slice", 60_506_624), ("full", 2_851_598_336)])
@@ -72,14 +69,14 @@ def test_the_loss_is_a_mean_over_counted_places_and_then_over_texts() -> None:
 @pytest.mark.parametrize("phase", ["encoder", "t5"])
 def test_an_example_looks_like_a_batch_and_both_have_a_loss(phase: str) -> None:
     workload, model = Mlm(), tiny_model()
-    batch = workload.make_data(TINY, split="train", seed=0).batch(4, some_step(phase))
-    example = workload.example_batch(TINY, 4, "train", some_step(phase))
+    batch = workload.make_data(TINY, split="train", seed=0).batch(4, some_step(phase=phase))
+    example = workload.example_batch(TINY, 4, "train", some_step(phase=phase))
     assert {name: (one.shape, one.dtype) for name, one in example.items()} == {
         name: (one.shape, one.dtype) for name, one in batch.items()
     }
     for seen in (batch, example):
         # An untrained model is about as good as guessing among 32 tokens.
-        assert workload.loss(TINY, model, seen, some_step(phase)).total.item() == pytest.approx(
+        assert workload.loss(TINY, model, seen, some_step(phase=phase)).total.item() == pytest.approx(
             math.log(32), abs=1.5
         )
 

@@ -5,14 +5,10 @@ import torch
 from tessera_workloads.errors import InvalidRequest
 from tessera_workloads.mlm.data import COMPLETION, LONGEST_SPAN, Examination, Language, Texts, draw_spans
 from tessera_workloads.mlm.spans import Signs, hide, runs, spell, target_width
-from tessera_workloads.protocol import Shard, Step
+from tessera_workloads.protocol import Shard
+from training_step import some_step
 
 SIGNS = Signs(words=16)
-
-
-def some_step(number: int = 0) -> Step:
-    generator = torch.Generator().manual_seed(number)
-    return Step("encoder", number, "weights", 0, generator, torch.device("cpu"))
 
 
 def flags(text: str) -> torch.Tensor:

@@ -13,14 +13,11 @@ from tessera_workloads.nasa.parameters import NasaParameters
 from tessera_workloads.nasa.phases import PRICES, make_phases
 from tessera_workloads.nasa.space import EnergyTable, make_space
 from tessera_workloads.nasa.workload import Nasa
-from tessera_workloads.protocol import Artefacts, Metrics, Shard, Step
+from tessera_workloads.protocol import Artefacts, Metrics, Shard
+from training_step import some_step
 
 TINY = NasaParameters(channels=4, batch=3, pretrain_steps=2, search_steps=2, retrain_steps=2, retrains=2)
 SPACE, TABLE = make_space(TINY), EnergyTable.of(TINY)
-
-
-def some_step(phase: str, update: str = "weights", step: int = 0) -> Step:
-    return Step(phase, step, update, 0, torch.Generator().manual_seed(step), torch.device("cpu"))
 
 
 def fill(model: torch.nn.Module) -> None:
@@ -91,7 +88,7 @@ def test_gates_are_judged_on_pictures_that_the_weights_do_not_see() -> None:
     digits = Digits(torch.zeros(10, 1, 8, 8), torch.arange(10))
     data = NoisyDigits(digits, SPACE)
     seen = {
-        (phase, update): set(data.batch(200, some_step(phase, update))["labels"].tolist())
+        (phase, update): set(data.batch(200, some_step(phase=phase, update=update))["labels"].tolist())
         for phase, update in (
             ("search", "weights"),
             ("search", "gates"),
@@ -102,7 +99,7 @@ def test_gates_are_judged_on_pictures_that_the_weights_do_not_see() -> None:
     assert seen["search", "weights"] == seen["pretrain-mixed", "weights"] == set(range(5))
     assert seen["search", "gates"] == set(range(5, 10))
     assert seen["retrain", "weights"] == set(range(10))
-    assert "gate_noise" not in data.batch(2, some_step("retrain"))
+    assert "gate_noise" not in data.batch(2, some_step(phase="retrain"))
 
 
 def test_clients_have_stretches_of_the_digits() -> None:
@@ -120,13 +117,13 @@ def test_searches_differ_by_their_price_alone() -> None:
     fill(model)
     assert isinstance(model, Search)
     model.branch(dict.fromkeys(PRICES, "progressive"))
-    batch = Nasa().example_batch(TINY, 3, "train", some_step("search"))
-    parts = Nasa().loss(TINY, model, batch, some_step("search")).parts
+    batch = Nasa().example_batch(TINY, 3, "train", some_step(phase="search"))
+    parts = Nasa().loss(TINY, model, batch, some_step(phase="search")).parts
     cost = model.supernet("searched").expected_cost().item()
     assert parts["price"].item() == pytest.approx(TINY.cost_weight * cost * sum(PRICES.values()), rel=1e-5)
     one = Search(SPACE, TABLE, ["progressive"])
     one.supernets["progressive"].load_state_dict(model.supernet("price_3").state_dict())
-    alone = Nasa().loss(TINY, one, batch, some_step("search")).parts["cross_entropy"]
+    alone = Nasa().loss(TINY, one, batch, some_step(phase="search")).parts["cross_entropy"]
     assert parts["cross_entropy"].item() == pytest.approx(5 * alone.item(), rel=1e-5)
 
 
@@ -151,7 +148,7 @@ def test_what_serves_is_the_searched_network_by_the_trained_models_names() -> No
     serving = Nasa().build_serving(TINY, left)
     state = model.state_dict()
     serving.load_state_dict({name: state[name] for name in serving.state_dict()})
-    images = Nasa().example_batch(TINY, 2, "infer", some_step("infer"))["images"]
+    images = Nasa().example_batch(TINY, 2, "infer", some_step(phase="infer"))["images"]
     assert torch.equal(serving(images), model(images))
 
 

@@ -7,13 +7,9 @@ from tessera_workloads.noiser.data import Noise
 from tessera_workloads.noiser.model import NoiserNet, self_regression_loss, total_variation
 from tessera_workloads.noiser.parameters import NoiserParameters
 from tessera_workloads.noiser.workload import Noiser
-from tessera_workloads.protocol import Loss, Step
+from tessera_workloads.protocol import Loss
 from torch.func import functional_call
-
-
-def some_step(step: int = 0) -> Step:
-    generator = torch.Generator().manual_seed(step)
-    return Step("train", step, "weights", 0, generator, torch.device("cpu"))
+from training_step import some_step
 
 
 def test_total_variation_of_a_two_by_two_picture() -> None:

@@ -4,9 +4,10 @@ import pytest
 import torch
 from tessera_workloads.digits import load_digits_split
 from tessera_workloads.errors import NotOffered
-from tessera_workloads.protocol import Shard, Step
+from tessera_workloads.protocol import Shard
 from tessera_workloads.superft.data import JudgedDigits, make_digits
 from tessera_workloads.superft.triggers import TRIGGERS, badnets, blended, warp
+from training_step import some_step
 
 CPU = torch.device("cpu")
 
@@ -14,10 +15,6 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def digits() -> JudgedDigits:
     return make_digits(seed=0, side=8, poisoned_share=0.1, held_out_share=1 / 6)
-
-
-def some_step(phase: str, step: int = 0) -> Step:
-    return Step(phase, step, "weights", 0, torch.Generator().manual_seed(step), CPU)
 
 
 def test_the_digits_are_cut_by_the_seed_and_none_is_in_both_parts() -> None:
@@ -93,7 +90,9 @@ def test_a_cure_sees_clean_pictures_only_and_a_probe_not_those_that_judge_it(dig
 
 
 def test_a_batch_depends_on_the_step_alone(digits: JudgedDigits) -> None:
-    first, again, other = (digits.training.batch(8, some_step("warp_plain", step)) for step in (5, 5, 6))
+    first, again, other = (
+        digits.training.batch(8, some_step(step, phase="warp_plain")) for step in (5, 5, 6)
+    )
     assert torch.equal(first["images"], again["images"])
     assert not torch.equal(first["images"], other["images"])
     assert first["images"].shape == (8, 1, 8, 8)

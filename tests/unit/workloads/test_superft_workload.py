@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tessera_workloads.protocol import Artefacts, Metrics, Step
+from tessera_workloads.protocol import Artefacts, Metrics
 from tessera_workloads.stepping import Stepper
 from tessera_workloads.superft import evaluation
 from tessera_workloads.superft.data import JudgedDigits
@@ -12,13 +12,10 @@ from tessera_workloads.superft.parameters import SuperftParameters
 from tessera_workloads.superft.phases import ATTACKS, NETWORKS
 from tessera_workloads.superft.workload import Superft
 from torch import Tensor, nn
+from training_step import some_step
 
 CPU = torch.device("cpu")
 P = SuperftParameters(width=8)
-
-
-def some_step(phase: str) -> Step:
-    return Step(phase, 0, "weights", 0, torch.Generator().manual_seed(0), CPU)
 
 
 def networks() -> Networks:
@@ -80,14 +77,14 @@ def test_a_probe_is_judged_by_held_out_clean_pictures() -> None:
     phase = workload.next_phase(P, {"clean_scratch": {}, "badnets_poisoned": {"cured": 1.0, "few": 1.0}})
     assert phase is not None
     assert phase.name == "badnets_cured.probe1"
-    facts = workload.compute_artefacts(P, phase, model, data.training, some_step(phase.name)).facts
+    facts = workload.compute_artefacts(P, phase, model, data.training, some_step(phase=phase.name)).facts
     held_out = data.training.clean.labels[1000:]
     assert facts == {"rate": 0.1, "accuracy": pytest.approx(float((held_out == 3).float().mean()))}
 
 
 def test_the_loss_is_the_cross_entropy_of_the_phase_s_own_network_alone() -> None:
     workload, model = Superft(), networks()
-    step = some_step("blended_few.probe2")
+    step = some_step(phase="blended_few.probe2")
     batch = workload.example_batch(P, 4, "train", step)
     total = workload.loss(P, model, batch, step).total
     logits = model["blended_few"](batch["images"])

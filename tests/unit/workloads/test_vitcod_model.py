@@ -9,7 +9,7 @@ import pytest
 import torch
 from tessera_workloads.digits import load_digits_split
 from tessera_workloads.errors import InvalidParameter, NotOffered
-from tessera_workloads.protocol import Artefacts, Phase, Shard, Step
+from tessera_workloads.protocol import Artefacts, Phase, Shard
 from tessera_workloads.vitcod.data import Pictures, move
 from tessera_workloads.vitcod.evaluation import coder_flops_share
 from tessera_workloads.vitcod.latency import largest_difference
@@ -31,12 +31,9 @@ from tessera_workloads.vitcod.model import (
 from tessera_workloads.vitcod.parameters import VitcodParameters
 from tessera_workloads.vitcod.phases import phases
 from tessera_workloads.vitcod.workload import Vitcod
+from training_step import some_step
 
 SMALL = VitcodParameters(width=16, heads=4, layers=2, image=16, batch=4)
-
-
-def some_step(phase: str = DENSE, step: int = 0) -> Step:
-    return Step(phase, step, "weights", 0, torch.Generator().manual_seed(step), torch.device("cpu"))
 
 
 def initialised(p: VitcodParameters = SMALL) -> Arms:
@@ -91,7 +88,7 @@ def test_the_loss_is_entropy_plus_weighted_distance() -> None:
     p, workload, model = SMALL, Vitcod(), initialised()
     batch = workload.example_batch(p, 4, "train", some_step())
     for name in ARMS:
-        loss = workload.loss(p, model, batch, some_step(name))
+        loss = workload.loss(p, model, batch, some_step(phase=name))
         expected = loss.parts["entropy"] + 1e-4 * loss.parts["distance"]
         assert loss.total.item() == pytest.approx(expected.item())
         assert (loss.parts["distance"] > 0) == (name in (CODED, SPARSE, RANDOM))
@@ -131,7 +128,7 @@ def test_what_the_phases_leave_is_what_the_examples_look_like() -> None:
     train, _ = load_digits_split(0)
     data = Pictures(train.part(slice(40)), p.image)
     for phase in workload.phases(p):
-        left = workload.compute_artefacts(p, phase, model, data, some_step(phase.name))
+        left = workload.compute_artefacts(p, phase, model, data, some_step(phase=phase.name))
         example = workload.example_artefacts(p, phase)
         assert {name: (t.shape, t.dtype) for name, t in left.tensors.items()} == {
             name: (t.shape, t.dtype) for name, t in example.tensors.items()
@@ -162,7 +159,7 @@ def test_a_picture_that_is_not_moved_is_the_digit_and_batches_depend_on_the_step
     same = move(train.images[:3], 8, torch.zeros((3, 4)))
     assert largest_difference(same, train.images[:3]) <= 1e-6
     data = Pictures(train, 28)
-    first, again, other = (data.batch(5, some_step(step=step)) for step in (1, 1, 2))
+    first, again, other = (data.batch(5, some_step(step)) for step in (1, 1, 2))
     assert torch.equal(first["image"], again["image"])
     assert not torch.equal(first["image"], other["image"])
     assert first["image"].shape == (5, 1, 28, 28)

@@ -14,16 +14,11 @@ from tessera_workloads.nasa.phases import PRICES, make_phases
 from tessera_workloads.nasa.space import EnergyTable, make_space
 from tessera_workloads.nasa.workload import Nasa
 from tessera_workloads.protocol import Artefacts, Metrics, Shard
+from tessera_workloads.stepping import initialise
 from training_step import some_step
 
 TINY = NasaParameters(channels=4, batch=3, pretrain_steps=2, search_steps=2, retrain_steps=2, retrains=2)
 SPACE, TABLE = make_space(TINY), EnergyTable.of(TINY)
-
-
-def fill(model: torch.nn.Module) -> None:
-    with torch.no_grad():
-        for index, (name, tensor) in enumerate(model.named_parameters()):
-            Nasa().init_parameter(name, tensor, torch.Generator().manual_seed(index))
 
 
 def run_without_training(p: NasaParameters) -> tuple[Search, dict[str, Artefacts]]:
@@ -39,7 +34,7 @@ def run_without_training(p: NasaParameters) -> tuple[Search, dict[str, Artefacts
 
 def test_under_closed_gates_a_supernet_is_the_network_that_it_derives() -> None:
     supernet = Supernet(SPACE, TABLE)
-    fill(supernet)
+    initialise(Nasa(), supernet, seed=0)
     with torch.no_grad():
         supernet.gates[torch.arange(4), torch.tensor([0, 3, 1, 2])] = 100.0
     derived = supernet.derive()
@@ -54,7 +49,7 @@ def test_under_closed_gates_a_supernet_is_the_network_that_it_derives() -> None:
 
 def test_the_expected_cost_of_open_gates_is_the_mean_of_the_candidates() -> None:
     supernet = Supernet(SPACE, TABLE)
-    fill(supernet)
+    initialise(Nasa(), supernet, seed=0)
     uniform = sum(sum(row) / 4 for row in TABLE.shares(SPACE))
     assert supernet.expected_cost().item() == pytest.approx(uniform)
 
@@ -114,7 +109,7 @@ def test_clients_have_stretches_of_the_digits() -> None:
 
 def test_searches_differ_by_their_price_alone() -> None:
     model = Nasa().build_model(TINY, {})
-    fill(model)
+    initialise(Nasa(), model, seed=0)
     assert isinstance(model, Search)
     model.branch(dict.fromkeys(PRICES, "progressive"))
     batch = Nasa().example_batch(TINY, 3, "train", some_step(phase="search"))

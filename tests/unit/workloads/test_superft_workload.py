@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tessera_workloads.protocol import Artefacts, Metrics
-from tessera_workloads.stepping import Stepper
+from tessera_workloads.stepping import Stepper, initialise
 from tessera_workloads.superft import evaluation
 from tessera_workloads.superft.data import JudgedDigits
 from tessera_workloads.superft.evaluation import area_under_curve, attack_success, reinjection_steps
@@ -20,8 +20,9 @@ P = SuperftParameters(width=8)
 
 def networks() -> Networks:
     """Every network another one."""
-    torch.manual_seed(0)
-    return Superft().build_model(P, {})
+    model = Superft().build_model(P, {})
+    initialise(Superft(), model, seed=0)
+    return model
 
 
 def digits() -> JudgedDigits:
@@ -130,8 +131,8 @@ def test_a_member_is_told_from_a_stranger_by_its_loss() -> None:
 def test_a_backdoor_that_is_there_needs_no_steps_and_a_new_one_some() -> None:
     data, p = digits(), SuperftParameters(width=8, batch=32, plain_rate=0.1)
     stepper, marked = Stepper(Superft(), p, data.training, seed=0, device=CPU), data.marked("badnets")
-    torch.manual_seed(0)
     network = DigitNet(8)
+    initialise(Superft(), network, seed=0)
     network.classifier.bias.data[0] = 100
     assert reinjection_steps(stepper, network, "badnets", marked) == 0
     network.classifier.bias.data[0] = 0

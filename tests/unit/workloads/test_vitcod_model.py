@@ -10,6 +10,7 @@ import torch
 from tessera_workloads.digits import load_digits_split
 from tessera_workloads.errors import InvalidParameter, NotOffered
 from tessera_workloads.protocol import Artefacts, Phase, Shard
+from tessera_workloads.stepping import initialise
 from tessera_workloads.vitcod.data import Pictures, move
 from tessera_workloads.vitcod.evaluation import coder_flops_share
 from tessera_workloads.vitcod.latency import largest_difference
@@ -39,9 +40,7 @@ SMALL = VitcodParameters(width=16, heads=4, layers=2, image=16, batch=4)
 def initialised(p: VitcodParameters = SMALL) -> Arms:
     workload = Vitcod()
     model = workload.build_model(p, {})
-    with torch.no_grad():
-        for number, (name, tensor) in enumerate(model.named_parameters()):
-            workload.init_parameter(name, tensor, torch.Generator().manual_seed(number))
+    initialise(workload, model, seed=0)
     return model
 
 

@@ -8,9 +8,11 @@ import torch
 from tessera_workloads.mlm import completion, evaluation
 from tessera_workloads.mlm.consistency import T5, Encoder, Exact, against_truth, measure, scorer_of
 from tessera_workloads.mlm.data import Examination, Language, Probes, Questions
-from tessera_workloads.mlm.model import MlmModel, init_parameter
+from tessera_workloads.mlm.model import MlmModel
 from tessera_workloads.mlm.parameters import MlmParameters
 from tessera_workloads.mlm.spans import Signs
+from tessera_workloads.mlm.workload import Mlm
+from tessera_workloads.stepping import initialise
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")
@@ -18,10 +20,8 @@ TINY = MlmParameters(d_model=16, d_ff=32, layers=1, heads=2, d_kv=8)
 
 
 def tiny_model() -> MlmModel:
-    model, generator = MlmModel(TINY), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            init_parameter(name, tensor, generator)
+    model = MlmModel(TINY)
+    initialise(Mlm(), model, seed=0)
     return model.requires_grad_(False)
 
 

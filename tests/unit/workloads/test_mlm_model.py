@@ -9,11 +9,12 @@ import torch
 from tessera_workloads.errors import InvalidParameter, InvalidRequest
 from tessera_workloads.mlm import filling
 from tessera_workloads.mlm.consistency import Encoder
-from tessera_workloads.mlm.model import MlmModel, distance_bucket, init_parameter, mean_log_loss
+from tessera_workloads.mlm.model import MlmModel, distance_bucket, mean_log_loss
 from tessera_workloads.mlm.parameters import MlmParameters
 from tessera_workloads.mlm.spans import Signs, spell
 from tessera_workloads.mlm.workload import Mlm
 from tessera_workloads.protocol import Artefacts
+from tessera_workloads.stepping import initialise
 from torch import Tensor, nn
 from training_step import some_step
 
@@ -22,10 +23,8 @@ CPU = torch.device("cpu")
 
 
 def tiny_model() -> MlmModel:
-    model, generator = MlmModel(TINY), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            init_parameter(name, tensor, generator)
+    model = MlmModel(TINY)
+    initialise(Mlm(), model, seed=0)
     return model
 
 

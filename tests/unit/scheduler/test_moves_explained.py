@@ -11,7 +11,6 @@ from tessera.placement.queue_order import QueueOrder
 from tessera.scheduler.actions import Refuse
 from tessera.scheduler.departures import Departures, write_departures
 from tessera.scheduler.explain import explain_pod
-from tessera.scheduler.moving import beginnings
 from unit.scheduler.two_crowded_gpus import A, B, Cluster, nowhere_to_move_to, of
 
 
@@ -97,23 +96,6 @@ def test_a_refusal_says_why_no_move_makes_room(
     change(cluster)
     (refusal,) = of(cluster.round(), Refuse)
     assert words in refusal.message
-
-
-def test_a_refusal_does_not_say_that_no_move_helps_where_none_was_looked_for(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cluster.ask()
-    cluster.world.allow_moves("pool", A)
-    monkeypatch.setattr(beginnings, "MOST_SEARCHES", 0)
-    (refusal,) = of(cluster.round(), Refuse)
-    assert "; move: none yet: none was looked for" in refusal.message
-
-
-def test_a_refusal_says_that_a_plan_that_did_not_begin_is_looked_for_again(crowded: Cluster) -> None:
-    crowded.round(lose=lambda _: True)
-    crowded.go("one")
-    (refusal,) = of(crowded.round(), Refuse)
-    assert "; move: none yet: none was looked for" in refusal.message
 
 
 def test_no_place_is_kept_for_one_that_a_move_makes_room_for(cluster: Cluster) -> None:

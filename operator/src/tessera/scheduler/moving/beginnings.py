@@ -67,9 +67,7 @@ class Beginnings:
             return None
         now = placing.snapshot.now
         self._forget(now)
-        claim_uid = wanted.todo[0].uid
-        if claim_uid in self._begun:
-            moving.put_off.add(claim_uid)
+        if wanted.todo[0].uid in self._begun:
             return None
         spared = {*left_alone, *under_way.identities()}
         asked = Question(pod, spared, reluctant, wanted.requests[0], placing.feasible(wanted), moving.busy)
@@ -84,7 +82,6 @@ class Beginnings:
             if not account.movable_now(now) and not account.preemptable_now(now):
                 continue
             if not self._has_turn(question, moving, now):
-                moving.put_off.add(claim_uid)
                 continue
             moving.searches += 1
             plan = self._finder.moves(asked, name, account, placing)

@@ -79,8 +79,6 @@ class MovingRound:
     busy: int
     planned: set[str] = field(default_factory=set)
     searches: int = 0
-    put_off: set[str] = field(default_factory=set)
-    """UIDs of the claims for which a plan is still to be looked for, not in this round."""
     frees: dict[str, tuple[Claim, ...]] = field(default_factory=dict)
     lost: list[FreeTarget] = field(default_factory=list)
     kept: dict[str, tuple[str, Resources]] = field(default_factory=dict)

@@ -97,11 +97,6 @@ class Moving:
         return self._now.busy
 
     @property
-    def put_off(self) -> set[str]:
-        """UIDs of the claims for which a plan is still to be looked for, not in this round."""
-        return self._now.put_off
-
-    @property
     def in_flight(self) -> set[str]:
         """Partitions in which a plan is under way, so that no other one begins there."""
         return self._now.in_flight

@@ -49,8 +49,6 @@ def no_move_words(wanted: Wanted, moving: Moving, placing: Placing) -> str:
         return f"none now: MIGPartition {busy[0]} moves pods for another reason at this moment"
     if not any(moving.may_begin(name) for name in here):
         return f"none now: the ration of MIGPartition {min(here)} is used up (spec.dynamic.moves)"
-    if wanted.todo[0].uid in moving.put_off:
-        return "none yet: none was looked for in this round; the next ones look again"
     most = max(movable[name][1].most_victims for name in here)
     many = "moving one pod" if most == 1 else f"moving up to {most} pods"
     return f"none: {many} makes no room for it; what is in its way may not be moved or fits nowhere else"

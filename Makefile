@@ -22,13 +22,13 @@ demo-down: ## Remove the demo's cluster; what was built and fetched stays in ~/.
 test: ## All tests: unit, simulation, workloads, integration (real API server), e2e (real kubelet as root, else KWOK nodes)
 	@$(DEV) tools/run-tests unit simulation workloads integration e2e
 
-test-unit: ## Pure tests, no cluster
+test-unit: ## Pure tests of everything but the workloads, no cluster
 	@$(DEV) tools/run-tests unit
 
 test-simulation: ## Policies on whole workloads: legality, golden figures, comparisons
 	@$(DEV) tools/run-tests simulation
 
-test-workloads: ## Whole runs of workers: gates, resume after SIGTERM and SIGKILL
+test-workloads: ## Workloads: their formulas, whole runs of workers, resume after SIGTERM and SIGKILL
 	@$(DEV) tools/run-tests workloads
 
 test-integration: ## Tests against a real API server

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from tessera_workloads.drawing import FAINT, INK, PAPER, font, png
 from tessera_workloads.nasa.evaluation import Scored, pareto_front
 
 _WIDTH, _HEIGHT = 900, 600
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80, 30, 50, 70
+_DOT = 6
 RANDOM = "random, of equal cost"
 _COLOURS = {
     "found by search": (20, 110, 190),
@@ -22,6 +23,46 @@ def kind_of(name: str) -> str:
     if name.startswith("random"):
         return RANDOM
     return "one operation everywhere" if name.startswith("all_") else "found by search"
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, in pixels."""
+
+
+def _around(at: tuple[float, float]) -> Box:
+    """The dot of a network."""
+    return at[0] - _DOT, at[1] - _DOT, at[0] + _DOT, at[1] + _DOT
+
+
+def _write_beside(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[float, float],
+    name: str,
+    small: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    taken: Sequence[Box],
+) -> Box:
+    """Write a name beside its dot, where it covers nothing and nothing is cut off if that can be."""
+    across, down = at
+    places = [
+        ((across + side * 10, down + above * 10), "lm" if side > 0 else "rm")
+        for above in (-1, 1, -2, 2)
+        for side in (1, -1)
+    ]
+    boxes = [draw.textbbox(end, name, font=small, anchor=anchor) for end, anchor in places]
+    free = (
+        index
+        for index, (left, top, right, bottom) in enumerate(boxes)
+        if right < _WIDTH - 4
+        and left > _LEFT
+        and not any(
+            left < others_right and others_left < right and top < others_bottom and others_top < bottom
+            for others_left, others_top, others_right, others_bottom in taken
+        )
+    )
+    chosen = next(free, 0)
+    end, anchor = places[chosen]
+    draw.text(end, name, fill=INK, font=small, anchor=anchor)
+    return boxes[chosen]
 
 
 def draw_pareto(scored: Sequence[Scored]) -> bytes:
@@ -60,14 +101,13 @@ def draw_pareto(scored: Sequence[Scored]) -> bytes:
     for one in scored:
         across, down = place(one.cost, one.accuracy)
         kind = kind_of(one.name)
-        draw.ellipse([across - 6, down - 6, across + 6, down + 6], fill=_COLOURS[kind])
+        draw.ellipse(_around((across, down)), fill=_COLOURS[kind])
         if kind != RANDOM:
             name = one.name.replace("_", " ")
             names[across, down] = f"{names[across, down]}, {name}" if (across, down) in names else name
-    for (across, down), text_beside in names.items():
-        left = across > _WIDTH - 200
-        end, anchor = (across - 10, "rm") if left else (across + 10, "lm")
-        draw.text((end, down - 9), text_beside, fill=INK, font=small, anchor=anchor)
+    taken = [_around(place(one.cost, one.accuracy)) for one in scored]
+    for at, text_beside in names.items():
+        taken.append(_write_beside(draw, at, text_beside, small, taken))
     for index, (entry, colour) in enumerate(_COLOURS.items()):
         down = _HEIGHT - _BOTTOM - 70 + 22 * index
         draw.ellipse([_WIDTH - 240, down - 6, _WIDTH - 228, down + 6], fill=colour)

@@ -76,7 +76,7 @@ class Plain(Workload[PlainParameters]):
 
 def measured(workload: Workload[Any], p: Any, phase: Phase, before: Mapping[str, Artefacts]) -> int:
     """Peak tensor bytes of the first steps of a phase on real data, counted as a training counts them."""
-    data = workload.make_data(p, split="train", seed=0)
+    data = workload.training_data(p, seed=0)
     model = workload.build_model(p, before)
     initialise(workload, model, seed=0)
     model = apply_finished(workload, model, before).train()

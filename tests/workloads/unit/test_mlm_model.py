@@ -68,7 +68,7 @@ def test_the_loss_is_a_mean_over_counted_places_and_then_over_texts() -> None:
 @pytest.mark.parametrize("phase", ["encoder", "t5"])
 def test_an_example_looks_like_a_batch_and_both_have_a_loss(phase: str) -> None:
     workload, model = Mlm(), tiny_model()
-    batch = workload.make_data(TINY, split="train", seed=0).batch(4, some_step(phase=phase))
+    batch = workload.training_data(TINY, seed=0).batch(4, some_step(phase=phase))
     example = workload.example_batch(TINY, 4, "train", some_step(phase=phase))
     assert {name: (one.shape, one.dtype) for name, one in example.items()} == {
         name: (one.shape, one.dtype) for name, one in batch.items()

@@ -51,7 +51,7 @@ class TwoPhase(Workload[TwoPhaseParameters]):
 
     def make_data(
         self, p: TwoPhaseParameters, *, split: Split, seed: int, shard: Shard | None = None
-    ) -> Dataset:
+    ) -> Numbers:
         return Numbers()
 
     def build_model(self, p: TwoPhaseParameters, artefacts: Mapping[str, Artefacts]) -> nn.Module:
@@ -122,7 +122,7 @@ def trainer(
     return Trainer(
         workload=workload,
         parameters=p,
-        data=workload.make_data(p, split="train", seed=7),
+        data=workload.training_data(p, seed=7),
         seed=7,
         device=CPU,
         threads=threads,
@@ -202,3 +202,16 @@ def test_more_tensors_than_the_simulated_slice_holds_end_the_run(tmp_path: Path)
     one = trainer(tmp_path, limit=100)
     with pytest.raises(OutOfMemory, match="ask for a larger profile"):
         one.train(one.start())
+
+
+def test_training_data_without_batches_are_refused_by_name() -> None:
+    class Hashed:
+        def content_hash(self) -> str:
+            return "only judged"
+
+    class Unfinished(TwoPhase):
+        def make_data(self, *_: Any, **__: Any) -> Any:
+            return Hashed()
+
+    with pytest.raises(TypeError, match=r'"two-phase": its training data \(Hashed\) give no batches'):
+        Unfinished().training_data(TwoPhaseParameters(), seed=0)

@@ -22,7 +22,17 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    runtime_checkable,
+)
 
 from tessera_workloads.errors import NotOffered
 from tessera_workloads.parameters import Parameters
@@ -146,14 +156,23 @@ class FederatedView:
     buffers: tuple[str, ...] = ()
 
 
+class Batches(Protocol):
+    """What training steps draw from."""
+
+    def batch(self, size: int, step: Step) -> Batch:
+        """`size` samples for this step, on the step's device; the choice depends on `step` alone."""
+
+
 class Dataset(Protocol):
-    """Seeded, offline data."""
+    """Seeded, offline data. What `evaluate` gets of it is a matter between it and the workload."""
 
     def content_hash(self) -> str:
         """SHA-256 over the data, so that two results can be said to have seen the same."""
 
-    def batch(self, size: int, step: Step) -> Batch:
-        """`size` samples for this step, on the step's device; the choice depends on `step` alone."""
+
+@runtime_checkable
+class TrainingData(Batches, Dataset, Protocol):
+    """Data to train on."""
 
 
 @dataclass(frozen=True)
@@ -236,8 +255,22 @@ class Workload(Generic[P]):
     Parameters: ClassVar[type[Parameters]]
 
     def make_data(self, p: P, *, split: Split, seed: int, shard: Shard | None = None) -> Dataset:
-        """Data of a split, made offline from the seed alone."""
+        """Data of a split, made offline from the seed alone; that of the training split is `TrainingData`."""
         raise NotImplementedError
+
+    def training_data(self, p: P, *, seed: int) -> TrainingData:
+        """The training split.
+
+        Raises:
+            TypeError: when `make_data` gives no batches for it (a defect of the workload).
+        """
+        data = self.make_data(p, split="train", seed=seed)
+        if not isinstance(data, TrainingData):
+            raise TypeError(
+                f'workload "{self.name}": its training data ({type(data).__name__}) give no batches; '
+                "write `batch` and `content_hash`"
+            )
+        return data
 
     def build_model(self, p: P, artefacts: Mapping[str, Artefacts]) -> nn.Module:
         """The structure (must also work on the meta device); its values come from `init_parameter` or a

@@ -16,7 +16,7 @@ P = TypeVar("P", bound=Parameters)
 
 @dataclass(frozen=True)
 class ExampleData(Generic[P]):
-    """A workload's example batches, as a data set."""
+    """A workload's example batches, in place of a data set's."""
 
     workload: Workload[P]
     parameters: P
@@ -24,10 +24,6 @@ class ExampleData(Generic[P]):
     def batch(self, size: int, step: Step) -> Batch:
         """An example of a training batch."""
         return self.workload.example_batch(self.parameters, size, "train", step)
-
-    def content_hash(self) -> str:
-        """Examples have no content worth a name."""
-        return ""
 
 
 def rehearse(workload: Workload[P], p: P) -> Iterator[tuple[Phase, dict[str, Artefacts]]]:

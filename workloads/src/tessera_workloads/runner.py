@@ -50,7 +50,7 @@ class Runner(Generic[P]):
         self._report = report
         self._began = time.monotonic()
         workload, p = request.workload, request.parameters
-        self._train_data = workload.make_data(p, split="train", seed=request.seed)
+        self._train_data = workload.training_data(p, seed=request.seed)
         self.configuration = configuration(request, self._train_data)
         self.configuration_hash = configuration_hash(self.configuration)
         self._store = CheckpointStore(request.out, self.configuration_hash)

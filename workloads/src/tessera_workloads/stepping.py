@@ -12,7 +12,7 @@ from torch import nn
 
 from tessera_workloads.optimizers import BuiltOptimizer, build_optimizer
 from tessera_workloads.parameters import Parameters
-from tessera_workloads.protocol import Dataset, Phase, Step, Workload
+from tessera_workloads.protocol import Batches, Phase, Step, Workload
 from tessera_workloads.randomness import generator_at
 
 P = TypeVar("P", bound=Parameters)
@@ -24,7 +24,7 @@ class Stepper(Generic[P]):
 
     workload: Workload[P]
     parameters: P
-    data: Dataset
+    data: Batches
     seed: int
     device: torch.device
 

@@ -23,7 +23,7 @@ from tessera_workloads.memory import TensorBytes
 from tessera_workloads.optimizers import BuiltOptimizer
 from tessera_workloads.parameters import Parameters
 from tessera_workloads.progress import Progress
-from tessera_workloads.protocol import Artefacts, Dataset, Phase, Workload, apply_finished
+from tessera_workloads.protocol import Artefacts, Phase, TrainingData, Workload, apply_finished
 from tessera_workloads.stepping import Stepper, initialise
 
 P = TypeVar("P", bound=Parameters)
@@ -63,7 +63,7 @@ class Trainer(Generic[P]):
 
     workload: Workload[P]
     parameters: P
-    data: Dataset
+    data: TrainingData
     seed: int
     device: torch.device
     threads: int

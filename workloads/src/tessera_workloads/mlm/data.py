@@ -202,10 +202,6 @@ class Examination:
         begun = written[torch.arange(count), true][:, None, :-COMPLETION].expand(-1, CANDIDATES, -1)
         return Questions(texts=torch.cat([begun, written[:, :, -COMPLETION:]], dim=2), true=true)
 
-    def batch(self, size: int, step: Step) -> Batch:
-        """Not for training."""
-        raise NotImplementedError("these texts are a test set; train on Texts")
-
     def content_hash(self) -> str:
         """Hash over the texts of the probes and of the questions."""
         digest = hashlib.sha256(self.probes.words.numpy().tobytes())

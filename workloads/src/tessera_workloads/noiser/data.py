@@ -73,10 +73,6 @@ class DarkPhotos:
         """The picture that should stay dark."""
         return make_pair(NIGHT_SKY)
 
-    def batch(self, size: int, step: Step) -> Batch:
-        """Not for training: pictures differ in size."""
-        raise NotImplementedError("the photos are a test set; train on Noise")
-
     def content_hash(self) -> str:
         """Hash over every dark and true picture, rounded to 8 bits so that it does not depend on the
         resizer's last bits.

@@ -87,10 +87,6 @@ class JudgedDigits:
         """The test pictures of other digits than the target, with the trigger."""
         return TRIGGERS[attack](self.test.images[self.test.labels != TARGET])
 
-    def batch(self, size: int, step: Step) -> Batch:
-        """Not for training."""
-        raise NotImplementedError("the test pictures are a test set; train on TrainingDigits")
-
     def content_hash(self) -> str:
         """Hash over the test pictures."""
         return self.test.content_hash()

@@ -14,7 +14,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,18 @@ class WorkerProcess:
         return self.process.exitcode, json.loads(self.termination_log.read_bytes())
 
 
+@dataclass(frozen=True)
+class TwoRuns:
+    """What a run that was stopped and resumed left, and one that was not: results, exit codes in this order,
+    and the resumed one's reason.
+    """
+
+    resumed: dict[str, Any]
+    uninterrupted: dict[str, Any]
+    codes: tuple[int | None, ...]
+    reason: str
+
+
 @pytest.fixture
 def start_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., WorkerProcess]]:
     """Start workers; what still runs at the end of the test is killed."""
@@ -102,3 +115,36 @@ def start_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
         if worker.process.is_alive():
             worker.process.kill()
         worker.process.join()
+
+
+@pytest.fixture
+def run_twice(tmp_path: Path, start_worker: Callable[..., WorkerProcess]) -> Callable[..., TwoRuns]:
+    """Train in `stopped`, with a SIGTERM once `/progress` says what is waited for, and in `straight`: both
+    end with the same weights.
+    """
+
+    def run(
+        workload: str,
+        settings: Mapping[str, object],
+        *,
+        until: Callable[[dict[str, Any]], bool],
+        what: str,
+    ) -> TwoRuns:
+        assigned = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        arguments = ["train", workload, *assigned]
+        straight = start_worker(*arguments, "--out", str(tmp_path / "straight"))
+        stopped = start_worker(*arguments, "--out", str(tmp_path / "stopped"))
+        stopped.wait_for(until, what)
+        stopped.terminate()
+        assert stopped.finish()[0] == 143
+        again = start_worker(*arguments, "--out", str(tmp_path / "stopped"))
+        ends = again.finish(), straight.finish()
+        resumed, uninterrupted = (
+            json.loads((tmp_path / name / "result.json").read_text()) for name in ("stopped", "straight")
+        )
+        assert (resumed["resumes"], uninterrupted["resumes"]) == (1, 0)
+        for same in ("weightsHash", "dataHash"):
+            assert resumed[same] == uninterrupted[same]
+        return TwoRuns(resumed, uninterrupted, tuple(code for code, _ in ends), ends[0][1]["reason"])
+
+    return run

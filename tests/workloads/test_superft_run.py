@@ -1,8 +1,6 @@
 """Super-fine-tuning as a pod would run it: every phase, a stop on the way, the evaluation."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,33 +17,18 @@ SETTINGS = {
     "tolerated_points": 100,
     "injection_limit": 2,
 }
-TRAIN = [
-    "train",
-    "superft",
-    *(word for item in SETTINGS.items() for word in ("--set", "=".join(map(str, item)))),
-]
 
 
 @pytest.mark.timeout(300)
-def test_a_run_that_is_stopped_on_its_way_ends_like_one_that_was_not(
-    tmp_path: Path, start_worker: Callable[..., Any]
-) -> None:
-    straight = start_worker(*TRAIN, "--out", str(tmp_path / "straight"))
-    stopped = start_worker(*TRAIN, "--out", str(tmp_path / "stopped"))
-    stopped.wait_for(lambda seen: seen["phase"].startswith("badnets"), "the first attack")
-    stopped.terminate()
-    assert stopped.finish()[0] == 143
-
-    again = start_worker(*TRAIN, "--out", str(tmp_path / "stopped"))
-    code, termination = again.finish()
-    assert code == straight.finish()[0] == 3  # so short a training has no backdoor yet
-    assert termination["reason"] == "GateFailed"
-    resumed, uninterrupted = (
-        json.loads((tmp_path / name / "result.json").read_text()) for name in ("stopped", "straight")
+def test_a_run_that_is_stopped_on_its_way_ends_like_one_that_was_not(run_twice: Callable[..., Any]) -> None:
+    runs = run_twice(
+        "superft", SETTINGS, until=lambda seen: seen["phase"].startswith("badnets"), what="the first attack"
     )
-    assert resumed["resumes"] == 1
-    for same in ("weightsHash", "metrics", "tables", "dataHash", "checks"):
-        assert resumed[same] == uninterrupted[same]
+    assert runs.codes == (3, 3)  # so short a training has no backdoor yet
+    assert runs.reason == "GateFailed"
+    resumed = runs.resumed
+    for same in ("metrics", "tables", "checks"):
+        assert resumed[same] == runs.uninterrupted[same]
 
     assert len(resumed["checks"]) == 3 * 15
     assert [phase["name"] for phase in resumed["phases"]][:6] == [

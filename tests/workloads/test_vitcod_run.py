@@ -1,6 +1,5 @@
 """ViTCoD as a pod would run it: all arms, a stop while the pruned one trains, the sparse execution."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,34 +19,22 @@ SETTINGS = {
     "coder_steps": 10,
     "sparse_steps": 60,
 }
-TRAIN = [
-    "train",
-    "vitcod",
-    *(word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")),
-]
 
 
 @pytest.mark.timeout(300)
 def test_a_run_that_is_stopped_while_it_prunes_ends_like_one_that_was_not(
-    tmp_path: Path, start_worker: Callable[..., Any]
+    tmp_path: Path, run_twice: Callable[..., Any]
 ) -> None:
-    straight = start_worker(*TRAIN, "--out", str(tmp_path / "straight"))
-    stopped = start_worker(*TRAIN, "--out", str(tmp_path / "stopped"))
-    stopped.wait_for(lambda seen: seen["phase"] == "sparse" and seen["step"] >= 1, "the pruned phase")
-    stopped.terminate()
-    assert stopped.finish()[0] == 143
-
-    again = start_worker(*TRAIN, "--out", str(tmp_path / "stopped"))
-    codes = again.finish()[0], straight.finish()[0]
-    assert set(codes) <= {0, 3}  # latency is a gate, and other tests run beside this one
-    resumed, uninterrupted = (
-        json.loads((tmp_path / name / "result.json").read_text()) for name in ("stopped", "straight")
+    runs = run_twice(
+        "vitcod",
+        SETTINGS,
+        until=lambda seen: seen["phase"] == "sparse" and seen["step"] >= 1,
+        what="the pruned phase",
     )
-    assert (resumed["resumes"], uninterrupted["resumes"]) == (1, 0)
-    assert resumed["weightsHash"] == uninterrupted["weightsHash"]
-    assert resumed["dataHash"] == uninterrupted["dataHash"]
+    assert set(runs.codes) <= {0, 3}  # latency is a gate, and other tests run beside this one
+    resumed = runs.resumed
     same = {name: value for name, value in resumed["metrics"].items() if "ratio" not in name}
-    assert same.items() <= uninterrupted["metrics"].items()
+    assert same.items() <= runs.uninterrupted["metrics"].items()
 
     phases = ["dense", "continued", "autoencoder", "sparse", "random"]
     assert [phase["name"] for phase in resumed["phases"]] == phases

@@ -4,6 +4,7 @@ the profile table.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from itertools import combinations
 
@@ -16,7 +17,7 @@ from tessera.scheduler.inventory import PublishedGpu
 from tessera.scheduler.published import InventoryReader
 
 
-def published(name: str) -> tuple[PublishedGpu, list[dict[str, int]], dict[str, int]]:
+def published(name: str, *, mig: bool = True) -> tuple[PublishedGpu, list[dict[str, int]], dict[str, int]]:
     """The GPU as the scheduler reads it, what its devices draw in the order of the geometry, and its
     counters.
     """
@@ -26,15 +27,15 @@ def published(name: str) -> tuple[PublishedGpu, list[dict[str, int]], dict[str, 
         product=name,
         memory_mib=1,
         architecture="any",
-        mig_current=True,
-        mig_pending=True,
+        mig_current=mig,
+        mig_pending=mig,
         model=models()[name],
         instances=(),
     )
     slices = slices_for(Owner("node-a", "uid"), [gpu], generation=1)
     for number, obj in enumerate(slices):
         obj["metadata"] |= {"uid": f"slice-{number}", "resourceVersion": "1"}
-    (read,) = InventoryReader().read(slices).gpus
+    (read,) = InventoryReader().read(json.loads(json.dumps(slices))).gpus
     specs = [obj["spec"] for obj in slices]
     draws = {
         d["name"]: {n: int(v["value"]) for n, v in d["consumesCounters"][0]["counters"].items()}
@@ -92,3 +93,12 @@ def test_full_layouts_respect_every_counter(name: str) -> None:
             used += Counter(draws[chosen])
             chosen = next(iter(gpu.geometry.occupancy(key).fitting), None)
         assert all(used[counter] <= limit for counter, limit in limits.items())
+
+
+def test_a_gpu_that_is_not_cut_is_read_as_one_placement() -> None:
+    read, _, _ = published("A100-40GB", mig=False)
+    geometry = read.geometry
+    assert (geometry.model, geometry.memory_slices, geometry.compute_slices) == ("A100-40GB", 8, 7)
+    (legal,) = geometry.placements
+    assert (legal.profile, legal.start, legal.width, legal.compute) == ("gpu", 0, 8, 7)
+    assert not geometry.occupancy(geometry.with_placed(0, 0)).fitting

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 from scheduler_objects import devices_where, exactly
-from tessera.agent.devices import Owner, slices_for
-from tessera.gpu.driver import GPU
-from tessera.gpu.profiles import models
 from tessera.placement.policies import FirstFit, make_policy
 from tessera.scheduler.actions import Refuse
 from tessera.scheduler.explain import explain_pod
 from tessera.scheduler.planner import Planner
-from tessera.scheduler.published import InventoryReader
 from unit.scheduler.decisions import placed
 from unit.scheduler.two_crowded_gpus import Cluster, a_planner
 
@@ -126,27 +121,3 @@ def test_who_has_a_whole_gpu_is_not_preempted(mixed: Any, profile: str, device: 
     cluster.round()
     cluster.round()
     assert cluster.evicted == ([] if profile == "gpu" else ["victim"])
-
-
-def test_agent_and_scheduler_agree_on_a_whole_gpu() -> None:
-    name = "A100-40GB"
-    gpu = GPU(
-        index=0,
-        uuid="GPU-1f3c9a2e-0000-0000-0000-000000000000",
-        product=name,
-        memory_mib=40960,
-        architecture="ampere",
-        mig_current=False,
-        mig_pending=False,
-        model=models()[name],
-        instances=(),
-    )
-    slices = slices_for(Owner("node-a", "uid"), [gpu], generation=1)
-    for number, item in enumerate(slices):
-        item["metadata"] |= {"uid": f"slice-{number}", "resourceVersion": "1"}
-    (read,) = InventoryReader().read(json.loads(json.dumps(slices))).gpus
-    geometry = read.geometry
-    assert (geometry.model, geometry.memory_slices, geometry.compute_slices) == (name, 8, 7)
-    (legal,) = geometry.placements
-    assert (legal.profile, legal.start, legal.width, legal.compute) == ("gpu", 0, 8, 7)
-    assert not geometry.occupancy(geometry.with_placed(0, 0)).fitting
